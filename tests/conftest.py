@@ -1,0 +1,34 @@
+"""Two logical CPU devices for every test, so that distribution is tested everywhere."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import pytest
+import tensorflow as tf
+
+from tests import helpers
+
+CPUS = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(
+    CPUS[0], [tf.config.LogicalDeviceConfiguration()] * 4
+)
+
+
+@pytest.fixture
+def float64():
+    """Makes float64 Keras' default for one test."""
+    keras.config.set_floatx("float64")
+    yield
+    keras.config.set_floatx("float32")
+
+
+@pytest.fixture
+def shared_data():
+    """Folder of prepared real image sets; the test is skipped without it."""
+    if helpers.SHARED_DATA is None:
+        pytest.skip(
+            "no prepared image sets: set TF_AMALGAM_TEST_DATA to a TFDS data_dir"
+        )
+    return helpers.SHARED_DATA

@@ -1,0 +1,83 @@
+"""Small real optimizees and comparisons that several test files share."""
+
+import os
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_amalgam import meta_step, tasks
+from tf_amalgam.data import Dataset, Split
+from tf_amalgam.rules import make_pool, make_rule
+from tf_amalgam.tasks.task import Task
+
+_SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+_FOLDER = pathlib.Path(os.environ.get("TF_AMALGAM_TEST_DATA", _SHARED / "tfds"))
+SHARED_DATA = _FOLDER if _FOLDER.is_dir() else None
+_WEIGHTS = _SHARED / "authors_weights"
+AUTHORS_WEIGHTS = _WEIGHTS if _WEIGHTS.is_dir() else None
+
+
+def blobs(examples=96, features=5, classes=3):
+    """Returns a small classification data set in floatx."""
+    generator = np.random.default_rng(7)
+    y = generator.integers(0, classes, examples)
+    centers = 2.0 * generator.normal(size=(classes, features))
+    x = centers[y] + generator.normal(size=(examples, features))
+    split = Split(x.astype(keras.config.floatx()), y.astype("int32"))
+    return Dataset("blobs", split, split, split)
+
+
+def tiny_model():
+    return keras.Sequential(
+        [
+            keras.Input((5,), dtype=keras.config.floatx()),
+            keras.layers.Dense(4, activation="tanh"),
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+def tiny_task(batch_size=8):
+    """Returns an MLP of 39 parameters whose second derivatives matter."""
+    return Task(
+        "tiny",
+        tiny_model,
+        blobs(),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        batch_size,
+        ("accuracy",),
+    )
+
+
+def players(student="rnnprop", teachers=("adam", "rmsprop"), preset="paper", **student_config):
+    pool = make_pool(teachers, preset) if teachers else ()
+    student = make_rule(student, preset, **student_config)
+    return meta_step.Players(student, pool, tuple({} for _ in pool))
+
+
+def constants(tree):
+    return tf.nest.map_structure(tf.constant, tree)
+
+
+def started(task, who, seed=0, scaling=1.0, warmup=3):
+    """Returns a carry after a short warm-up, in floatx."""
+    dtype = keras.config.floatx()
+    carry = constants(meta_step.initial_carry(task, who, seed, scaling, dtype))
+    if not warmup:
+        return carry
+    batches = constants(task.minibatches(seed, 0, warmup))
+    return meta_step.warm_up(task, who, carry, batches, 0.01, False)
+
+
+def weights_of(rule, seed=0):
+    dtype = keras.config.floatx()
+    return {k: tf.constant(v, dtype) for k, v in rule.init_weights(seed).items()}
+
+
+def flat(tree):
+    """Returns all numbers of a nested structure, end to end, as float64."""
+    return np.concatenate(
+        [np.ravel(np.asarray(v, "float64")) for v in tf.nest.flatten(tree)]
+    )

@@ -1,0 +1,170 @@
+"""Data sets by name, as arrays, with a validation split held out of the training data."""
+
+import functools
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from tf_amalgam.rules.registry import unknown
+
+EMBEDDED = ("digits",)
+IMAGE_SETS = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "svhn_cropped")
+
+
+class Split(NamedTuple):
+    """Examples and labels, arrays of equal length."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Dataset(NamedTuple):
+    """A data set in three splits.
+
+    `validation` is held out of the training data and serves selection; `test`
+    is for reporting alone.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return self.train.x.shape[1:]
+
+
+def load_dataset(name: str, data_dir=None, validation_examples: int | None = None):
+    """Returns a `Dataset`: `"digits"` (embedded) or a set of TensorFlow Datasets.
+
+    Args:
+        name: one of `EMBEDDED` or `IMAGE_SETS`.
+        data_dir: folder of prepared TFDS data; `None` means TFDS' own default
+            (`~/tensorflow_datasets`, or `$TFDS_DATA_DIR`).
+        validation_examples: how many training examples to hold out; 300 of
+            digits' 1,797 and 5,000 of an image set by default.
+
+    Raises:
+        ValueError: for an unknown name, or a hold-out larger than half of the
+            training data.
+        FileNotFoundError: if the set has not been prepared in `data_dir`.
+    """
+    if name in EMBEDDED:
+        return _digits(300 if validation_examples is None else validation_examples)
+    if name not in IMAGE_SETS:
+        raise ValueError(unknown("data set", name, EMBEDDED + IMAGE_SETS))
+    held_out = 5000 if validation_examples is None else validation_examples
+    return _image_set(name, None if data_dir is None else str(data_dir), held_out)
+
+
+def from_arrays(x, y, name: str = "arrays", validation_fraction: float = 0.1):
+    """Returns a `Dataset` of the user's own arrays.
+
+    A fixed random tenth becomes the validation split and another the test split
+    (`validation_fraction` of the examples each).
+
+    Raises:
+        ValueError: if lengths differ, there are too few examples, or numbers in
+            `x` are not finite.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
+        raise ValueError(
+            "x and y must be arrays with one row per example; received shapes "
+            f"{x.shape} and {y.shape}."
+        )
+    if not 0 < validation_fraction < 0.5:
+        raise ValueError(
+            f"validation_fraction must be in (0, 0.5), received {validation_fraction!r}."
+        )
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise ValueError("x holds NaN or infinite values; clean the data first.")
+    held_out = round(len(x) * validation_fraction)
+    if held_out < 1:
+        raise ValueError(
+            f"{len(x)} examples are too few to hold out a fraction of "
+            f"{validation_fraction} twice; give more data or a Dataset of your own "
+            "three splits."
+        )
+    order = np.random.default_rng(0).permutation(len(x))
+    test, validation, train = np.split(order, [held_out, 2 * held_out])
+    return Dataset(name, *(Split(x[i], y[i]) for i in (train, validation, test)))
+
+
+def batch_indices(examples: int, batch_size: int, seed: int, start: int, count: int):
+    """Returns indices `[count, batch_size]` of minibatches start, start+1, ….
+
+    Each epoch is its own permutation, named by (seed, epoch); the remainder of
+    an epoch that does not fill a minibatch is left out. A pure function of its
+    arguments, so minibatch i is the same however a run was interrupted.
+    """
+    per_epoch = examples // batch_size
+    if per_epoch < 1:
+        raise ValueError(
+            f"A minibatch of {batch_size} needs at least as many training examples; "
+            f"received {examples}. Use a smaller batch_size or more data."
+        )
+    rows, epoch, order = [], None, None
+    for batch in range(start, start + count):
+        if batch // per_epoch != epoch:
+            epoch = batch // per_epoch
+            order = np.random.default_rng([seed, epoch]).permutation(examples)
+        first = (batch % per_epoch) * batch_size
+        rows.append(order[first : first + batch_size])
+    return np.stack(rows).astype(np.int32)
+
+
+@functools.lru_cache(maxsize=2)
+def _digits(held_out):
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = (x[order] * (255 / 16)).astype(np.uint8), y[order].astype(np.int32)
+    return _three_splits("digits", Split(x, y), None, held_out, test_examples=300)
+
+
+@functools.lru_cache(maxsize=2)
+def _image_set(name, data_dir, held_out):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=data_dir)
+    if not pathlib.Path(builder.data_path).is_dir():
+        where = data_dir or builder._data_dir_root
+        raise FileNotFoundError(
+            f"{name} is not prepared under data_dir={where!r} (no folder "
+            f"{builder.data_path}). Give the folder that holds it as data_dir, or "
+            "download it once with:\n"
+            f"    python -c \"import tensorflow_datasets as tfds; "
+            f"tfds.load('{name}', data_dir={str(where)!r})\""
+        )
+    # Read by one thread, so that the order of examples is always the same.
+    config = tfds.ReadConfig(interleave_cycle_length=1)
+    splits = []
+    for split in ("train", "test"):
+        examples = tfds.as_numpy(
+            builder.as_dataset(
+                split=split, as_supervised=True, batch_size=-1, read_config=config
+            )
+        )
+        splits.append(Split(examples[0], examples[1].astype(np.int32)))
+    return _three_splits(name, splits[0], splits[1], held_out)
+
+
+def _three_splits(name, train, test, held_out, test_examples=0):
+    """Cuts the validation (and, where there is none, the test) split off the end."""
+    if not 0 < held_out <= len(train.x) // 2:
+        raise ValueError(
+            f"validation_examples must be between 1 and half of the {len(train.x)} "
+            f"training examples of {name}, received {held_out}."
+        )
+    if test is None:
+        test = Split(train.x[-test_examples:], train.y[-test_examples:])
+        train = Split(train.x[:-test_examples], train.y[:-test_examples])
+    validation = Split(train.x[-held_out:], train.y[-held_out:])
+    return Dataset(
+        name, Split(train.x[:-held_out], train.y[:-held_out]), validation, test
+    )

@@ -1,0 +1,42 @@
+"""Writing files so that a reader never sees half of one."""
+
+import json
+import os
+import pathlib
+import tempfile
+
+
+def write_bytes(path, content: bytes):
+    """Writes a file atomically: the old content stays until the new is on disk.
+
+    Raises:
+        OSError: naming the file, if it cannot be written (a full disk, say).
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{error.strerror}, while writing {path}; nothing was changed"
+        ) from error
+
+
+def write_text(path, text: str):
+    """Writes text atomically, UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path, value):
+    """Writes JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,73 @@
+"""How the trainable tensors of an optimizee lie in one flat vector.
+
+Shape letters used throughout the package:
+  P  coordinates of the optimizee (all its trainable tensors, end to end)
+  H  hidden units of a learned rule
+  T  inner steps of one truncation
+  K  teachers
+  B  examples in a minibatch
+"""
+
+import math
+from typing import NamedTuple
+
+from keras import ops
+
+
+class Layout(NamedTuple):
+    """Names and shapes of an optimizee's trainable tensors, in order.
+
+    A rule sees all of them as one vector `[P]`; the layout tells where each
+    tensor lies in it.
+
+    Example:
+        >>> layout = Layout(("kernel", "bias"), ((2, 3), (3,)))
+        >>> layout.size, layout.sizes, layout.ranks
+        (9, (6, 3), (2, 1))
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, variables):
+        """Returns the layout of a list of (Keras or native) variables."""
+        names = tuple(getattr(v, "path", v.name) for v in variables)
+        return cls(names, tuple(tuple(int(d) for d in v.shape) for v in variables))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of coordinates of each tensor."""
+        return tuple(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def size(self) -> int:
+        """P, the number of coordinates in all."""
+        return sum(self.sizes)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Number of dimensions of each tensor."""
+        return tuple(len(shape) for shape in self.shapes)
+
+    def segments(self, values_P):
+        """Returns `values_P` (shape `[P, ...]`) cut into one piece per tensor."""
+        if len(self.sizes) == 1:
+            return [values_P]
+        ends, total = [], 0
+        for size in self.sizes[:-1]:
+            total += size
+            ends.append(total)
+        return ops.split(values_P, ends, axis=0)
+
+    def split(self, values_P):
+        """Returns the tensors, in their own shapes, that `values_P` holds."""
+        return [
+            ops.reshape(piece, shape)
+            for piece, shape in zip(self.segments(values_P), self.shapes, strict=True)
+        ]
+
+
+def concat(tensors):
+    """Returns the tensors laid end to end, as one vector `[P]`."""
+    return ops.concatenate([ops.reshape(t, (-1,)) for t in tensors], axis=0)

@@ -1,0 +1,356 @@
+"""One truncation: teachers, then the student, the losses and the meta-gradient."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tf_amalgam import amalgamation, unroll
+from tf_amalgam.numerics import LOG_EPSILON, derive_seed
+from tf_amalgam.rules.registry import unknown
+from tf_amalgam.rules.rule import Rule
+from tf_amalgam.unroll import Side
+
+# Rule states of a truncation are all kept up to this many bytes; beyond it the
+# truncation is cut into √T segments whose inside is computed again.
+KEPT_STATE_BYTES = 256 * 2**20
+
+META_LOSS_STARTS = ("unroll", "truncation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a truncation minimizes: meta loss + α·imitation (Huang et al. 2022, 3.2).
+
+    Attributes:
+        scheme: `"mean"` or `"min_max"` over the teachers.
+        alpha: weight of the imitation loss.
+        distance: `"paper"` or `"released"` (see `amalgamation.log_distance`).
+        meta_loss_start: what θ₀ in log M(xᵢ, θᵢ) − log M(xᵢ, θ₀) is: the start of
+            the whole `"unroll"` (paper) or of this `"truncation"` (released). It
+            moves the value, never the gradient.
+        huber_delta: makes the released distance a Huber loss.
+        second_order: whether the meta-gradient goes through the optimizee's own
+            gradient; False is the faster first-order approximation.
+        segment: steps between two kept rule states; `None` keeps all of them
+            where that is below 256 MiB and √T otherwise. The meta-gradient is
+            the same to rounding.
+    """
+
+    scheme: str = "min_max"
+    alpha: float = 0.1
+    distance: str = "paper"
+    meta_loss_start: str = "unroll"
+    huber_delta: float | None = None
+    second_order: bool = True
+    segment: int | None = None
+
+    def __post_init__(self):
+        amalgamation.check_scheme(self.scheme)
+        amalgamation.check_distance(self.distance)
+        if self.meta_loss_start not in META_LOSS_STARTS:
+            raise ValueError(
+                unknown("meta_loss_start", self.meta_loss_start, META_LOSS_STARTS)
+            )
+        if not self.alpha >= 0:
+            raise ValueError(f"alpha must be at least 0, received {self.alpha!r}.")
+        if self.segment is not None and self.segment < 1:
+            raise ValueError(f"segment must be at least 1, received {self.segment!r}.")
+        if self.huber_delta is not None and (
+            self.huber_delta <= 0 or self.distance != "released"
+        ):
+            raise ValueError(
+                "huber_delta must be above 0 and goes with distance='released'; "
+                f"received {self.huber_delta!r} with {self.distance!r}."
+            )
+
+
+class Carry(NamedTuple):
+    """One optimizee in the middle of an unroll: all that the next truncation needs."""
+
+    student: Side
+    teachers: tuple  # K × Side
+    start_params_P: Any  # θ₀ of the unroll
+    start_model_state: tuple
+    scale_P: Any  # random scaling s; ones when off
+    step: Any  # gradients seen so far, warm-up included; int32
+
+
+class Metrics(NamedTuple):
+    """What one truncation reports."""
+
+    loss: Any  # [] meta loss + α·imitation
+    meta_loss: Any  # [] mean log improvement
+    imitation: Any  # []
+    distance_K: Any  # [K] mean log distance to each teacher
+    farthest_K: Any  # [K] share of steps on which each teacher was the farthest
+    student_losses_T: Any
+    teacher_losses_KT: Any
+    end_distance_K: Any  # [K] log distance after the last step
+
+
+class Players(NamedTuple):
+    """Who takes part: one student, K teachers (rules with fixed weights)."""
+
+    student: Rule
+    teachers: tuple  # K × Rule
+    teacher_weights: tuple  # K × dict of tensors
+
+
+def initial_carry(task, players, seed, scaling=0.0, dtype="float32"):
+    """Returns the `Carry` at a fresh initialization of the optimizee, as NumPy.
+
+    Args:
+        seed: names the initialization and the random scaling.
+        scaling: random scaling s = exp(U(−scaling, scaling)) per coordinate (Lv
+            et al. 2017; the paper uses 3); 0 turns it off.
+    """
+    params_P, model_state = task.initial(derive_seed(seed, "initial"))
+    params_P = params_P.astype(dtype)
+    generator = np.random.default_rng(derive_seed(seed, "scaling"))
+    exponent_P = generator.uniform(-scaling, scaling, params_P.shape)
+
+    def side(rule):
+        state = rule.init_state(task.layout, dtype)
+        return Side(params_P, tf.nest.map_structure(np.asarray, state), model_state)
+
+    return Carry(
+        student=side(players.student),
+        teachers=tuple(side(rule) for rule in players.teachers),
+        start_params_P=params_P,
+        start_model_state=model_state,
+        scale_P=np.exp(exponent_P).astype(dtype),
+        step=np.int32(0),
+    )
+
+
+def warm_up(task, players, carry, batches, learning_rate, scaled):
+    """Returns the carry after plain SGD steps that every rule only observes.
+
+    Moments see the gradients, LSTM states stay frozen; teachers start where the
+    student ends (Huang et al. 2022, C.3). With `scaled` the steps are taken in
+    randomly scaled coordinates, θ/s ← θ/s − lr·s·g (released code).
+    """
+    steps = batches[0].shape[0]
+    dtype = carry.start_params_P.dtype
+
+    def body(i, carry):
+        side = carry.student
+        _, grads_P, model_state = task.value_and_grad(
+            side.params_P, side.model_state, unroll.take(batches, i)
+        )
+        step = unroll.step_count(carry.step, i, dtype)
+        rate_P = learning_rate * carry.scale_P**2 if scaled else learning_rate
+        params_P = side.params_P - rate_P * grads_P
+
+        def watched(rule, side, seen_P):
+            state = rule.observe(seen_P, side.rule_state, step)
+            return Side(params_P, state, model_state)
+
+        return carry._replace(
+            student=watched(players.student, side, carry.scale_P * grads_P),
+            teachers=tuple(
+                watched(rule, teacher, grads_P)
+                for rule, teacher in zip(players.teachers, carry.teachers, strict=True)
+            ),
+        )
+
+    carry = unroll.count_up(steps, body, carry)
+    return carry._replace(
+        start_params_P=carry.student.params_P,
+        start_model_state=carry.student.model_state,
+        step=carry.step + steps,
+    )
+
+
+def student_step(task, rule, weights, scale_P):
+    """Returns `step(grads_P, params_P, state, step) -> (params_P, state)`.
+
+    The student works on θ/s and sees s·g; its step counts s-fold (Lv et al. 2017).
+    """
+
+    def step_fn(grads_P, params_P, state, step):
+        delta_P, state = rule.update(
+            weights, scale_P * grads_P, params_P / scale_P, state, task.layout, step
+        )
+        return params_P + scale_P * delta_P, state
+
+    return step_fn
+
+
+def segment_length(objective, steps, rule_state):
+    """Returns the segment that `objective` asks for, or a good default."""
+    if objective.segment is not None:
+        return min(objective.segment, steps)
+    state_bytes = sum(part.shape.num_elements() * part.dtype.size for part in rule_state)
+    if steps * state_bytes <= KEPT_STATE_BYTES:
+        return 1
+    return math.isqrt(steps - 1) + 1
+
+
+def truncation(task, players, objective, weights, carry, batches, with_gradient=True):
+    """Runs one truncation; returns `(meta_gradient, carry, metrics)`.
+
+    Teachers go first, forward only; then the student and, on the way back, the
+    meta-gradient of
+
+        mean_i [log M(xᵢ, θᵢ) − log M(xᵢ, θ₀)] + α·mean_i combine_k d(θᵢ₊₁, θᵢ₊₁ᵏ).
+
+    Args:
+        weights: dict of tensors φ.
+        carry: where the last truncation ended; cut off there (truncated BPTT).
+        batches: arrays `[T, B, …]`; teachers and student see the same ones.
+        with_gradient: False leaves the meta-gradient out (`{}`).
+    """
+    steps = batches[0].shape[0]
+    dtype = carry.start_params_P.dtype
+    teachers, points, teacher_losses = [], [], []
+    for rule, fixed, side in zip(
+        players.teachers, players.teacher_weights, carry.teachers, strict=True
+    ):
+        # One teacher after another: side by side they would share two cores and
+        # hold several networks' activations at once.
+        with tf.control_dependencies(teacher_losses[-1:]):
+            side, params, losses_T = unroll.unroll_teacher(
+                task, rule, fixed, side, batches, carry.step
+            )
+        teachers.append(side)
+        points.append(params)
+        teacher_losses.append(losses_T)
+
+    if objective.meta_loss_start == "unroll":
+        start = (carry.start_params_P, carry.start_model_state)
+    else:
+        start = (carry.student.params_P, carry.student.model_state)
+    with tf.control_dependencies(teacher_losses[-1:]):
+        start_losses_T = unroll.losses_at(task, *start, batches)
+
+    def distances(i, params_P):
+        return tf.stack(
+            [
+                amalgamation.log_distance(
+                    params_P,
+                    points_k.read(i),
+                    carry.scale_P,
+                    objective.distance,
+                    objective.huber_delta,
+                )
+                for points_k in points
+            ]
+        )
+
+    def observe(i, params_P, seen):
+        if i is None:
+            shape = (len(points),)
+            return tf.TensorArray(dtype, steps, element_shape=shape)
+        return seen.write(i, distances(i, params_P) if points else tf.zeros(0, dtype))
+
+    step_fn = student_step(task, players.student, weights, carry.scale_P)
+    segment = segment_length(objective, steps, tf.nest.flatten(carry.student.rule_state))
+    with tf.control_dependencies([start_losses_T]):
+        first = tf.nest.map_structure(tf.identity, carry.student)
+    student, trace, seen = unroll.unroll_student(
+        task, step_fn, first, batches, carry.step, segment=segment, observe=observe
+    )
+    gradient = {}
+    if with_gradient:
+
+        def step_loss(i, params_P):
+            if not points or not objective.alpha:
+                return tf.zeros((), dtype)
+            combined = amalgamation.combine(distances(i, params_P), objective.scheme)
+            return objective.alpha * combined
+
+        gradient = unroll.student_adjoint(
+            task,
+            step_fn,
+            step_loss,
+            weights,
+            trace,
+            student.rule_state,
+            batches,
+            carry.step,
+            segment=segment,
+            second_order=objective.second_order,
+        )
+    metrics = _metrics(
+        objective,
+        trace.losses.stack(),
+        start_losses_T,
+        seen.stack(),
+        tf.stack(teacher_losses) if points else tf.zeros((0, steps), dtype),
+    )
+    carry = carry._replace(
+        student=student, teachers=tuple(teachers), step=carry.step + steps
+    )
+    return gradient, carry, metrics
+
+
+def _metrics(objective, losses_T, start_losses_T, distances_TK, teacher_losses_KT):
+    improvement_T = tf.math.log(losses_T + LOG_EPSILON) - tf.math.log(
+        start_losses_T + LOG_EPSILON
+    )
+    meta_loss = tf.reduce_mean(improvement_T)
+    teachers = distances_TK.shape[1]
+    if teachers:
+        imitation = tf.reduce_mean(
+            tf.map_fn(lambda d: amalgamation.combine(d, objective.scheme), distances_TK)
+        )
+        farthest = tf.one_hot(tf.argmax(distances_TK, axis=1), teachers)
+    else:
+        imitation = tf.zeros((), losses_T.dtype)
+        farthest = distances_TK
+    return Metrics(
+        loss=meta_loss + objective.alpha * imitation,
+        meta_loss=meta_loss,
+        imitation=imitation,
+        distance_K=tf.reduce_mean(distances_TK, axis=0),
+        farthest_K=tf.reduce_mean(farthest, axis=0),
+        student_losses_T=losses_T,
+        teacher_losses_KT=teacher_losses_KT,
+        end_distance_K=distances_TK[-1],
+    )
+
+
+# Validation looks at up to this many held-out examples, this many times an unroll.
+VALIDATION_EXAMPLES = 1000
+VALIDATION_LOOKS = 20
+
+
+def held_out_score(task, rule, weights, carry, batches, held_out):
+    """Returns `(score, final)` of a student training one optimizee alone.
+
+    Along the unroll the loss of held-out examples is taken about 20 times; the
+    score is the mean of its logarithm minus that at the start, `final` the last of
+    these differences. Both are natural logarithms; below 0 is better.
+    """
+    steps = batches[0].shape[0]
+    looks = min(VALIDATION_LOOKS, steps)
+    step_fn = student_step(task, rule, weights, carry.scale_P)
+    dtype = carry.start_params_P.dtype
+
+    def log_loss(side):
+        loss = task.held_out_loss(side.params_P, side.model_state, held_out)
+        return tf.math.log(loss + LOG_EPSILON)
+
+    def inner(i, side):
+        _, grads_P, model_state = task.value_and_grad(
+            side.params_P, side.model_state, unroll.take(batches, i)
+        )
+        step = unroll.step_count(carry.step, i, dtype)
+        params_P, state = step_fn(grads_P, side.params_P, side.rule_state, step)
+        return Side(params_P, state, model_state)
+
+    def look(n, seen):
+        side, total, _ = seen
+        first, last = n * steps // looks, (n + 1) * steps // looks
+        side = unroll.count_up(last - first, lambda j, s: inner(first + j, s), side)
+        now = log_loss(side)
+        return side, total + now, now
+
+    start = log_loss(carry.student)
+    zero = tf.zeros((), dtype)
+    _, total, final = unroll.count_up(looks, look, (carry.student, zero, zero))
+    return total / looks - start, final - start

@@ -1,0 +1,394 @@
+"""The meta-training loop: compiled steps under MirroredStrategy, one optimizee each."""
+
+import logging
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_amalgam import meta_step
+from tf_amalgam.meta_step import Carry, Players
+from tf_amalgam.numerics import derive_seed
+from tf_amalgam.settings import Settings
+from tf_amalgam.tasks.task import Task
+
+
+class State(NamedTuple):
+    """A run between two meta-updates. Nothing in it is ever changed in place."""
+
+    weights: dict  # φ by name, NumPy
+    meta_optimizer: tuple  # variables of Adam, NumPy
+    carries: tuple  # one Carry per optimizee in mid-unroll; () between unrolls
+    meta_epoch: int
+    truncation: int  # truncations done in this meta-epoch
+    updates: int  # truncations done in all, skipped ones included
+    skipped: int  # meta-updates left out for a non-finite meta-gradient
+    skipped_in_a_row: int
+    best_weights: dict
+    best_score: float
+    best_updates: int
+    history: tuple  # a dict per update
+    validations: tuple  # a dict per validation
+
+
+class Diverged(RuntimeError):
+    """Too many meta-gradients in a row were not finite."""
+
+
+class Trainer:
+    """Compiled programs of one run, and the functions that move its `State` on.
+
+    Each replica of the strategy unrolls one optimizee at a time; a meta-batch of M
+    on R replicas takes M/R rounds whose meta-gradients add up. The mathematics
+    does not depend on R.
+    """
+
+    def __init__(self, task: Task, players: Players, settings: Settings, strategy):
+        self.task, self.players, self.settings = task, players, settings
+        self.strategy = strategy
+        self.replicas = strategy.num_replicas_in_sync
+        if settings.meta_batch % self.replicas:
+            raise ValueError(
+                f"meta_batch={settings.meta_batch} cannot be shared by {self.replicas} "
+                "devices; use a multiple of their number, or fewer devices (replicas)."
+            )
+        self._names = list(players.student.init_weights(0))
+        self._variables: list[tf.Variable] = []
+        self._programs: dict[Any, Any] = {}
+
+    def fresh_state(self, weights) -> State:
+        """Returns the state before the first meta-update."""
+        weights = {k: np.asarray(weights[k], "float32") for k in self._names}
+        self._variables = [tf.Variable(weights[k]) for k in self._names]
+        self._optimizer = keras.optimizers.Adam(self.settings.meta_learning_rate)
+        self._optimizer.build(self._variables)
+        slots = tuple(v.numpy() for v in self._optimizer.variables)
+        return State(
+            weights, slots, (), 0, 0, 0, 0, 0, weights, float("inf"), 0, (), ()
+        )
+
+    def done(self, state: State) -> bool:
+        """Whether all meta-epochs of all stages are over."""
+        return state.meta_epoch >= self.settings.meta_epochs
+
+    def step(self, state: State) -> State:
+        """Returns the state one truncation (and meta-update) later."""
+        settings = self.settings
+        stage = settings.stage_of(state.meta_epoch)
+        if not state.carries:
+            state = state._replace(carries=self._start(state.meta_epoch), truncation=0)
+        weights = {k: tf.constant(v) for k, v in state.weights.items()}
+        gradients, carries, metrics = [], [], []
+        for first in range(0, settings.meta_batch, self.replicas):
+            batches = self._per_replica(
+                lambda r, first=first: self._batches(
+                    state.meta_epoch,
+                    first + r,
+                    settings.warmup_steps + state.truncation * settings.truncation_steps,
+                    settings.truncation_steps,
+                )
+            )
+            carry = self._per_replica(lambda r, first=first: state.carries[first + r])
+            found = self._program("truncation", settings.objective(stage))(
+                weights, carry, batches
+            )
+            gradients.append(found[0])
+            carries += self._local(found[1])
+            metrics += self._local(found[2])
+        total = {k: sum(g[k].numpy() for g in gradients) for k in self._names}
+        if settings.reduction == "mean":
+            total = {k: v / settings.meta_batch for k, v in total.items()}
+        row = _row(metrics, total, self.players)
+        finite = all(np.isfinite(v).all() for v in total.values())
+        state = self._applied(state, total) if finite else self._skipped(state)
+        alive = all(
+            np.isfinite(carry.student.params_P.numpy()).all() for carry in carries
+        )
+        truncation = state.truncation + 1
+        over = truncation == stage.truncations or not alive
+        row.update(
+            update=state.updates + 1,
+            meta_epoch=state.meta_epoch,
+            skipped=0 if finite else 1,
+        )
+        return state._replace(
+            carries=() if over else tuple(carries),
+            truncation=0 if over else truncation,
+            meta_epoch=state.meta_epoch + 1 if over else state.meta_epoch,
+            updates=state.updates + 1,
+            history=(*state.history, row),
+        )
+
+    def validate(self, state: State) -> State:
+        """Returns the state with a validation of its weights, and the best so far.
+
+        Fresh optimizees with fixed seeds are trained by the student alone; the
+        score is the mean log improvement of the loss on held-out examples along
+        the unroll (lower is better; infinite if it diverges).
+        """
+        settings = self.settings
+        weights = {k: tf.constant(v) for k, v in state.weights.items()}
+        scores, finals = [], []
+        for index in range(settings.validation_optimizees):
+            carry = self._begun("validation", index, 0)
+            batches = self._validation_batches(index)
+            score, final = self._program("validation")(weights, carry, *batches)
+            scores.append(float(score))
+            finals.append(float(final))
+        score = float(np.mean(scores))
+        score = score if np.isfinite(score) else float("inf")
+        row = {"update": state.updates, "score": score, "final": float(np.mean(finals))}
+        state = state._replace(validations=(*state.validations, row))
+        if score < state.best_score or not np.isfinite(state.best_score):
+            state = state._replace(
+                best_weights=state.weights, best_score=score, best_updates=state.updates
+            )
+        return state
+
+    def validation_due(self, state: State) -> bool:
+        """Whether the state stands right after a period (or at start or end)."""
+        if any(row["update"] == state.updates for row in state.validations):
+            return False
+        period = state.meta_epoch % self.settings.validation_period == 0
+        return not state.carries and (period or self.done(state))
+
+    # Arrays of a state, for checkpoints.
+
+    def arrays(self, state: State) -> dict:
+        """Returns the arrays of a state by name."""
+        arrays = {f"weights/{k}": v for k, v in state.weights.items()}
+        arrays |= {f"best/{k}": v for k, v in state.best_weights.items()}
+        for i, value in enumerate(state.meta_optimizer):
+            arrays[f"meta_optimizer/{i}"] = value
+        for j, carry in enumerate(state.carries):
+            for i, value in enumerate(tf.nest.flatten(carry)):
+                arrays[f"carry/{j}/{i}"] = np.asarray(value)
+        return arrays
+
+    def from_arrays(self, arrays: dict, facts: dict) -> State:
+        """Returns the state that `arrays` and its facts came from."""
+        state = self.fresh_state({k: arrays[f"weights/{k}"] for k in self._names})
+        slots = tuple(
+            arrays[f"meta_optimizer/{i}"] for i in range(len(state.meta_optimizer))
+        )
+        carries = []
+        if any(name.startswith("carry/") for name in arrays):
+            template = self._begin(0, 0, 0)
+            count = len(tf.nest.flatten(template))
+            for j in range(self.settings.meta_batch):
+                values = [tf.constant(arrays[f"carry/{j}/{i}"]) for i in range(count)]
+                carries.append(tf.nest.pack_sequence_as(template, values))
+        return state._replace(
+            meta_optimizer=slots,
+            carries=tuple(carries),
+            best_weights={k: arrays[f"best/{k}"] for k in self._names},
+            **{
+                **facts,
+                "history": tuple(facts["history"]),
+                "validations": tuple(facts["validations"]),
+            },
+        )
+
+    @staticmethod
+    def facts(state: State) -> dict:
+        """Returns what of a state is no array, ready for JSON."""
+        arrays = ("weights", "meta_optimizer", "carries", "best_weights")
+        return {k: v for k, v in state._asdict().items() if k not in arrays}
+
+    # The optimizees of a meta-epoch.
+
+    def _seed(self, *names):
+        return derive_seed(self.settings.seed, *names)
+
+    def _begin(self, kind, epoch, index) -> Carry:
+        carry = meta_step.initial_carry(
+            self.task,
+            self.players if kind != "validation" else self._alone(),
+            self._seed("optimizee", kind, epoch, index),
+            self.settings.scaling,
+        )
+        return tf.nest.map_structure(tf.constant, carry)
+
+    def _alone(self):
+        return Players(self.players.student, (), ())
+
+    def _begun(self, kind, epoch, index):
+        """Returns the carry of one fresh optimizee after its warm-up."""
+        carry = self._begin(kind, epoch, index)
+        if not self.settings.warmup_steps:
+            return carry
+        seed = self._seed("minibatches", kind, epoch, index)
+        batches = self.task.minibatches(seed, 0, self.settings.warmup_steps)
+        program = self._program("warm_up", kind == "validation")
+        return program(carry, tuple(map(tf.constant, batches)))
+
+    def _start(self, meta_epoch):
+        size = self.settings.meta_batch
+        return tuple(self._begun("training", meta_epoch, j) for j in range(size))
+
+    def _batches(self, meta_epoch, index, start, count):
+        seed = self._seed("minibatches", "training", meta_epoch, index)
+        batches = self.task.minibatches(seed, start, count)
+        return tuple(map(tf.constant, batches))
+
+    def _validation_batches(self, index):
+        settings = self.settings
+        seed = self._seed("minibatches", "validation", index, 0)
+        batches = self.task.minibatches(
+            seed, settings.warmup_steps, settings.validation_steps
+        )
+        held_out = self.task.dataset.validation
+        few = meta_step.VALIDATION_EXAMPLES
+        return tuple(map(tf.constant, batches)), tuple(
+            tf.constant(part[:few]) for part in held_out
+        )
+
+    # Meta-updates.
+
+    def _applied(self, state, gradients):
+        """Returns the state after Adam's step on φ."""
+        clip = self.settings.adaptive_clip
+        if clip:
+            gradients = {
+                k: adaptive_clip(g, state.weights[k], clip) for k, g in gradients.items()
+            }
+        for variable, name in zip(self._variables, self._names, strict=True):
+            variable.assign(state.weights[name])
+        for variable, value in zip(
+            self._optimizer.variables, state.meta_optimizer, strict=True
+        ):
+            variable.assign(value)
+        self._optimizer.apply([tf.constant(gradients[k]) for k in self._names])
+        return state._replace(
+            weights={
+                k: v.numpy() for k, v in zip(self._names, self._variables, strict=True)
+            },
+            meta_optimizer=tuple(v.numpy() for v in self._optimizer.variables),
+            skipped_in_a_row=0,
+        )
+
+    def _skipped(self, state):
+        in_a_row = state.skipped_in_a_row + 1
+        logging.warning(
+            "Meta-update %d was skipped: its meta-gradient is not finite (%d in a row).",
+            state.updates + 1,
+            in_a_row,
+        )
+        if in_a_row >= self.settings.max_skipped:
+            raise Diverged(
+                f"{in_a_row} meta-gradients in a row were not finite (max_skipped). "
+                "What was learned before is kept. Try a smaller meta_learning_rate, "
+                "adaptive_clip=0.1, a smaller scaling, or another seed."
+            )
+        return state._replace(skipped=state.skipped + 1, skipped_in_a_row=in_a_row)
+
+    # Compiled programs.
+
+    def _program(self, kind, *key):
+        if (kind, *key) not in self._programs:
+            make = getattr(self, f"_make_{kind}")
+            self._programs[kind, *key] = tf.function(make(*key), autograph=False)
+        return self._programs[kind, *key]
+
+    def _make_truncation(self, objective):
+        def on_replica(weights, carry, batches):
+            return meta_step.truncation(
+                self.task, self.players, objective, weights, carry, batches
+            )
+
+        def program(weights, carry, batches):
+            gradient, carry, metrics = self.strategy.run(
+                on_replica, args=(weights, carry, batches)
+            )
+            reduce = self.strategy.reduce
+            total = {k: reduce("SUM", g, axis=None) for k, g in gradient.items()}
+            return total, carry, metrics
+
+        return program
+
+    def _make_warm_up(self, alone):
+        players = self._alone() if alone else self.players
+
+        def program(carry, batches):
+            return meta_step.warm_up(
+                self.task,
+                players,
+                carry,
+                batches,
+                self.settings.warmup_learning_rate,
+                self.settings.warmup_scaled,
+            )
+
+        return program
+
+    def _make_validation(self):
+        def program(weights, carry, batches, held_out):
+            return meta_step.held_out_score(
+                self.task, self.players.student, weights, carry, batches, held_out
+            )
+
+        return program
+
+    # Values per replica.
+
+    def _per_replica(self, value_of):
+        if self.replicas == 1:
+            return value_of(0)
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: value_of(context.replica_id_in_sync_group)
+        )
+
+    def _local(self, values):
+        """Returns a list with each replica's part of nested values."""
+        if self.replicas == 1:
+            return [values]
+        flat = [
+            self.strategy.experimental_local_results(v) for v in tf.nest.flatten(values)
+        ]
+        return [
+            tf.nest.pack_sequence_as(values, [v[r] for v in flat])
+            for r in range(self.replicas)
+        ]
+
+
+def adaptive_clip(gradient, weight, clip, floor=1e-3):
+    """Returns the gradient with ‖g‖ ≤ clip·max(‖w‖, floor) (Brock et al. 2021, by tensor).
+
+    The released code applies it to each tensor's meta-gradient with clip = .1.
+    """
+    limit = clip * max(float(np.linalg.norm(weight)), floor)
+    norm = float(np.linalg.norm(gradient.astype("float64")))
+    return gradient if norm <= limit else (gradient * (limit / norm)).astype("float32")
+
+
+def _row(metrics, gradients, players):
+    """Returns the figures of one meta-update, averaged over its optimizees."""
+
+    def mean(field):
+        values = np.stack([np.asarray(getattr(m, field)) for m in metrics])
+        return values.mean(axis=0)
+
+    squares = sum(float(np.sum(g.astype("float64") ** 2)) for g in gradients.values())
+    row = {
+        "loss": float(mean("loss")),
+        "meta_loss": float(mean("meta_loss")),
+        "imitation": float(mean("imitation")),
+        "meta_gradient_norm": squares**0.5,
+        "first_loss": float(mean("student_losses_T")[0]),
+        "last_loss": float(mean("student_losses_T")[-1]),
+    }
+    for k, label in enumerate(labels(players.teachers)):
+        row[f"distance/{label}"] = float(mean("distance_K")[k])
+        row[f"farthest/{label}"] = float(mean("farthest_K")[k])
+        row[f"last_loss/{label}"] = float(mean("teacher_losses_KT")[k, -1])
+    return row
+
+
+def labels(teachers):
+    """Returns a distinct label for each teacher: its name, numbered if repeated."""
+    names = [rule.name for rule in teachers]
+    return [
+        name if names.count(name) == 1 else f"{name}_{names[:i].count(name) + 1}"
+        for i, name in enumerate(names)
+    ]

@@ -1,0 +1,72 @@
+"""The teachers and the student as Keras optimizers."""
+
+import keras
+
+from tf_amalgam import rules
+from tf_amalgam.optimizer import PACKAGE, AnalyticOptimizer, LearnedOptimizer
+
+register = keras.saving.register_keras_serializable(package=PACKAGE)
+
+
+@register
+class SGD(AnalyticOptimizer):
+    """θ ← θ − lr·g."""
+
+    rule_type = rules.SGD
+
+
+@register
+class Momentum(AnalyticOptimizer):
+    """θ ← θ − lr·m̂, m̂ the average of gradients (not the heavy ball's sum)."""
+
+    rule_type = rules.Momentum
+
+
+@register
+class RMSProp(AnalyticOptimizer):
+    """θ ← θ − lr·g/√(v̂ + ε)."""
+
+    rule_type = rules.RMSProp
+
+
+@register
+class Adam(AnalyticOptimizer):
+    """θ ← θ − lr·m̂/√(v̂ + ε); Keras' Adam has √v̂ + ε instead."""
+
+    rule_type = rules.Adam
+
+
+@register
+class AddSign(AnalyticOptimizer):
+    """θ ← θ − lr·g·(1 + tanh(m̂/√v̂)·tanh(g/√v̂))."""
+
+    rule_type = rules.AddSign
+
+
+@register
+class PowerSign(AnalyticOptimizer):
+    """θ ← θ − lr·g·exp(tanh(m̂/√v̂)·tanh(g/√v̂))."""
+
+    rule_type = rules.PowerSign
+
+
+@register
+class RNNProp(LearnedOptimizer):
+    """The student: θ ← θ − α·tanh(LSTM(m̂/√v̂, g/√v̂)), 328 bytes of state a parameter."""
+
+    rule_type = rules.RNNProp
+
+
+OPTIMIZERS = {
+    cls.rule_type.name: cls
+    for cls in (SGD, Momentum, RMSProp, Adam, AddSign, PowerSign, RNNProp)
+}
+
+
+def optimizer_for(rule, weights, **kwargs):
+    """Returns the Keras optimizer of a rule with its weights."""
+    cls = OPTIMIZERS[rule.name]
+    config = rule.get_config()
+    if issubclass(cls, LearnedOptimizer):
+        return cls(rule_weights=weights, **{**config, **kwargs})
+    return cls(**{**config, **kwargs})

@@ -1,0 +1,101 @@
+"""Figures from numbers that are on disk already; no TensorFlow here."""
+
+import math
+import pathlib
+import tempfile
+
+from tf_amalgam import files
+
+# Okabe & Ito's palette: told apart by colour-blind readers too.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def meta_training(history, validations, path):
+    """Draws meta loss, distances, who is farthest, and validation, by meta-update."""
+    figure, axes = _figure(2, 2)
+    updates = [row["update"] for row in history]
+    _line(axes[0][0], updates, [row["meta_loss"] for row in history], "meta loss", 0)
+    axes[0][0].set(title="Meta loss (mean log improvement)", ylabel="nats")
+    for column, title, axis in (
+        ("distance/", "Mean log distance to each teacher", axes[0][1]),
+        ("farthest/", "Share of steps on which a teacher is farthest", axes[1][0]),
+    ):
+        names = [k for k in (history[0] if history else {}) if k.startswith(column)]
+        for i, name in enumerate(names):
+            label = name.removeprefix(column)
+            _line(axis, updates, [row[name] for row in history], label, i)
+        axis.set(title=title)
+    scores = [(row["update"], row["score"]) for row in validations]
+    finite = [(x, y) for x, y in scores if math.isfinite(y)]
+    axes[1][1].plot(*zip(*finite, strict=True), "o-", color=COLORS[0]) if finite else None
+    axes[1][1].set(title="Validation (held-out log improvement)", ylabel="nats")
+    for row in axes:
+        for axis in row:
+            axis.set_xlabel("meta-update")
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(frameon=False, fontsize=8)
+    _write(figure, path)
+
+
+def learning_curves(records, path, title=None):
+    """Draws validation loss by epoch, one panel per optimizee, one line per optimizer.
+
+    Lines are means over seeds, bands the range from worst to best seed; diverged
+    runs are counted in the legend, and end where they diverged.
+    """
+    tasks = list(dict.fromkeys(record["task"] for record in records))
+    names = list(dict.fromkeys(record["optimizer"] for record in records))
+    figure, axes = _figure(1, len(tasks))
+    for axis, task in zip(axes[0], tasks, strict=True):
+        for i, name in enumerate(names):
+            runs = [r for r in records if (r["task"], r["optimizer"]) == (task, name)]
+            curves = [r["curves"]["val_loss"] for r in runs]
+            diverged = sum(r["diverged"] for r in runs)
+            whole = [c for c, r in zip(curves, runs, strict=True) if not r["diverged"]]
+            color = COLORS[i % len(COLORS)]
+            if whole:
+                epochs = range(1, len(whole[0]) + 1)
+                columns = list(zip(*whole, strict=True))
+                mean = [sum(column) / len(column) for column in columns]
+                label = f"{name} ({diverged} diverged)" if diverged else name
+                axis.plot(epochs, mean, color=color, label=label)
+                low, high = [min(c) for c in columns], [max(c) for c in columns]
+                axis.fill_between(epochs, low, high, color=color, alpha=0.15, lw=0)
+            elif runs:
+                axis.plot([], [], color=color, label=f"{name} (all diverged)")
+        axis.set(title=task, xlabel="epoch", ylabel="validation loss", yscale="log")
+        axis.legend(frameon=False, fontsize=8)
+    if title:
+        figure.suptitle(title)
+    _write(figure, path)
+
+
+def _figure(rows, columns):
+    # The object interface, so that no display and no global state is touched.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8 * columns, 3.4 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.grid(alpha=0.25, lw=0.5)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _line(axis, x, y, label, color):
+    """Draws raw values lightly and their running mean over a tenth on top."""
+    axis.plot(x, y, color=COLORS[color % len(COLORS)], alpha=0.25, lw=0.8)
+    window = max(1, len(y) // 10)
+    smooth = [
+        sum(y[max(0, i - window + 1) : i + 1]) / min(window, i + 1) for i in range(len(y))
+    ]
+    axis.plot(x, smooth, color=COLORS[color % len(COLORS)], label=label)
+
+
+def _write(figure, path):
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = pathlib.Path(folder) / "figure.png"
+        figure.savefig(temporary, dpi=100)
+        files.write_bytes(path, temporary.read_bytes())

@@ -1,0 +1,106 @@
+"""What a finished run leaves on disk, and the table made of it."""
+
+import importlib.metadata
+import json
+import math
+import pathlib
+import platform
+import re
+import statistics
+
+from tf_amalgam import files
+
+FORMAT = "tf_amalgam record"
+VERSION = 1
+
+
+def versions() -> dict:
+    """Returns the versions of what results depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("tf_amalgam", "tensorflow", "keras", "numpy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def record_path(folder, task, optimizer, seed) -> pathlib.Path:
+    """Returns where the record of one run lies under `folder`."""
+    safe = [re.sub(r"[^A-Za-z0-9_.-]+", "_", part) for part in (task, optimizer)]
+    return pathlib.Path(folder) / safe[0] / f"{safe[1]}-seed{seed}.json"
+
+
+def write(folder, record):
+    """Writes one record atomically; returns its path."""
+    path = record_path(folder, record["task"], record["optimizer"], record["seed"])
+    files.write_json(path, {"format": FORMAT, "version": VERSION, **record})
+    return path
+
+
+def read(path) -> dict:
+    """Returns one record.
+
+    Raises:
+        ValueError: naming the file, if it is not a readable record.
+    """
+    try:
+        record = json.loads(pathlib.Path(path).read_text())
+        if record["format"] != FORMAT or record["version"] > VERSION:
+            raise ValueError(f"format {record['format']!r}, version {record['version']}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a readable record ({error}). Remove it to run that "
+            "evaluation again."
+        ) from error
+    return record
+
+
+def read_all(folder) -> list[dict]:
+    """Returns every record under `folder`, by optimizee, optimizer and seed."""
+    found = [read(path) for path in sorted(pathlib.Path(folder).glob("*/*-seed*.json"))]
+    return sorted(found, key=lambda r: (r["task"], r["optimizer"], r["seed"]))
+
+
+# Column of the table → (value of one run, number format).
+COLUMNS = {
+    "final val loss": (lambda r: r["curves"]["val_loss"][-1], ".4f"),
+    "best val loss": (lambda r: min(r["curves"]["val_loss"]), ".4f"),
+    "val accuracy": (lambda r: r["curves"].get("val_accuracy", [math.nan])[-1], ".4f"),
+    "ms/step": (lambda r: r["step_milliseconds"], ".2f"),
+}
+
+
+def table(records) -> str:
+    """Returns a Markdown table: one row per optimizee and optimizer.
+
+    Figures are means over seeds, ± one standard deviation where there are several
+    seeds. Diverged runs are counted, and left out of the means.
+    """
+    header = ["optimizee", "optimizer", "runs", "diverged", *COLUMNS]
+    rows = [header]
+    pairs = dict.fromkeys((r["task"], r["optimizer"]) for r in records)
+    for task, optimizer in pairs:
+        runs = [r for r in records if (r["task"], r["optimizer"]) == (task, optimizer)]
+        whole = [r for r in runs if not r["diverged"]]
+        cells = [task, optimizer, str(len(runs)), str(len(runs) - len(whole))]
+        for value, form in COLUMNS.values():
+            cells.append(_mean([value(r) for r in whole], form))
+        rows.append(cells)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _mean(values, form):
+    values = [v for v in values if math.isfinite(v)]
+    if not values:
+        return "–"
+    text = format(statistics.fmean(values), form)
+    if len(values) > 1:
+        text += f" ± {format(statistics.stdev(values), form)}"
+    return text

@@ -1,0 +1,39 @@
+"""One step of an LSTM cell, on every coordinate at once."""
+
+import keras
+from keras import ops
+
+from tf_amalgam.numerics import derive_seed
+
+
+def lstm_step(inputs_PF, hidden_PH, cell_PH, kernel, recurrent_kernel, bias):
+    """Returns (hidden_PH, cell_PH) after one step.
+
+    tanh activation, sigmoid recurrent activation, gates in the order i, f, c, o
+    (Keras' own, so that its weights fit).
+    """
+    gates = inputs_PF @ kernel + hidden_PH @ recurrent_kernel + bias
+    i, f, c, o = ops.split(gates, 4, axis=1)
+    cell_PH = ops.sigmoid(f) * cell_PH + ops.sigmoid(i) * ops.tanh(c)
+    return ops.sigmoid(o) * ops.tanh(cell_PH), cell_PH
+
+
+def init_lstm(prefix, inputs, units, seed):
+    """Returns fresh weights `{prefix/kernel: …}` as NumPy arrays.
+
+    glorot-uniform kernel, orthogonal recurrent kernel, zero bias with unit
+    forget bias (Keras' defaults).
+    """
+    glorot = keras.initializers.GlorotUniform(derive_seed(seed, prefix, "kernel"))
+    orthogonal = keras.initializers.Orthogonal(
+        seed=derive_seed(seed, prefix, "recurrent_kernel")
+    )
+    bias = keras.ops.convert_to_numpy(ops.zeros(4 * units)).copy()
+    bias[units : 2 * units] = 1.0
+    return {
+        f"{prefix}/kernel": ops.convert_to_numpy(glorot((inputs, 4 * units))),
+        f"{prefix}/recurrent_kernel": ops.convert_to_numpy(
+            orthogonal((units, 4 * units))
+        ),
+        f"{prefix}/bias": bias,
+    }

@@ -1,0 +1,104 @@
+"""Every rule by name, and the teacher pools of the paper."""
+
+import dataclasses
+import difflib
+
+from tf_amalgam.rules.adam import Adam
+from tf_amalgam.rules.addsign import AddSign
+from tf_amalgam.rules.momentum import Momentum
+from tf_amalgam.rules.powersign import PowerSign
+from tf_amalgam.rules.rmsprop import RMSProp
+from tf_amalgam.rules.rnnprop import RNNProp
+from tf_amalgam.rules.rule import Rule
+from tf_amalgam.rules.sgd import SGD
+
+RULES: dict[str, type[Rule]] = {
+    rule.name: rule
+    for rule in (SGD, Momentum, RMSProp, Adam, AddSign, PowerSign, RNNProp)
+}
+
+TEACHERS = ("sgd", "momentum", "rmsprop", "adam", "addsign", "powersign")
+POOLS = {"small": ("adam", "rmsprop"), "large": TEACHERS}
+
+# Learning rates as direct teachers, found by the authors' grid search on Train.
+LEARNING_RATES = {
+    "sgd": 0.2,
+    "momentum": 0.5,
+    "rmsprop": 0.005,
+    "adam": 0.005,
+    "addsign": 0.1,
+    "powersign": 0.1,
+}
+
+# How the released code normalizes moments; everywhere else it is bias-corrected.
+RELEASED = {
+    "momentum": {"normalizer": "none"},
+    "rmsprop": {"beta_2": 0.9, "normalizer": "none"},
+    "adam": {"normalizer": "constant"},
+    "addsign": {"normalizer": "none"},
+    "powersign": {"normalizer": "none"},
+    "rnnprop": {"normalizer": "constant"},
+}
+PRESETS = ("paper", "released")
+
+
+def unknown(kind: str, name, known) -> str:
+    """Returns the message for a name that nobody has: known ones, near matches."""
+    close = difflib.get_close_matches(str(name).lower(), known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Unknown {kind} {name!r}. Known: {', '.join(known)}.{hint}"
+
+
+def rule_class(name: str) -> type[Rule]:
+    """Returns the class of a rule by its name; ValueError lists the known ones."""
+    if name not in RULES:
+        raise ValueError(unknown("rule", name, tuple(RULES)))
+    return RULES[name]
+
+
+def make_rule(name: str, preset: str = "paper", **hyperparameters) -> Rule:
+    """Returns a rule by name under a preset; hyperparameters win over both.
+
+    An analytic rule gets the tuned learning rate of `LEARNING_RATES`.
+    """
+    if preset not in PRESETS:
+        raise ValueError(unknown("preset", preset, PRESETS))
+    cls = rule_class(name)
+    config = dict(RELEASED.get(name, {})) if preset == "released" else {}
+    if name in LEARNING_RATES:
+        config["learning_rate"] = LEARNING_RATES[name]
+    config.update(hyperparameters)
+    try:
+        return cls(**config)
+    except TypeError as error:
+        fields = ", ".join(field.name for field in dataclasses.fields(cls))
+        raise ValueError(f"{name}: {error}. Its hyperparameters: {fields}.") from None
+
+
+def make_pool(teachers, preset: str = "paper") -> tuple[Rule, ...]:
+    """Returns teacher rules from a pool's name, or from names and rules.
+
+    Raises:
+        ValueError: for an unknown or repeated teacher, an empty pool.
+    """
+    if isinstance(teachers, str):
+        if teachers not in POOLS:
+            raise ValueError(unknown("teacher pool", teachers, tuple(POOLS)))
+        teachers = POOLS[teachers]
+    pool = []
+    for teacher in teachers:
+        if isinstance(teacher, Rule):
+            pool.append(teacher)
+        elif teacher in TEACHERS:
+            pool.append(make_rule(teacher, preset))
+        else:
+            raise ValueError(unknown("teacher", teacher, TEACHERS))
+    if not pool:
+        raise ValueError("A teacher pool needs at least one teacher; received none.")
+    if len(set(pool)) < len(pool):
+        names = ", ".join(rule.name for rule in pool)
+        raise ValueError(
+            f"A teacher stands twice in the pool ({names}): the same rule with the "
+            "same hyperparameters. Remove one."
+        )
+    return tuple(pool)

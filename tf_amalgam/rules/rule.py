@@ -1,0 +1,87 @@
+"""The one interface that everything hangs on: an update rule on a flat vector."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+from keras import ops
+
+
+class Empty(NamedTuple):
+    """State of a rule that remembers nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """An update rule: teachers, students and mixtures alike.
+
+    A rule is immutable and holds hyperparameters only. Its weights (what
+    meta-training learns; `{}` for an analytic rule) and its state are arguments,
+    so that a tape, a perturbation or a finite difference reaches them. All its
+    mathematics is in `keras.ops`: it knows neither TensorFlow nor files, and
+    works in the dtype it is given.
+    """
+
+    name: ClassVar[str]
+
+    def init_weights(self, seed: int) -> dict:
+        """Returns fresh weights by name, as NumPy arrays."""
+        return {}
+
+    def init_state(self, layout, dtype="float32"):
+        """Returns the state before the first step, a NamedTuple of tensors `[P, …]`."""
+        return Empty()
+
+    def observe(self, grads_P, state, step):
+        """Returns the state after a step that somebody else took (warm-up).
+
+        Moment estimates see the gradient; recurrent state stays as it is.
+        """
+        return state
+
+    def update(self, weights, grads_P, params_P, state, layout, step):
+        """Returns `(delta_P, state)`; the caller *adds* the delta: θ ← θ + δ.
+
+        `step` counts the gradients seen so far, this one included (from 1), as
+        a scalar of the gradients' dtype.
+        """
+        raise NotImplementedError
+
+    def get_config(self) -> dict:
+        """Returns the hyperparameters, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalyticRule(Rule):
+    """A rule with a learning rate and nothing learned."""
+
+    learning_rate: float = 1.0
+
+    def __post_init__(self):
+        check_positive(self, "learning_rate")
+
+
+def zeros(layout, *trailing, dtype):
+    """Returns zeros `[P, *trailing]`."""
+    return ops.zeros((layout.size, *trailing), dtype=dtype)
+
+
+def check_positive(rule, *fields):
+    """Raises ValueError unless each named hyperparameter is a number above 0."""
+    for field in fields:
+        value = getattr(rule, field)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            raise ValueError(
+                f"{type(rule).__name__}: {field} must be a number above 0, "
+                f"received {value!r}."
+            )
+
+
+def check_decay(rule, *fields):
+    """Raises ValueError unless each named decay lies in [0, 1)."""
+    for field in fields:
+        value = getattr(rule, field)
+        if not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise ValueError(
+                f"{type(rule).__name__}: {field} must be in [0, 1), received {value!r}."
+            )

@@ -1,0 +1,142 @@
+"""Trained optimizers on disk: one small `.npz` file that says all about itself."""
+
+import hashlib
+import io
+import json
+import os
+import pathlib
+import zipfile
+
+import numpy as np
+
+from tf_amalgam import files, optimizers, rules
+from tf_amalgam.optimizer import check_weights
+
+FORMAT = "tf_amalgam optimizer"
+VERSION = 1
+STUDENT_FILE = "student.npz"
+ZOO = pathlib.Path(__file__).parent / "zoo"
+
+
+def save(path, rule, weights, *, warmup_steps, warmup_learning_rate, about=None):
+    """Writes a rule and its weights; returns the path.
+
+    Args:
+        path: of the file, ending in `.npz`.
+        rule: a `rules.Rule`.
+        weights: its weights by name.
+        warmup_steps, warmup_learning_rate: the warm-up it was trained with.
+        about: JSON-ready facts on its making (task, teachers, seed, command).
+    """
+    weights = {k: np.asarray(v, dtype="float32") for k, v in weights.items()}
+    check_weights(rule, weights)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "rule": rule.name,
+        "hyperparameters": rule.get_config(),
+        "warmup_steps": int(warmup_steps),
+        "warmup_learning_rate": float(warmup_learning_rate),
+        "sha256": _digest(weights),
+        "about": about or {},
+    }
+    text = np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, header=text, **{f"weights/{k}": v for k, v in weights.items()})
+    files.write_bytes(path, buffer.getvalue())
+    return pathlib.Path(path)
+
+
+def read(path):
+    """Returns `(rule, weights, header)` of a saved optimizer.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a saved optimizer, is damaged, was written by a
+            newer version, or its weights do not fit its rule.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        path = path / STUDENT_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no trained optimizer at {path}. Expected a .npz file, or a "
+            f"folder with {STUDENT_FILE}, as amalgamate writes."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = json.loads(arrays.pop("header").tobytes())
+        if header["format"] != FORMAT:
+            raise ValueError(f"its format is {header['format']!r}")
+        version = header["version"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is not a trained optimizer, or is damaged ({error}). Expected a "
+            "file written by amalgamate; copy or train it again."
+        ) from error
+    if version > VERSION:
+        raise ValueError(
+            f"{path} was written in format version {version}; this tf_amalgam reads "
+            f"up to {VERSION}. Update tf_amalgam."
+        )
+    rule = rules.rule_class(header["rule"])(**header["hyperparameters"])
+    weights = {name.removeprefix("weights/"): value for name, value in arrays.items()}
+    check_weights(rule, weights)
+    if _digest(weights) != header["sha256"]:
+        raise ValueError(
+            f"{path}: the weights do not have the SHA-256 written beside them; the "
+            "file is damaged. Copy or train it again."
+        )
+    return rule, weights, header
+
+
+def load(name_or_path, **kwargs):
+    """Returns a Keras optimizer by name or from disk, offline.
+
+    Args:
+        name_or_path: a trained optimizer that ships with the package (see
+            `available()`), an analytic one (`"adam"`, `"sgd"`, …), or the path of
+            a saved optimizer or of the folder that `amalgamate` wrote it to.
+        **kwargs: override what the optimizer is built with: `learning_rate`,
+            `warmup_steps`, `clipnorm`, ….
+
+    Raises:
+        ValueError: for an unknown name (near matches are suggested) or a damaged
+            file.
+        FileNotFoundError: for a path where there is none.
+
+    Example:
+        >>> load("adam", learning_rate=0.001).name
+        'adam'
+    """
+    text = os.fspath(name_or_path)
+    if text in rules.TEACHERS:
+        return optimizers.OPTIMIZERS[text](**kwargs)
+    shipped = ZOO / f"{text}.npz"
+    if os.sep not in text and shipped.is_file():
+        path = shipped
+    elif os.sep in text or text.endswith(".npz") or os.path.exists(text):
+        path = pathlib.Path(text)
+    else:
+        raise ValueError(rules.unknown("optimizer", text, available()))
+    rule, weights, header = read(path)
+    options = {
+        "warmup_steps": header["warmup_steps"],
+        "warmup_learning_rate": header["warmup_learning_rate"],
+    }
+    return optimizers.optimizer_for(rule, weights, **{**options, **kwargs})
+
+
+def available() -> tuple[str, ...]:
+    """Returns the names that `load` knows: shipped trained optimizers, then teachers."""
+    shipped = sorted(path.stem for path in ZOO.glob("*.npz"))
+    return (*shipped, *rules.TEACHERS)
+
+
+def _digest(weights):
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(weights[name], dtype="<f4").tobytes())
+    return digest.hexdigest()

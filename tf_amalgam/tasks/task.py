@@ -1,0 +1,230 @@
+"""An optimizee as pure functions of one flat parameter vector."""
+
+import contextlib
+import inspect
+import random
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_amalgam import data
+from tf_amalgam.layout import Layout, concat
+
+
+class Task:
+    """A Keras model, data and a loss: what optimizers are tried on.
+
+    The model serves as a program only: its own variables are never changed.
+    Parameters `[P]` and the model's state (BatchNorm statistics, dropout seeds;
+    a tuple, often empty) come in and go out as tensors.
+
+    Attributes:
+        name: for records, curves and messages.
+        dataset: a `tf_amalgam.data.Dataset`.
+        batch_size: examples in a minibatch, B.
+        layout: where each trainable tensor lies in the flat vector.
+        metrics: names of Keras metrics that evaluation reports.
+    """
+
+    def __init__(
+        self, name, model_fn, dataset, loss, batch_size=128, metrics=(), clip_batch=False
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, received {batch_size}.")
+        if len(dataset.train.x) < batch_size and not clip_batch:
+            raise ValueError(
+                f"Task {name!r}: batch_size={batch_size} is larger than its "
+                f"{len(dataset.train.x)} training examples."
+            )
+        self.name = name
+        self.dataset = dataset
+        self.batch_size = min(batch_size, len(dataset.train.x))
+        self.metrics = tuple(metrics)
+        self._model_fn = model_fn
+        self._loss_identifier = loss
+        self._loss = keras.losses.get(loss)
+        self._model = self.build_model(seed=0)
+        self._check_model()
+        self.layout = Layout.of(self._model.trainable_variables)
+
+    @classmethod
+    def from_keras(
+        cls, model_fn, dataset, loss, *, name=None, batch_size=128, metrics=None
+    ):
+        """Returns an optimizee made of your own model and data.
+
+        Args:
+            model_fn: function without arguments that returns a fresh, built
+                Keras model (called once per initialization).
+            dataset: a `Dataset`, the name of one (`"digits"`, `"mnist"`, …), a
+                pair of arrays `(x, y)`, or a finite `tf.data.Dataset` of single
+                (unbatched) examples `(x, y)`.
+            loss: anything `model.compile(loss=...)` takes.
+            name: by default the model's own.
+            batch_size: examples in a minibatch.
+            metrics: names of Keras metrics; by default accuracy where the loss
+                is a cross-entropy over classes.
+
+        Raises:
+            ValueError: if the model is not built or has nothing to train, the
+                data does not fit it, or the loss is not a finite scalar.
+        """
+        if not callable(model_fn) or isinstance(model_fn, keras.Model):
+            raise ValueError(
+                "model_fn must be a function that returns a fresh Keras model "
+                f"(not a model itself: each unroll starts anew); received {model_fn!r}."
+            )
+        if metrics is None:
+            metrics = ("accuracy",) if "categorical" in _loss_name(loss) else ()
+        name = name or getattr(model_fn, "__name__", "task").strip("<>")
+        return cls(name, model_fn, _as_dataset(dataset), loss, batch_size, metrics)
+
+    def build_model(self, seed):
+        """Returns a fresh Keras model whose initial weights depend on `seed` alone."""
+        with _seeded(seed):
+            return self._model_fn()
+
+    def initial(self, seed):
+        """Returns `(params_P, model_state)` of a fresh initialization, as NumPy."""
+        model = self.build_model(seed)
+        params = [np.ravel(v.numpy()) for v in model.trainable_variables]
+        state = tuple(v.numpy() for v in model.non_trainable_variables)
+        return np.concatenate(params), state
+
+    def loss(self, params_P, model_state, batch):
+        """Returns `(loss, model_state)` of one minibatch, in training mode."""
+        return self._loss_of(self.layout.split(params_P), model_state, batch, True)
+
+    def value_and_grad(self, params_P, model_state, batch):
+        """Returns `(loss, grads_P, model_state)`: ∇θ of the minibatch loss."""
+        params = self.layout.split(params_P)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(params)
+            loss, model_state = self._loss_of(params, model_state, batch, True)
+        grads = tape.gradient(loss, params, unconnected_gradients="zero")
+        return loss, concat(grads), model_state
+
+    def held_out_loss(self, params_P, model_state, batch):
+        """Returns the loss of examples in inference mode."""
+        params = self.layout.split(params_P)
+        return self._loss_of(params, model_state, batch, False)[0]
+
+    def minibatches(self, seed, start, count):
+        """Returns training minibatches start, start+1, …: arrays `[count, B, …]`."""
+        x, y = self.dataset.train
+        index = data.batch_indices(len(x), self.batch_size, seed, start, count)
+        return x[index], y[index]
+
+    def compile_arguments(self):
+        """Returns the `loss` and `metrics` for `model.compile`."""
+        return {"loss": self._loss_identifier, "metrics": list(self.metrics)}
+
+    def describe(self):
+        """Returns what identifies this optimizee, ready for JSON."""
+        return {
+            "name": self.name,
+            "dataset": self.dataset.name,
+            "examples": [len(split.x) for split in self.dataset[1:]],
+            "batch_size": self.batch_size,
+            "loss": _loss_name(self._loss_identifier),
+            "shapes": [list(shape) for shape in self.layout.shapes],
+        }
+
+    def _loss_of(self, params, model_state, batch, training):
+        x, y = batch
+        outputs, state, losses = self._model.stateless_call(
+            params, list(model_state), x, training=training, return_losses=True
+        )
+        loss = self._mean_loss(y, outputs)
+        for penalty in losses:
+            loss += tf.cast(penalty, loss.dtype)
+        return loss, tuple(state)
+
+    def _mean_loss(self, y, outputs):
+        # A Keras loss object already averages; a plain function gives one value
+        # per example.
+        return tf.reduce_mean(self._loss(y, outputs))
+
+    def _check_model(self):
+        if not isinstance(self._model, keras.Model) or not self._model.built:
+            raise ValueError(
+                f"Task {self.name!r}: model_fn must return a built Keras model (give "
+                "its first layer an Input); received "
+                f"{type(self._model).__name__}."
+            )
+        if not self._model.trainable_variables:
+            raise ValueError(f"Task {self.name!r}: the model has nothing to train.")
+        x, y = self.dataset.train
+        variables = self._model.trainable_variables
+        state = self._model.non_trainable_variables
+        try:
+            loss, _ = self._loss_of(
+                [v.value for v in variables], [v.value for v in state], (x[:2], y[:2]), True
+            )
+        except Exception as error:
+            raise ValueError(
+                f"Task {self.name!r}: the loss of the model on its data could not be "
+                f"computed. Examples have shape {x.shape[1:]} and dtype {x.dtype}, "
+                f"targets shape {y.shape[1:]} and dtype {y.dtype}; the model expects "
+                f"{self._model.input_shape}. The error was: {error}"
+            ) from error
+        if not np.isfinite(float(loss)):
+            raise ValueError(
+                f"Task {self.name!r}: the loss of the fresh model is {float(loss)}; "
+                "check the data's scale and the loss."
+            )
+
+
+def _as_dataset(dataset):
+    if isinstance(dataset, data.Dataset):
+        return dataset
+    if isinstance(dataset, str):
+        return data.load_dataset(dataset)
+    if isinstance(dataset, tuple) and len(dataset) == 2:
+        return data.from_arrays(*dataset)
+    if isinstance(dataset, tf.data.Dataset):
+        if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError("The tf.data.Dataset is infinite; use dataset.take(n).")
+        examples = list(dataset.as_numpy_iterator())
+        if not examples or not isinstance(examples[0], tuple) or len(examples[0]) != 2:
+            raise ValueError(
+                "A tf.data.Dataset must yield single examples (x, y); if yours yields "
+                "batches, pass dataset.unbatch()."
+            )
+        try:
+            x, y = (np.stack(column) for column in zip(*examples, strict=True))
+        except ValueError as error:
+            raise ValueError(
+                "The examples of the tf.data.Dataset differ in shape; if it yields "
+                "batches, pass dataset.unbatch()."
+            ) from error
+        return data.from_arrays(x, y, name="tf.data")
+    raise ValueError(
+        "dataset must be a Dataset, a data set's name, a pair of arrays (x, y) or a "
+        f"tf.data.Dataset of single examples; received {type(dataset).__name__}."
+    )
+
+
+def _loss_name(loss):
+    if isinstance(loss, str):
+        return loss
+    if inspect.isfunction(loss):
+        return loss.__name__
+    return getattr(loss, "name", None) or type(loss).__name__
+
+
+@contextlib.contextmanager
+def _seeded(seed):
+    """Seeds what Keras' initializers and user code draw from, then puts it back.
+
+    Keras draws default initializer seeds from Python's `random`.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        random.seed(seed)
+        np.random.seed(seed)
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
