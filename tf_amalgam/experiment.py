@@ -111,7 +111,8 @@ def amalgamate(
         workdir: folder for checkpoints, curves and the trained optimizer; the same
             call on the same folder continues an interrupted run. None keeps
             everything in memory.
-        stages: sequence of `Stage`: unroll length in truncations × meta-epochs.
+        stages: sequence of `Stage`, or of tuples (truncations of an unroll,
+            meta-epochs, alpha or None).
         alpha: weight of the imitation loss, unless a stage has its own.
         truncation_steps: inner steps of one truncation, T.
         meta_batch: optimizees whose meta-gradients make one meta-update.
@@ -154,7 +155,7 @@ def amalgamate(
         "reduction": reduction,
     }
     chosen = {k: PRESETS[preset][k] if v is None else v for k, v in chosen.items()}
-    stages = tuple(stages)
+    stages = tuple(s if isinstance(s, Stage) else Stage(*s) for s in stages)
     longest = max((stage.truncations for stage in stages), default=1)
     settings = Settings(
         scheme=scheme,

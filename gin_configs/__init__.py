@@ -1,0 +1,1 @@
+"""The .gin files, as package data."""

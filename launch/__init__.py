@@ -1,0 +1,1 @@
+"""Absl binaries: they parse flags and gin and call one function."""

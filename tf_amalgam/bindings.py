@@ -1,0 +1,85 @@
+"""Gin at the edge: what a .gin file can configure. The only module that imports gin."""
+
+import pathlib
+
+import gin
+
+from tf_amalgam import data, evaluation, experiment, files, rules, tasks
+from tf_amalgam.rules.registry import unknown
+
+CONFIG_FILE = "config.gin"
+OPERATIVE_FILE = "operative_config.gin"
+
+# Name in .gin files → what it makes. Signatures are closed, so that a misspelt
+# parameter is an error.
+CONFIGURABLES = {
+    "amalgamate": experiment.amalgamate,
+    "evaluate": evaluation.evaluate,
+    "tasks.conv": tasks.conv,
+    "tasks.mlp": tasks.mlp,
+    "tasks.quadratic": tasks.quadratic,
+    "load_dataset": data.load_dataset,
+    **{f"rules.{name}": cls for name, cls in rules.RULES.items()},
+}
+
+
+def _register(selector, function):
+    module, _, name = selector.rpartition(".")
+    return gin.external_configurable(function, name=name, module=module or None)
+
+
+_REGISTERED = {name: _register(name, made) for name, made in CONFIGURABLES.items()}
+amalgamate = _REGISTERED["amalgamate"]
+evaluate = _REGISTERED["evaluate"]
+
+
+def parse(gin_files, gin_bindings=()):
+    """Reads .gin files and bindings, and locks the configuration.
+
+    Paths are taken as they are, then relative to the installed package, so that
+    `gin_configs/experiments/…` works anywhere.
+
+    Raises:
+        FileNotFoundError: for a .gin file that does not exist.
+        ValueError: for a name or parameter that does not exist (the known ones are
+            listed), or a line that cannot be read.
+    """
+    import tf_amalgam.gin_configs as packaged
+
+    root = pathlib.Path(packaged.__file__).parent.parent
+    gin.clear_config()
+    gin.add_config_file_search_path(str(root))
+    for name in gin_files:
+        if not any(path.is_file() for path in (pathlib.Path(name), root / name)):
+            known = sorted(
+                str(path.relative_to(root)) for path in root.glob("gin_configs/**/*.gin")
+            )
+            raise FileNotFoundError(unknown("gin file", str(name), known))
+    try:
+        gin.parse_config_files_and_bindings(
+            [str(name) for name in gin_files], list(gin_bindings), skip_unknown=False
+        )
+    except (ValueError, AttributeError, SyntaxError, OSError) as error:
+        raise ValueError(
+            f"The gin configuration cannot be read: {error}\n"
+            f"Known names: {', '.join(CONFIGURABLES)}. Their parameters are those of "
+            "the functions and classes of the same name."
+        ) from error
+
+
+def run(name, gin_files, gin_bindings, workdir):
+    """Parses the configuration and calls `amalgamate` or `evaluate` with it.
+
+    The configuration is written into `workdir` before the call, the operative one
+    (with every default) after it, also when the run was interrupted.
+    """
+    parse(gin_files, gin_bindings)
+    workdir = pathlib.Path(workdir)
+    configuration = gin.config_str()
+    try:
+        result = _REGISTERED[name](workdir=workdir)
+    finally:
+        if workdir.is_dir():
+            files.write_text(workdir / CONFIG_FILE, configuration)
+            files.write_text(workdir / OPERATIVE_FILE, gin.operative_config_str())
+    return result

@@ -1,0 +1,1 @@
+"""Trained optimizers that ship with the package."""
