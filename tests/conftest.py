@@ -19,9 +19,12 @@ tf.config.set_logical_device_configuration(
 @pytest.fixture
 def float64():
     """Makes float64 Keras' default for one test."""
+    # Layers follow the policy, which Keras fixes when it is first asked for.
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     yield
     keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
 
 
 @pytest.fixture

@@ -79,5 +79,6 @@ def weights_of(rule, seed=0):
 def flat(tree):
     """Returns all numbers of a nested structure, end to end, as float64."""
     return np.concatenate(
-        [np.ravel(np.asarray(v, "float64")) for v in tf.nest.flatten(tree)]
+        [np.zeros(0)]
+        + [np.ravel(np.asarray(v, "float64")) for v in tf.nest.flatten(tree)]
     )

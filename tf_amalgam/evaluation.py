@@ -13,6 +13,8 @@ import tqdm
 from tf_amalgam import data, files, plots, records, saved
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.optimizer import RuleOptimizer
+from tf_amalgam.optimizers import optimizer_for
+from tf_amalgam.rules.rule import AnalyticRule
 
 # Steps left out of the timing: tracing and first allocations.
 UNTIMED_STEPS = 5
@@ -27,6 +29,7 @@ def evaluate(
     epochs: int = 5,
     warmup_steps: int = 100,
     warmup_learning_rate: float = 0.01,
+    preset: str = "paper",
     progress: bool = True,
 ) -> list[dict]:
     """Trains every optimizee with every optimizer and seed; returns the records.
@@ -36,15 +39,16 @@ def evaluate(
     record exists is not run again, so an interrupted evaluation continues.
 
     Args:
-        optimizers: dict of label → name or path as `tf_amalgam.load` takes them, or
-            a function without arguments that returns a fresh `RuleOptimizer`; or a
-            sequence of names and paths.
+        optimizers: dict of label → name or path as `tf_amalgam.load` takes them, an
+            analytic rule, or a function without arguments that returns a fresh
+            `RuleOptimizer`; or a sequence of names and paths.
         tasks: a `Task` or a sequence of them.
         workdir: folder of the records; `table.md` and `curves.png` are made from
             them.
         seeds: whole numbers, one run each.
         epochs: passes over the training data, the warm-up's steps included.
         warmup_steps, warmup_learning_rate: the warm-up of every optimizer.
+        preset: hyperparameters of analytic optimizers given by name.
         progress: whether to show a progress bar.
 
     Raises:
@@ -52,7 +56,7 @@ def evaluate(
             name, or a record made with other settings; before any work starts.
     """
     tasks = [tasks] if not isinstance(tasks, (list, tuple)) else list(tasks)
-    makers = _makers(optimizers, warmup_steps, warmup_learning_rate)
+    makers = _makers(optimizers, preset, warmup_steps, warmup_learning_rate)
     names = [task.name for task in tasks]
     if len(set(names)) < len(names) or not names:
         raise ValueError(f"Optimizees need distinct names; received {names}.")
@@ -64,6 +68,7 @@ def evaluate(
         "epochs": epochs,
         "warmup_steps": warmup_steps,
         "warmup_learning_rate": warmup_learning_rate,
+        "preset": preset,
     }
     for task, label, seed in jobs:
         _check_record(workdir, task, label, seed, {**terms, "task": task.describe()})
@@ -177,7 +182,7 @@ class _Watch(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self._began)
 
 
-def _makers(optimizers, warmup_steps, warmup_learning_rate):
+def _makers(optimizers, preset, warmup_steps, warmup_learning_rate):
     """Returns label → function that makes a fresh optimizer."""
     if not isinstance(optimizers, dict):
         given = [optimizers] if isinstance(optimizers, str) else list(optimizers)
@@ -192,6 +197,13 @@ def _makers(optimizers, warmup_steps, warmup_learning_rate):
     for label, item in optimizers.items():
 
         def make(item=item):
+            if isinstance(item, AnalyticRule):
+                return optimizer_for(
+                    item,
+                    {},
+                    warmup_steps=warmup_steps,
+                    warmup_learning_rate=warmup_learning_rate,
+                )
             if callable(item):
                 optimizer = item()
                 if not isinstance(optimizer, RuleOptimizer):
@@ -204,6 +216,7 @@ def _makers(optimizers, warmup_steps, warmup_learning_rate):
                 return optimizer
             return saved.load(
                 item,
+                preset=preset,
                 warmup_steps=warmup_steps,
                 warmup_learning_rate=warmup_learning_rate,
             )

@@ -15,7 +15,7 @@ from tf_amalgam.meta_train import Trainer
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.rules.rule import AnalyticRule, Rule
 from tf_amalgam.settings import PRESETS, Settings, Stage
-from tf_amalgam.workdir import CURVES_FILE, Workdir
+from tf_amalgam.workdir import CURVES_FILE, UNTRAINED_FILE, Workdir
 
 
 class Amalgam(NamedTuple):
@@ -108,9 +108,10 @@ def amalgamate(
         preset: `"paper"` (as printed) or `"released"` (as the authors' code does
             it); sets the normalizers of rules given by name, and each argument
             below whose default is None.
-        workdir: folder for checkpoints, curves and the trained optimizer; the same
-            call on the same folder continues an interrupted run. None keeps
-            everything in memory.
+        workdir: folder for checkpoints, curves and the trained optimizer
+            (`student.npz`, and `untrained.npz` to compare it with); the same call on
+            the same folder continues an interrupted run. None keeps everything in
+            memory.
         stages: sequence of `Stage`, or of tuples (truncations of an unroll,
             meta-epochs, alpha or None).
         alpha: weight of the imitation loss, unless a stage has its own.
@@ -191,6 +192,8 @@ def amalgamate(
         **settings.describe(),
     }
     folder = Workdir(workdir, about) if workdir is not None else None
+    if folder:
+        folder.save_student(players.student, weights, settings, about, UNTRAINED_FILE)
     state = _run(trainer, weights, folder, about, checkpoint_seconds, progress)
     return Amalgam(
         players.student,

@@ -91,13 +91,14 @@ def read(path):
     return rule, weights, header
 
 
-def load(name_or_path, **kwargs):
+def load(name_or_path, *, preset="paper", **kwargs):
     """Returns a Keras optimizer by name or from disk, offline.
 
     Args:
         name_or_path: a trained optimizer that ships with the package (see
             `available()`), an analytic one (`"adam"`, `"sgd"`, …), or the path of
             a saved optimizer or of the folder that `amalgamate` wrote it to.
+        preset: `"paper"` or `"released"`: hyperparameters of an analytic one.
         **kwargs: override what the optimizer is built with: `learning_rate`,
             `warmup_steps`, `clipnorm`, ….
 
@@ -112,7 +113,8 @@ def load(name_or_path, **kwargs):
     """
     text = os.fspath(name_or_path)
     if text in rules.TEACHERS:
-        return optimizers.OPTIMIZERS[text](**kwargs)
+        rule = rules.make_rule(text, preset)
+        return optimizers.optimizer_for(rule, {}, **kwargs)
     shipped = ZOO / f"{text}.npz"
     if os.sep not in text and shipped.is_file():
         path = shipped

@@ -11,6 +11,7 @@ SETTINGS_FILE = "settings.json"
 HISTORY_FILE = "history.csv"
 VALIDATION_FILE = "validation.csv"
 CURVES_FILE = "curves.png"
+UNTRAINED_FILE = "untrained.npz"
 
 
 class Workdir:
@@ -63,10 +64,10 @@ class Workdir:
         ):
             files.write_text(self.path / name, as_csv(rows))
 
-    def save_student(self, rule, weights, settings, about):
+    def save_student(self, rule, weights, settings, about, file=saved.STUDENT_FILE):
         """Writes the trained optimizer."""
         saved.save(
-            self.path / saved.STUDENT_FILE,
+            self.path / file,
             rule,
             weights,
             warmup_steps=settings.warmup_steps,

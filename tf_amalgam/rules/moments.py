@@ -51,7 +51,7 @@ def hat(average, beta, step, normalizer):
         return average
     if normalizer == "constant":
         return average / (1.0 - beta)
-    return average / (1.0 - ops.power(ops.cast(beta, average.dtype), step))
+    return average / (1.0 - beta**step)
 
 
 def by_root(value, v_hat, epsilon):

@@ -9,9 +9,6 @@ from keras import layers
 from tf_amalgam.data import Dataset, Split, load_dataset
 from tf_amalgam.tasks.task import Task
 
-CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
 def mlp(
     dataset="mnist",
     data_dir=None,
@@ -123,7 +120,9 @@ def _linear_model(dimensions):
 
 
 def _classifier(name, model_fn, dataset, batch_size):
-    return Task(name, model_fn, dataset, CROSS_ENTROPY, batch_size, ("accuracy",))
+    # Made here and not once for all: a loss keeps the floatx of its making.
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return Task(name, model_fn, dataset, loss, batch_size, ("accuracy",))
 
 
 def _classes(dataset):

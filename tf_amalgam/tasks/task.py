@@ -1,6 +1,7 @@
 """An optimizee as pure functions of one flat parameter vector."""
 
 import contextlib
+import copy
 import inspect
 import random
 
@@ -43,7 +44,7 @@ class Task:
         self.metrics = tuple(metrics)
         self._model_fn = model_fn
         self._loss_identifier = loss
-        self._loss = keras.losses.get(loss)
+        self._loss = _per_example(keras.losses.get(loss))
         self._model = self.build_model(seed=0)
         self._check_model()
         self.layout = Layout.of(self._model.trainable_variables)
@@ -136,15 +137,10 @@ class Task:
         outputs, state, losses = self._model.stateless_call(
             params, list(model_state), x, training=training, return_losses=True
         )
-        loss = self._mean_loss(y, outputs)
+        loss = tf.reduce_mean(self._loss(y, outputs))
         for penalty in losses:
             loss += tf.cast(penalty, loss.dtype)
         return loss, tuple(state)
-
-    def _mean_loss(self, y, outputs):
-        # A Keras loss object already averages; a plain function gives one value
-        # per example.
-        return tf.reduce_mean(self._loss(y, outputs))
 
     def _check_model(self):
         if not isinstance(self._model, keras.Model) or not self._model.built:
@@ -204,6 +200,19 @@ def _as_dataset(dataset):
         "dataset must be a Dataset, a data set's name, a pair of arrays (x, y) or a "
         f"tf.data.Dataset of single examples; received {type(dataset).__name__}."
     )
+
+
+def _per_example(loss):
+    """Returns the loss without its own mean.
+
+    On several replicas Keras divides a mean by their number, as its trainers sum
+    over replicas; here each replica has an optimizee of its own.
+    """
+    if not isinstance(loss, keras.losses.Loss) or loss.reduction == "sum":
+        return loss
+    loss = copy.copy(loss)
+    loss.reduction = "none"
+    return loss
 
 
 def _loss_name(loss):

@@ -1,0 +1,340 @@
+"""The meta-training loop: resuming, devices, skipping, learning."""
+
+import json
+import logging
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_amalgam
+from tests import helpers
+from tf_amalgam import checkpoints, experiment, meta_train, saved, workdir
+from tf_amalgam.meta_train import Diverged, Trainer, adaptive_clip
+from tf_amalgam.settings import Settings, Stage
+
+SMALL = {
+    "truncation_steps": 6,
+    "stages": ((1, 2), (3, 2, 0.02)),
+    "meta_batch": 4,
+    "scaling": 1.0,
+    "warmup_steps": 4,
+    "validation_period": 1,
+    "validation_optimizees": 1,
+    "validation_steps": 6,
+    "meta_learning_rate": 0.01,
+    "replicas": 1,
+    "progress": False,
+}
+UPDATES = 2 * 1 + 2 * 3
+
+
+def amalgamated(**options):
+    return tf_amalgam.amalgamate(helpers.tiny_task(), **{**SMALL, **options})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return amalgamated(workdir=folder), folder
+
+
+def same(a, b):
+    np.testing.assert_array_equal(helpers.flat(a.weights), helpers.flat(b.weights))
+    assert a.history == b.history
+    assert a.validations == b.validations
+
+
+def test_a_finished_run(uninterrupted):
+    amalgam, folder = uninterrupted
+    assert amalgam.finished
+    assert [row["update"] for row in amalgam.history] == list(range(1, UPDATES + 1))
+    assert [row["meta_epoch"] for row in amalgam.history] == [0, 1, 2, 2, 2, 3, 3, 3]
+    assert [row["update"] for row in amalgam.validations] == [0, 1, 2, 5, 8]
+    best = min(amalgam.validations, key=lambda row: row["score"])
+    rule, weights, header = saved.read(folder)
+    assert header["about"]["best_after_meta_updates"] == best["update"]
+    assert header["warmup_steps"] == 4
+    np.testing.assert_array_equal(helpers.flat(weights), helpers.flat(amalgam.weights))
+    assert rule == amalgam.rule
+    for name in ("settings.json", "history.csv", "curves.png", "untrained.npz"):
+        assert (folder / name).stat().st_size > 0
+    rows = workdir.read_csv(folder / "history.csv")
+    assert [row["loss"] for row in rows] == [row["loss"] for row in amalgam.history]
+
+
+def test_the_untrained_student_is_kept(uninterrupted):
+    amalgam, folder = uninterrupted
+    _, weights, _ = saved.read(folder / "untrained.npz")
+    fresh = amalgam.rule.init_weights(tf_amalgam.numerics.derive_seed(0, "student"))
+    np.testing.assert_array_equal(helpers.flat(weights), helpers.flat(fresh))
+
+
+def test_it_is_a_keras_optimizer(uninterrupted, tmp_path):
+    amalgam, _ = uninterrupted
+    path = amalgam.save(tmp_path / "mine.npz")
+    made, loaded = amalgam.optimizer(), tf_amalgam.load(path)
+    expected, found = made.get_config(), loaded.get_config()
+    assert {**expected, "name": None} == {**found, "name": None}
+    assert made.warmup_steps == 4
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 6])
+def test_resumed_equals_uninterrupted(uninterrupted, tmp_path, monkeypatch, stop_after):
+    """Interrupted between unrolls (1, 2) and in the middle of one (3, 6)."""
+    whole, _ = uninterrupted
+    step, done = Trainer.step, []
+
+    def interrupted(self, state):
+        if len(done) == stop_after:
+            raise KeyboardInterrupt
+        done.append(1)
+        return step(self, state)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        amalgamated(workdir=tmp_path)
+    monkeypatch.setattr(Trainer, "step", step)
+    found = checkpoints.load_newest(tmp_path / "checkpoints")
+    assert found[1]["updates"] == stop_after
+    same(amalgamated(workdir=tmp_path), whole)
+
+
+def test_a_finished_run_is_not_run_again(uninterrupted, monkeypatch):
+    whole, folder = uninterrupted
+    monkeypatch.setattr(Trainer, "step", None)
+    same(amalgamated(workdir=folder), whole)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    uninterrupted, tmp_path, monkeypatch, caplog
+):
+    whole, _ = uninterrupted
+    step = Trainer.step
+
+    def stopping(self, state):
+        if state.updates == 5:
+            raise KeyboardInterrupt
+        return step(self, state)
+
+    monkeypatch.setattr(Trainer, "step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        amalgamated(workdir=tmp_path, checkpoint_seconds=0.0)
+    monkeypatch.setattr(Trainer, "step", step)
+    older, newest = sorted((tmp_path / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-4000])
+    with caplog.at_level(logging.WARNING):
+        same(amalgamated(workdir=tmp_path), whole)
+    assert f"{newest} is damaged" in caplog.text
+    assert older.name in "checkpoint-00000004.npz"
+
+
+def test_no_readable_checkpoint_is_an_error(tmp_path):
+    (tmp_path / "checkpoint-00000001.npz").write_text("x")
+    with pytest.raises(ValueError, match="None of the 1 checkpoints"):
+        checkpoints.load_newest(tmp_path)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_devices_do_not_change_the_mathematics(uninterrupted, replicas):
+    single, _ = uninterrupted
+    mirrored = amalgamated(replicas=replicas)
+    start = saved.read(uninterrupted[1] / "untrained.npz")[1]
+    moved = np.abs(helpers.flat(single.weights) - helpers.flat(start)).max()
+    assert moved > 1e-3
+    np.testing.assert_allclose(
+        helpers.flat(mirrored.weights), helpers.flat(single.weights), atol=1e-2 * moved
+    )
+    ours, theirs = single.history[0], mirrored.history[0]
+    for name in ("loss", "meta_gradient_norm", "distance/adam"):
+        assert theirs[name] == pytest.approx(ours[name], rel=1e-4)
+
+
+def test_sum_and_mean_of_the_meta_batch_differ_by_its_size():
+    rows = [amalgamated(reduction=r, stages=((1, 1),)).history[0] for r in ("mean", "sum")]
+    assert rows[1]["meta_gradient_norm"] == pytest.approx(
+        4 * rows[0]["meta_gradient_norm"], rel=1e-5
+    )
+
+
+def test_one_trace_per_program(monkeypatch):
+    """A stage of many meta-epochs compiles each program once."""
+    traces = []
+    truncation = meta_train.meta_step.truncation
+
+    def counted(*arguments):
+        traces.append(1)
+        return truncation(*arguments)
+
+    monkeypatch.setattr(meta_train.meta_step, "truncation", counted)
+    amalgamated(stages=((2, 3),))
+    assert len(traces) == 1
+
+
+def poisoned(monkeypatch, bad):
+    """Makes the meta-gradient of some updates NaN."""
+    step = Trainer._local
+    truncation = meta_train.meta_step.truncation
+    calls = tf.Variable(0)
+
+    def broken(*arguments):
+        gradient, carry, metrics = truncation(*arguments)
+        count = calls.assign_add(1)
+        nan = tf.reduce_any(tf.equal(count, list(bad)))
+        gradient = {
+            k: tf.where(nan, tf.fill(g.shape, np.float32("nan")), g)
+            for k, g in gradient.items()
+        }
+        return gradient, carry, metrics
+
+    monkeypatch.setattr(meta_train.meta_step, "truncation", broken)
+    return step
+
+
+def test_non_finite_meta_gradients_are_skipped_and_counted(monkeypatch, caplog):
+    poisoned(monkeypatch, [3, 5])
+    with caplog.at_level(logging.WARNING):
+        amalgam = amalgamated(meta_batch=1, stages=((1, 6),))
+    assert [row["skipped"] for row in amalgam.history] == [0, 0, 1, 0, 1, 0]
+    assert np.isfinite(helpers.flat(amalgam.weights)).all()
+    assert amalgam.about["meta_updates_skipped"] == 2
+    assert "2 of 6 meta-updates were skipped" in caplog.text
+
+
+def test_too_many_in_a_row_stop_the_run_and_keep_what_was_learned(monkeypatch, tmp_path):
+    poisoned(monkeypatch, range(3, 100))
+    with pytest.raises(Diverged, match="3 meta-gradients in a row"):
+        amalgamated(meta_batch=1, stages=((1, 20),), max_skipped=3, workdir=tmp_path)
+    _, facts = checkpoints.load_newest(tmp_path / "checkpoints")
+    assert facts["updates"] == 4
+    assert saved.read(tmp_path)[0].name == "rnnprop"
+
+
+def test_adaptive_clip_by_hand():
+    weight, gradient = np.full(4, 2.0), np.array([3.0, 0, 4.0, 0], "float32")
+    np.testing.assert_allclose(adaptive_clip(gradient, weight, 0.1), 0.08 * gradient)
+    np.testing.assert_array_equal(adaptive_clip(gradient, weight, 2.0), gradient)
+    zero = adaptive_clip(gradient, np.zeros(4), 0.1)  # the floor of 1e-3
+    assert np.linalg.norm(zero) == pytest.approx(1e-4)
+
+
+def test_adaptive_clip_is_applied():
+    ends = [
+        helpers.flat(amalgamated(stages=((1, 2),), adaptive_clip=c).weights)
+        for c in (0.0, 1e-9)
+    ]
+    assert np.any(ends[0] != ends[1])
+
+
+def test_a_student_beats_its_initial_self():
+    amalgam = tf_amalgam.amalgamate(
+        helpers.tiny_task(),
+        stages=((1, 15),),
+        truncation_steps=20,
+        meta_learning_rate=0.01,
+        scaling=1.0,
+        warmup_steps=5,
+        validation_period=5,
+        meta_batch=2,
+        progress=False,
+    )
+    scores = [row["score"] for row in amalgam.validations]
+    assert min(scores) < scores[0] - 0.3
+    assert amalgam.history[-1]["meta_loss"] < amalgam.history[0]["meta_loss"] - 0.2
+
+
+def test_starting_from_a_saved_optimizer(uninterrupted, tmp_path):
+    _, folder = uninterrupted
+    path = folder / "student.npz"
+    amalgam = amalgamated(initial_weights=path, stages=((1, 1),), workdir=tmp_path)
+    _, start, _ = saved.read(tmp_path / "untrained.npz")
+    np.testing.assert_array_equal(
+        helpers.flat(start), helpers.flat(saved.read(path)[1])
+    )
+    assert amalgam.about["initial_weights"]["sha256"]
+
+
+def test_tensorboard_scalars(uninterrupted):
+    folder = uninterrupted[1] / "tensorboard"
+    names = set()
+    for file in folder.iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            names |= {value.tag for value in event.summary.value}
+    assert {
+        "meta/meta_loss",
+        "meta/distance/adam",
+        "meta/farthest/rmsprop",
+        "meta/meta_gradient_norm",
+        "meta/skipped_in_all",
+        "validation/score",
+    } <= names
+
+
+def test_another_experiment_in_the_workdir_is_refused(uninterrupted):
+    _, folder = uninterrupted
+    with pytest.raises(ValueError, match=r"another experiment(?s:.)*alpha: 0.1 there, 0.3"):
+        amalgamated(workdir=folder, alpha=0.3)
+    with pytest.raises(ValueError, match="teachers"):
+        amalgamated(workdir=folder, teachers=["adam"])
+
+
+def test_unreadable_settings_are_named(tmp_path):
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match="settings.json is damaged"):
+        amalgamated(workdir=tmp_path)
+
+
+MISTAKES = {
+    "teacher": ({"teachers": ["adamm"]}, "Unknown teacher 'adamm'"),
+    "scheme": ({"scheme": "maxmin"}, "Unknown amalgamation scheme"),
+    "preset": ({"preset": "relaesed"}, r"Unknown preset.*'released'\?"),
+    "student": ({"student": "adam"}, "student must be a learned rule"),
+    "student name": ({"student": "rnnprp"}, "Unknown rule 'rnnprp'"),
+    "meta-batch": ({"meta_batch": 3, "replicas": 2}, "cannot be shared by 2 devices"),
+    "replicas": ({"replicas": 9}, "there are 4 CPU devices"),
+    "stage": ({"stages": ((0, 1),)}, "truncations must be a whole number from 1"),
+    "stage alpha": ({"stages": ((1, 1, -1.0),)}, "alpha must be at least 0"),
+    "no stage": ({"stages": ()}, "at least one Stage"),
+    "steps": ({"truncation_steps": 0}, "truncation_steps must be a whole number"),
+    "rate": ({"meta_learning_rate": 0.0}, "meta_learning_rate must be above 0"),
+    "scaling": ({"scaling": -1.0}, "scaling must be at least 0"),
+    "reduction": ({"reduction": "max"}, "Unknown reduction"),
+    "other rule": ({"initial_weights": "other.npz"}, "holds RNNProp.*the student is"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_explained_before_any_work(name, tmp_path, monkeypatch):
+    options, message = MISTAKES[name]
+    if "initial_weights" in options:
+        rule = tf_amalgam.rules.RNNProp(units=4)
+        path = saved.save(
+            tmp_path / "other.npz",
+            rule,
+            rule.init_weights(0),
+            warmup_steps=1,
+            warmup_learning_rate=0.1,
+        )
+        options = {"initial_weights": path}
+    monkeypatch.setattr(experiment, "_run", None)
+    with pytest.raises(ValueError, match=message):
+        amalgamated(workdir=tmp_path / "run", **options)
+    assert not pathlib.Path(tmp_path / "run").exists()
+
+
+def test_settings_are_ready_for_json():
+    trainer_settings = {
+        field: 1 for field in Settings.__dataclass_fields__ if field not in ("stages",)
+    }
+    trainer_settings |= {
+        "scheme": "mean", "distance": "paper", "meta_loss_start": "unroll",
+        "reduction": "sum", "huber_delta": None, "stages": (Stage(1, 2), Stage(3, 1)),
+    }
+    settings = Settings(**trainer_settings)
+    assert json.loads(json.dumps(settings.describe()))["stages"][1]["truncations"] == 3
+    assert (settings.meta_updates, settings.meta_epochs) == (5, 3)
+    assert settings.stage_of(1).truncations == 1
+    assert settings.stage_of(2).truncations == 3
+    with pytest.raises(ValueError, match="3 meta-epochs only"):
+        settings.stage_of(3)

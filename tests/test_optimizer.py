@@ -1,0 +1,252 @@
+"""The Keras optimizer around a rule: Keras' Adam in our adapter against Keras' Adam."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_amalgam
+from tests import helpers, keras_adam
+from tf_amalgam import rules
+from tf_amalgam.optimizer import check_weights
+from tf_amalgam.optimizers import OPTIMIZERS, optimizer_for
+
+DATA = helpers.blobs().train
+SCHEDULE = keras.optimizers.schedules.ExponentialDecay
+
+
+def model(seed=0, **layer):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((5,)),
+            keras.layers.Dense(6, activation="tanh", **layer),
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+def trained(optimizer, epochs=3, net=None, **compile_options):
+    """Returns (weights, losses) after training on fixed minibatches."""
+    net = net or model()
+    net.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **compile_options,
+    )
+    history = net.fit(
+        *DATA, batch_size=8, epochs=epochs, shuffle=False, verbose=0
+    )
+    return helpers.flat(net.get_weights()), history.history["loss"]
+
+
+FEATURES = {
+    "plain": {},
+    "clipnorm": {"clipnorm": 0.05},
+    "clipvalue": {"clipvalue": 0.01},
+    "global_clipnorm": {"global_clipnorm": 0.05},
+    "weight_decay": {"weight_decay": 0.1},
+    "ema": {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 4},
+    "loss scale": {"loss_scale_factor": 1024.0},
+    "accumulation": {"gradient_accumulation_steps": 3},
+    "schedule": {"learning_rate": lambda: SCHEDULE(0.05, 10, 0.5)},
+}
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_equals_keras_adam(feature):
+    options = {"learning_rate": 0.01, **FEATURES[feature]}
+    fresh = lambda: {k: v() if callable(v) else v for k, v in options.items()}  # noqa: E731
+    ours, our_losses = trained(keras_adam.adapted(**fresh()))
+    theirs, their_losses = trained(keras.optimizers.Adam(**fresh()))
+    start = helpers.flat(model().get_weights())
+    moved = np.abs(theirs - start).max()
+    assert moved > 0.05
+    np.testing.assert_allclose(ours, theirs, atol=2e-4 * moved)
+    np.testing.assert_allclose(our_losses, their_losses, rtol=1e-4)
+    if feature not in ("plain", "loss scale"):  # Adam does not see a loss's scale
+        plain, _ = trained(keras.optimizers.Adam(0.01))
+        assert np.abs(plain - theirs).max() > 1e-2 * moved  # the feature matters
+
+
+def test_loss_scale_is_taken_out_again():
+    ours, _ = trained(tf_amalgam.SGD(0.05, loss_scale_factor=1024.0))
+    theirs, _ = trained(keras.optimizers.SGD(0.05))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_weight_decay_exclusions():
+    def excluded(optimizer):
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        return trained(optimizer)[0]
+
+    ours = excluded(keras_adam.adapted(weight_decay=0.1))
+    theirs = excluded(keras.optimizers.Adam(0.01, weight_decay=0.1))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_learning_rate_can_be_set():
+    def halved(optimizer):
+        net = model()
+        trained(optimizer, 1, net)
+        optimizer.learning_rate = 0.001
+        assert float(optimizer.learning_rate) == pytest.approx(0.001)
+        net.fit(*DATA, batch_size=8, epochs=1, shuffle=False, verbose=0)
+        return helpers.flat(net.get_weights())
+
+    np.testing.assert_allclose(
+        halved(keras_adam.adapted()), halved(keras.optimizers.Adam(0.01)), atol=1e-4
+    )
+
+
+def test_variables_without_gradient_are_left_alone():
+    def half_used(optimizer):
+        used, unused = keras.Variable(np.ones(4)), keras.Variable(np.ones(3))
+        optimizer.build([used, unused])
+        for step in range(6):
+            # The second variable has a gradient in the first two steps only.
+            second = tf.fill([3], 0.5) if step < 2 else None
+            optimizer.apply([tf.constant([1.0, -2.0, 0.1, 3.0]), second], [used, unused])
+        return np.concatenate([used.numpy(), unused.numpy()])
+
+    np.testing.assert_allclose(
+        half_used(keras_adam.adapted()), half_used(keras.optimizers.Adam(0.01)), atol=1e-6
+    )
+
+
+def test_embeddings_train():
+    """Sparse gradients (IndexedSlices) are summed like Keras does."""
+
+    def embedded(optimizer):
+        keras.utils.set_random_seed(0)
+        net = keras.Sequential(
+            [
+                keras.Input((3,), dtype="int32"),
+                keras.layers.Embedding(7, 4),
+                keras.layers.Flatten(),
+                keras.layers.Dense(1),
+            ]
+        )
+        net.compile(optimizer=optimizer, loss="mse")
+        x = np.random.default_rng(0).integers(0, 7, (32, 3))
+        net.fit(x, x.sum(1) / 10.0, batch_size=8, epochs=3, shuffle=False, verbose=0)
+        return helpers.flat(net.get_weights())
+
+    # SGD, as Keras' Adam leaves the moments of unused rows to decay differently.
+    ours = embedded(tf_amalgam.SGD(0.05))
+    np.testing.assert_allclose(ours, embedded(keras.optimizers.SGD(0.05)), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_mirrored_equals_single(name, replicas):
+    single, _ = trained(OPTIMIZERS[name](warmup_steps=4), 2)
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+    with strategy.scope():
+        optimizer, net = OPTIMIZERS[name](warmup_steps=4), model()
+        mirrored, _ = trained(optimizer, 2, net)
+    if replicas > 1:
+        local = optimizer._state[0].value.values if optimizer._state else ()
+        assert all(np.array_equal(a.numpy(), local[0].numpy()) for a in local)
+    np.testing.assert_allclose(mirrored, single, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_keras_file_continues_exactly(name, epochs, tmp_path):
+    """Saved in the middle of the warm-up (1 epoch of 12 steps) and after it."""
+    net = model()
+    trained(OPTIMIZERS[name](warmup_steps=18), epochs, net)
+    net.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert type(again.optimizer) is OPTIMIZERS[name]
+    assert again.optimizer.warmup_steps == 18
+    assert int(again.optimizer.iterations) == 12 * epochs
+    for each in (net, again):
+        each.fit(*DATA, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(
+        helpers.flat(again.get_weights()), helpers.flat(net.get_weights())
+    )
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_config_makes_the_same_optimizer(name):
+    original = OPTIMIZERS[name](clipnorm=1.0, warmup_steps=3)
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(original))
+    assert copy.get_config() == original.get_config()
+    np.testing.assert_array_equal(trained(copy, 1)[0], trained(original, 1)[0])
+
+
+def test_warm_up_is_plain_sgd_that_the_rule_observes():
+    optimizer = tf_amalgam.RNNProp(warmup_steps=12, warmup_learning_rate=0.05)
+    ours, _ = trained(optimizer, 1)  # 12 steps: the warm-up alone
+    theirs, _ = trained(keras.optimizers.SGD(0.05), 1)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    state = dict(zip(rules.RNNProp().init_state(optimizer._layout)._fields, optimizer._state))
+    assert np.abs(state["m"].numpy()).max() > 0
+    np.testing.assert_array_equal(state["hidden_0"].numpy(), 0.0)
+
+
+def test_learning_rate_multiplies_the_learned_step():
+    def first_step(learning_rate):
+        variable = keras.Variable(np.zeros(4))
+        optimizer = tf_amalgam.RNNProp(learning_rate=learning_rate, warmup_steps=0)
+        optimizer.apply([tf.constant([1.0, -2.0, 0.1, 3.0])], [variable])
+        return variable.numpy()
+
+    assert np.abs(first_step(1.0)).max() > 1e-4
+    np.testing.assert_allclose(first_step(0.5), 0.5 * first_step(1.0), rtol=1e-6)
+
+
+def test_optimizer_step_equals_the_rule():
+    """The adapter adds nothing to the rule's own step."""
+    rule = rules.RNNProp()
+    weights = rule.init_weights(4)
+    variables = [keras.Variable(np.ones((2, 3))), keras.Variable(np.zeros(3))]
+    optimizer = optimizer_for(rule, weights, warmup_steps=0)
+    grads = np.random.default_rng(0).normal(size=(4, 9)).astype("float32")
+    for g in grads:
+        optimizer.apply([tf.reshape(g[:6], (2, 3)), tf.constant(g[6:])], variables)
+    layout = optimizer._layout
+    state, params = rule.init_state(layout), np.r_[np.ones(6), np.zeros(3)]
+    for t, g in enumerate(grads, start=1):
+        delta, state = rule.update(
+            weights, g, params.astype("float32"), state, layout, np.float32(t)
+        )
+        params = params + np.asarray(delta)
+    ours = np.concatenate([np.ravel(v.numpy()) for v in variables])
+    np.testing.assert_allclose(ours, params, atol=1e-6)
+
+
+def test_new_variables_get_keras_own_error():
+    optimizer = tf_amalgam.Adam()
+    first, second = keras.Variable(np.ones(2)), keras.Variable(np.ones(2))
+    optimizer.apply([tf.ones(2)], [first])
+    with pytest.raises(ValueError, match="Unknown variable"):
+        optimizer.apply([tf.ones(2)], [second])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tf_amalgam.Adam(lr=0.1), "not recognized"),
+        (lambda: tf_amalgam.Adam("fast"), "learning_rate"),
+        (lambda: tf_amalgam.Adam(warmup_steps=-1), "warmup_steps"),
+        (lambda: tf_amalgam.Adam(warmup_learning_rate=0.0), "warmup_learning_rate"),
+        (lambda: tf_amalgam.RNNProp({"w": np.ones(3)}), "do not belong to rnnprop"),
+        (
+            lambda: tf_amalgam.RNNProp(rules.RNNProp(units=8).init_weights(0)),
+            r"lstm_0/kernel: expected \(2, 80\), received \(2, 32\)",
+        ),
+    ],
+)
+def test_mistakes_are_explained(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_weights_that_are_not_finite_are_refused():
+    weights = rules.RNNProp().init_weights(0)
+    weights["head/bias"] = np.array([np.nan], "float32")
+    with pytest.raises(ValueError, match="head/bias of rnnprop are not finite"):
+        check_weights(rules.RNNProp(), weights)

@@ -1,0 +1,136 @@
+"""Trained optimizers on disk, and `load`."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import tf_amalgam
+from tests import helpers
+from tf_amalgam import files, rules, saved
+from tf_amalgam.optimizers import OPTIMIZERS
+
+RULE = rules.RNNProp(alpha=0.05, normalizer="constant")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return saved.save(
+        tmp_path / "student.npz",
+        RULE,
+        RULE.init_weights(5),
+        warmup_steps=7,
+        warmup_learning_rate=0.05,
+        about={"seed": 5},
+    )
+
+
+def rewritten(path, change):
+    """Rewrites a saved optimizer with a changed header or weights."""
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    header = json.loads(arrays.pop("header").tobytes())
+    change(header, arrays)
+    text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    np.savez(path, header=text, **arrays)
+
+
+def test_round_trip(path):
+    rule, weights, header = saved.read(path)
+    assert rule == RULE
+    assert header["about"] == {"seed": 5}
+    expected = RULE.init_weights(5)
+    np.testing.assert_array_equal(helpers.flat(weights), helpers.flat(expected))
+    assert path.stat().st_size < 30_000
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_load_gives_a_keras_optimizer(path, as_folder):
+    optimizer = tf_amalgam.load(path.parent if as_folder else path, learning_rate=0.5)
+    assert isinstance(optimizer, keras.optimizers.Optimizer)
+    assert optimizer.rule == RULE
+    assert (optimizer.warmup_steps, optimizer.warmup_learning_rate) == (7, 0.05)
+    assert float(optimizer.learning_rate) == 0.5
+
+
+def test_load_by_name():
+    for name in rules.TEACHERS:
+        assert type(tf_amalgam.load(name)) is OPTIMIZERS[name]
+    released = tf_amalgam.load("adam", preset="released", warmup_steps=3)
+    assert released.rule.normalizer == "constant"
+    assert released.warmup_steps == 3
+    assert float(released.learning_rate) == pytest.approx(0.005)
+
+
+def test_everything_available_loads():
+    for name in tf_amalgam.available():
+        assert tf_amalgam.load(name).get_config()
+
+
+def test_unknown_name_suggests_a_near_one():
+    with pytest.raises(ValueError, match=r"Unknown optimizer 'adan'.*Did you mean 'adam'"):
+        tf_amalgam.load("adan")
+
+
+def test_missing_file_says_what_was_expected(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no trained optimizer at .*student.npz"):
+        tf_amalgam.load(tmp_path)
+
+
+DAMAGE = {
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:9000]),
+    "not an archive": lambda path: path.write_text("hello"),
+    "a byte changed": lambda path: path.write_bytes(
+        path.read_bytes()[:15000] + b"\x55\xaa" + path.read_bytes()[15002:]
+    ),
+    "another file": lambda path: np.savez(path, numbers=np.ones(3)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_files_are_named(path, damage):
+    DAMAGE[damage](path)
+    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*damaged"):
+        tf_amalgam.load(path)
+
+
+def test_changed_weights_are_noticed(path):
+    def change(header, arrays):
+        arrays["weights/head/bias"] = arrays["weights/head/bias"] + 1.0
+
+    rewritten(path, change)
+    with pytest.raises(ValueError, match="SHA-256"):
+        tf_amalgam.load(path)
+
+
+def test_newer_version_asks_for_an_update(path):
+    rewritten(path, lambda header, arrays: header.update(version=99))
+    with pytest.raises(ValueError, match="format version 99.*Update tf_amalgam"):
+        tf_amalgam.load(path)
+
+
+def test_unknown_rule_lists_the_known(path):
+    rewritten(path, lambda header, arrays: header.update(rule="velo"))
+    with pytest.raises(ValueError, match="Unknown rule 'velo'. Known: .*rnnprop"):
+        tf_amalgam.load(path)
+
+
+def test_weights_of_another_size_are_refused(path):
+    rewritten(path, lambda header, arrays: header["hyperparameters"].update(units=10))
+    with pytest.raises(ValueError, match="do not belong to rnnprop"):
+        tf_amalgam.load(path)
+
+
+def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match=f"No space left.*{path.name}"):
+        files.write_bytes(path, b"new")
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]

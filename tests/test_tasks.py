@@ -1,0 +1,218 @@
+"""Optimizees as pure functions of a flat vector."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import helpers
+from tf_amalgam import data, tasks
+from tf_amalgam.tasks import networks
+from tf_amalgam.tasks.task import Task
+
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        (networks.conv_model((28, 28, 1), (28, 28, 1), 10, ((16, 3), (32, 5))), 18_122),
+        (networks.conv_model((28, 28, 1), (28, 28, 1), 10, ((32, 3), (64, 5))), 61_834),
+        (networks.conv_model((32, 32, 3), (32, 32, 3), 10, ((16, 3), (32, 5))), 21_290),
+        (networks.conv_model((32, 32, 3), (32, 32, 3), 10, ((32, 3), (64, 5))), 68_170),
+        (networks.mlp_model((28, 28, 1), 10, (20,), "sigmoid"), 15_910),
+    ],
+)
+def test_parameter_counts_of_the_paper(model, parameters):
+    assert model.count_params() == parameters
+
+
+def test_conv_on_digits_makes_images_of_rows():
+    task = tasks.conv("digits", filters=((4, 3),), batch_size=16)
+    assert task.layout.shapes == ((3, 3, 1, 4), (4,), (36, 10), (10,))
+
+
+def test_quadratic_gradient_is_known(float64):
+    """∇ = A(θ − θ*), A = XᵀX/N with eigenvalues from 1/condition to 1."""
+    task = tasks.quadratic(dimensions=6, condition=20.0)
+    x, y = task.dataset.train
+    hessian = x.T @ x / len(x)
+    np.testing.assert_allclose(
+        np.linalg.eigvalsh(hessian), np.geomspace(0.05, 1.0, 6), rtol=1e-10
+    )
+    target = np.linalg.lstsq(x, y, rcond=None)[0][:, 0]
+    theta = np.random.default_rng(0).normal(size=6)
+    batch = tuple(b[0] for b in task.minibatches(0, 0, 1))
+    loss, grads_P, _ = task.value_and_grad(tf.constant(theta), (), batch)
+    away = theta - target
+    assert float(loss) == pytest.approx(0.5 * away @ hessian @ away)
+    np.testing.assert_allclose(grads_P, hessian @ away, rtol=1e-10)
+
+
+def test_gradient_equals_keras(float64):
+    task = helpers.tiny_task()
+    model = task.build_model(seed=3)
+    params_P, state = task.initial(3)
+    x, y = (b[0] for b in task.minibatches(0, 0, 1))
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    with tf.GradientTape() as tape:
+        loss = cross_entropy(y, model(x, training=True))
+    grads = tape.gradient(loss, [v.value for v in model.trainable_variables])
+    ours, grads_P, _ = task.value_and_grad(tf.constant(params_P), state, (x, y))
+    assert float(ours) == pytest.approx(float(loss))
+    np.testing.assert_allclose(grads_P, helpers.flat(grads), rtol=1e-10)
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    task = helpers.tiny_task()
+    first, again, other = (task.initial(seed)[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
+
+
+def test_initializing_does_not_touch_global_randomness():
+    np.random.seed(5)
+    expected = np.random.uniform()
+    np.random.seed(5)
+    helpers.tiny_task().initial(1)
+    assert np.random.uniform() == expected
+
+
+def normalized_model():
+    return keras.Sequential(
+        [
+            keras.Input((5,)),
+            keras.layers.Dense(4),
+            keras.layers.BatchNormalization(momentum=0.5),
+            keras.layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.5)),
+        ]
+    )
+
+
+def test_model_state_is_carried_and_penalties_count():
+    task = Task("normalized", normalized_model, helpers.blobs(), CROSS_ENTROPY, 8)
+    params_P, state = task.initial(0)
+    assert len(state) == 2  # moving mean and variance
+    batch = tuple(b[0] for b in task.minibatches(0, 0, 1))
+    loss, after = task.loss(tf.constant(params_P), state, batch)
+    hidden = batch[0] @ params_P[:20].reshape(5, 4) + params_P[20:24]
+    np.testing.assert_allclose(after[0], 0.5 * hidden.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(state[0], 0.0)  # nothing was changed in place
+    kernel = params_P[32:44]
+    penalty = 0.5 * np.sum(kernel**2)
+    assert penalty > 0.1
+    model = task.build_model(0)
+    bare = CROSS_ENTROPY(batch[1], model(batch[0], training=True))
+    assert float(loss) == pytest.approx(float(bare) + penalty, rel=1e-4)
+
+
+def test_from_keras_takes_arrays_names_and_datasets():
+    x, y = helpers.blobs().train
+    model_fn = helpers.tiny_model
+    for dataset in (
+        (x, y),
+        helpers.blobs(),
+        tf.data.Dataset.from_tensor_slices((x, y)),
+    ):
+        task = Task.from_keras(model_fn, dataset, CROSS_ENTROPY, batch_size=8)
+        assert task.metrics == ("accuracy",)
+        assert task.layout.size == 39
+    digits = Task.from_keras(
+        lambda: networks.mlp_model((64,), 10, (3,), "relu"), "digits", CROSS_ENTROPY
+    )
+    assert digits.dataset.name == "digits"
+
+
+def unbuilt():
+    return keras.Sequential([keras.layers.Dense(3)])
+
+
+def frozen():
+    model = helpers.tiny_model()
+    model.trainable = False
+    return model
+
+
+BLOBS = helpers.blobs()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Task.from_keras(helpers.tiny_model(), BLOBS, "mse"), "model_fn"),
+        (
+            lambda: Task.from_keras(unbuilt, BLOBS, "mse", batch_size=8),
+            "built Keras model",
+        ),
+        (
+            lambda: Task.from_keras(frozen, BLOBS, CROSS_ENTROPY, batch_size=8),
+            "nothing to train",
+        ),
+        (lambda: Task.from_keras(helpers.tiny_model, "minst", "mse"), "Unknown data set"),
+        (lambda: Task.from_keras(helpers.tiny_model, 3, "mse"), "received int"),
+        (
+            lambda: Task.from_keras(
+                helpers.tiny_model, (np.ones((50, 7)), np.ones(50)), CROSS_ENTROPY,
+                batch_size=8,
+            ),
+            r"shape \(7,\).*the model expects \(None, 5\)",
+        ),
+        (
+            lambda: Task.from_keras(
+                helpers.tiny_model, BLOBS, lambda y, p: p[:, 0] * np.nan, batch_size=8
+            ),
+            "loss of the fresh model is nan",
+        ),
+        (
+            lambda: Task.from_keras(
+                helpers.tiny_model,
+                tf.data.Dataset.from_tensor_slices(tuple(BLOBS.train)).batch(50),
+                CROSS_ENTROPY,
+            ),
+            "unbatch",
+        ),
+        (
+            lambda: Task.from_keras(
+                helpers.tiny_model,
+                tf.data.Dataset.from_tensor_slices(tuple(BLOBS.train)).repeat(),
+                CROSS_ENTROPY,
+            ),
+            "infinite",
+        ),
+        (lambda: helpers.tiny_task(batch_size=500), "larger than its 96"),
+        (lambda: helpers.tiny_task(batch_size=0), "at least 1"),
+    ],
+)
+def test_mistakes_are_explained(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_batch_norm_reaches_the_meta_gradient():
+    """A truncation over a model with state runs, and moves that state."""
+    from tf_amalgam import meta_step
+
+    task = Task("normalized", normalized_model, helpers.blobs(), CROSS_ENTROPY, 8)
+    who = helpers.players()
+    carry = helpers.started(task, who)
+    batches = helpers.constants(task.minibatches(1, 3, 4))
+    gradient, after, _ = meta_step.truncation(
+        task, who, meta_step.Objective(), helpers.weights_of(who.student), carry, batches
+    )
+    assert np.isfinite(helpers.flat(gradient)).all()
+    assert np.any(after.student.model_state[0] != carry.student.model_state[0])
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "none"])
+def test_loss_does_not_depend_on_the_number_of_devices(reduction):
+    loss = keras.losses.SparseCategoricalCrossentropy(True, reduction=reduction)
+    task = Task("reduced", helpers.tiny_model, helpers.blobs(), loss, 8)
+    params_P, state = task.initial(0)
+    batch = tuple(tf.constant(b[0]) for b in task.minibatches(0, 0, 1))
+    alone = float(task.loss(tf.constant(params_P), state, batch)[0])
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    values = strategy.run(lambda: task.loss(tf.constant(params_P), state, batch)[0])
+    for value in strategy.experimental_local_results(values):
+        assert float(value) == pytest.approx(alone, rel=1e-6)
+    mean = float(CROSS_ENTROPY(batch[1], task.build_model(0)(batch[0])))
+    assert alone == pytest.approx(8 * mean if reduction == "sum" else mean, rel=1e-5)
