@@ -31,16 +31,20 @@ def truncation(task, players, objective, weights, carry, batches):
         """Parameters as tensors, and the rule's state cut up tensor by tensor."""
         pieces = [layout.segments(part) for part in side.rule_state]
         kind = type(side.rule_state)
-        states = [kind(*part) for part in zip(*pieces)] if pieces else [
-            kind() for _ in layout.sizes
-        ]
+        states = (
+            [kind(*part) for part in zip(*pieces, strict=True)]
+            if pieces
+            else [kind() for _ in layout.sizes]
+        )
         return layout.split(side.params_P), states, side.model_state
 
     def step_one(rule, fixed, side, batch, step, scale):
         params, states, model_state = side
         loss, grads, model_state = loss_and_grads(params, model_state, batch)
         new_params, new_states = [], []
-        for i, (param, grad, state) in enumerate(zip(params, grads, states)):
+        for i, (param, grad, state) in enumerate(
+            zip(params, grads, states, strict=True)
+        ):
             one = Layout(layout.names[i : i + 1], ((layout.sizes[i],),))
             s = scale[i]
             delta, state = rule.update(
@@ -78,12 +82,14 @@ def truncation(task, players, objective, weights, carry, batches):
         total += tf.math.log(loss + LOG_EPSILON) - tf.math.log(base + LOG_EPSILON)
         moved = []
         for rule, fixed, teacher in zip(
-            players.teachers, players.teacher_weights, teachers
+            players.teachers, players.teacher_weights, teachers, strict=True
         ):
             moved.append(step_one(rule, fixed, teacher, batch, step, ones)[1])
         if moved:
             distances_K = tf.stack([distance(student[0], m[0]) for m in moved])
-            total += objective.alpha * amalgamation.combine(distances_K, objective.scheme)
+            total += objective.alpha * amalgamation.combine(
+                distances_K, objective.scheme
+            )
         return i + 1, student, moved, total
 
     with tf.GradientTape() as tape:

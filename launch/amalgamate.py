@@ -14,7 +14,9 @@ def main(_=None):
     from tf_amalgam import bindings
 
     flags = binary.FLAGS
-    result = bindings.run("amalgamate", flags.gin_file, flags.gin_bindings, flags.workdir)
+    result = bindings.run(
+        "amalgamate", flags.gin_file, flags.gin_bindings, flags.workdir
+    )
     print(f"Trained optimizer: {flags.workdir}/student.npz")
     print(f"Validation, untrained student to best: {_scores(result)}")
 

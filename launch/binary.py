@@ -26,6 +26,8 @@ def start(main):
         except (ValueError, OSError, RuntimeError) as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
-            sys.exit("Interrupted; the same command continues from the last checkpoint.")
+            sys.exit(
+                "Interrupted; the same command continues from the last checkpoint."
+            )
 
     app.run(guarded)

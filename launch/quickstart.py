@@ -7,7 +7,6 @@ an interrupted run continues.
 import pathlib
 
 from absl import flags
-
 from tf_amalgam.launch import binary
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_amalgam import meta_step, tasks
+from tf_amalgam import meta_step
 from tf_amalgam.data import Dataset, Split
 from tf_amalgam.rules import make_pool, make_rule
 from tf_amalgam.tasks.task import Task
@@ -51,7 +51,9 @@ def tiny_task(batch_size=8):
     )
 
 
-def players(student="rnnprop", teachers=("adam", "rmsprop"), preset="paper", **student_config):
+def players(
+    student="rnnprop", teachers=("adam", "rmsprop"), preset="paper", **student_config
+):
     pool = make_pool(teachers, preset) if teachers else ()
     student = make_rule(student, preset, **student_config)
     return meta_step.Players(student, pool, tuple({} for _ in pool))

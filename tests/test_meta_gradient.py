@@ -27,7 +27,7 @@ def truncation(task, who, objective, steps=STEPS, with_gradient=True):
 
 
 def directional_error(task, who, objective, scaling=1.0):
-    """Returns (relative error, size) of ⟨gradient, direction⟩ by central differences."""
+    """Returns (relative error, size) of directional derivatives, by differences."""
     carry = helpers.started(task, who, scaling=scaling)
     weights = helpers.weights_of(who.student)
     gradient, _, _ = truncation(task, who, objective)(weights, carry)
@@ -38,7 +38,11 @@ def directional_error(task, who, objective, scaling=1.0):
         direction = {k: generator.normal(size=v.shape) for k, v in weights.items()}
         h = 1e-6
         ends = [
-            float(value({k: weights[k] + s * h * direction[k] for k in weights}, carry)[2].loss)
+            float(
+                value({k: weights[k] + s * h * direction[k] for k in weights}, carry)[
+                    2
+                ].loss
+            )
             for s in (1.0, -1.0)
         ]
         difference = (ends[0] - ends[1]) / (2 * h)
@@ -94,7 +98,11 @@ def linear_task():
         return keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
 
     return Task(
-        "linear", model, Dataset("linear", split, split, split), lambda y, p: 50.0 + p, 8
+        "linear",
+        model,
+        Dataset("linear", split, split, split),
+        lambda y, p: 50.0 + p,
+        8,
     )
 
 
@@ -111,7 +119,9 @@ def test_first_order_is_exact_on_a_linear_loss(float64):
 def test_segments_do_not_change_the_gradient(float64, segment):
     task, who = helpers.tiny_task(), helpers.players()
     carry, weights = helpers.started(task, who), helpers.weights_of(who.student)
-    whole, *rest = truncation(task, who, Objective(alpha=0.3, segment=1))(weights, carry)
+    whole, *rest = truncation(task, who, Objective(alpha=0.3, segment=1))(
+        weights, carry
+    )
     parts, *same = truncation(task, who, Objective(alpha=0.3, segment=segment))(
         weights, carry
     )
@@ -129,7 +139,9 @@ def test_adjoint_equals_the_plain_tape(float64, scheme):
     objective = Objective(scheme=scheme, alpha=0.3)
     batches = helpers.constants(task.minibatches(1, 3, STEPS))
     gradient, after, metrics = truncation(task, who, objective)(weights, carry)
-    loss, taped, points = plain.truncation(task, who, objective, weights, carry, batches)
+    loss, taped, points = plain.truncation(
+        task, who, objective, weights, carry, batches
+    )
     np.testing.assert_allclose(float(loss), float(metrics.loss), rtol=1e-10)
     np.testing.assert_allclose(points, after.student.params_P, rtol=1e-10)
     np.testing.assert_allclose(
@@ -143,7 +155,9 @@ def test_two_halves_equal_one_whole():
     objective = Objective(alpha=0.3)
     batches = helpers.constants(task.minibatches(1, 3, 8))
     run = tf.function(
-        lambda c, b: meta_step.truncation(task, who, objective, weights, c, b, False)[1],
+        lambda c, b: meta_step.truncation(task, who, objective, weights, c, b, False)[
+            1
+        ],
         autograph=False,
     )
     whole = run(carry, batches)
@@ -169,7 +183,9 @@ def test_gradient_is_finite_when_student_and_teacher_never_part():
     who = helpers.players(teachers=(helpers.make_rule("sgd", learning_rate=1e-30),))
     carry, weights = helpers.started(task, who), helpers.weights_of(who.student)
     weights = {k: tf.zeros_like(v) if "head" in k else v for k, v in weights.items()}
-    gradient, after, metrics = truncation(task, who, Objective(alpha=1.0))(weights, carry)
+    gradient, after, metrics = truncation(task, who, Objective(alpha=1.0))(
+        weights, carry
+    )
     np.testing.assert_array_equal(after.student.params_P, carry.student.params_P)
     assert np.isfinite(helpers.flat(gradient)).all()
     assert np.isfinite(float(metrics.loss))

@@ -17,7 +17,9 @@ def test_warm_up_by_hand(float64):
     after = meta_step.warm_up(task, who, before, batches, 0.1, False)
     theta, m_teacher, m_student = before.start_params_P.numpy(), 0.0, 0.0
     for i in range(3):
-        _, g, _ = task.value_and_grad(tf.constant(theta), (), tuple(b[i] for b in batches))
+        _, g, _ = task.value_and_grad(
+            tf.constant(theta), (), tuple(b[i] for b in batches)
+        )
         m_teacher = 0.9 * m_teacher + 0.1 * g.numpy()
         m_student = 0.9 * m_student + 0.1 * before.scale_P.numpy() * g.numpy()
         theta = theta - 0.1 * g.numpy()
@@ -61,9 +63,16 @@ def test_scaling_is_a_change_of_coordinates(float64):
     theta = carry.student.params_P
     _, grads_P, _ = task.value_and_grad(theta, (), batch)
     step = meta_step.student_step(task, who.student, weights, carry.scale_P)
-    moved, _ = step(grads_P, theta, carry.student.rule_state, tf.constant(1.0, tf.float64))
+    moved, _ = step(
+        grads_P, theta, carry.student.rule_state, tf.constant(1.0, tf.float64)
+    )
     delta, _ = who.student.update(
-        weights, s * grads_P, theta / s, carry.student.rule_state, task.layout, np.float64(1)
+        weights,
+        s * grads_P,
+        theta / s,
+        carry.student.rule_state,
+        task.layout,
+        np.float64(1),
     )
     np.testing.assert_allclose(moved - theta, s * delta.numpy(), rtol=1e-9)
 
@@ -94,8 +103,12 @@ def test_losses_by_hand(float64, start):
         for k, rule in enumerate(who.teachers):
             side = teachers[k]
             _, g, _ = task.value_and_grad(side.params_P, (), batch)
-            delta, rule_state = rule.update({}, g, side.params_P, side.rule_state, task.layout, t)
-            teachers[k] = side._replace(params_P=side.params_P + delta, rule_state=rule_state)
+            delta, rule_state = rule.update(
+                {}, g, side.params_P, side.rule_state, task.layout, t
+            )
+            teachers[k] = side._replace(
+                params_P=side.params_P + delta, rule_state=rule_state
+            )
             gap = theta.numpy() - teachers[k].params_P.numpy()
             distances.append(np.log(np.linalg.norm(gap)))
         imitation += max(distances)
@@ -103,7 +116,9 @@ def test_losses_by_hand(float64, start):
     np.testing.assert_allclose(after.student.params_P, theta, rtol=1e-10)
     assert float(metrics.meta_loss) == pytest.approx(meta / 4, rel=1e-6)
     assert float(metrics.imitation) == pytest.approx(imitation / 4)
-    assert float(metrics.loss) == pytest.approx(meta / 4 + 0.7 * imitation / 4, rel=1e-6)
+    assert float(metrics.loss) == pytest.approx(
+        meta / 4 + 0.7 * imitation / 4, rel=1e-6
+    )
     np.testing.assert_allclose(metrics.farthest_K, [far.count(0) / 4, far.count(1) / 4])
 
 
@@ -114,7 +129,12 @@ def test_alpha_zero_is_the_meta_loss_alone():
     batches = helpers.constants(task.minibatches(0, 3, 5))
     found = [
         meta_step.truncation(
-            task, each, Objective(alpha=0.0), weights, helpers.started(task, each), batches
+            task,
+            each,
+            Objective(alpha=0.0),
+            weights,
+            helpers.started(task, each),
+            batches,
         )[0]
         for each in (who, alone)
     ]
@@ -156,7 +176,10 @@ def test_held_out_score_by_hand(float64):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scheme": "minmax"}, "Unknown amalgamation scheme 'minmax'. Known: mean, min_max"),
+        (
+            {"scheme": "minmax"},
+            "Unknown amalgamation scheme 'minmax'. Known: mean, min_max",
+        ),
         ({"distance": "l2"}, "Unknown distance"),
         ({"meta_loss_start": "zero"}, "Unknown meta_loss_start"),
         ({"alpha": -0.1}, "alpha must be at least 0"),

@@ -152,7 +152,9 @@ def test_devices_do_not_change_the_mathematics(uninterrupted, replicas):
 
 
 def test_sum_and_mean_of_the_meta_batch_differ_by_its_size():
-    rows = [amalgamated(reduction=r, stages=((1, 1),)).history[0] for r in ("mean", "sum")]
+    rows = [
+        amalgamated(reduction=r, stages=((1, 1),)).history[0] for r in ("mean", "sum")
+    ]
     assert rows[1]["meta_gradient_norm"] == pytest.approx(
         4 * rows[0]["meta_gradient_norm"], rel=1e-5
     )
@@ -202,7 +204,9 @@ def test_non_finite_meta_gradients_are_skipped_and_counted(monkeypatch, caplog):
     assert "2 of 6 meta-updates were skipped" in caplog.text
 
 
-def test_too_many_in_a_row_stop_the_run_and_keep_what_was_learned(monkeypatch, tmp_path):
+def test_too_many_in_a_row_stop_the_run_and_keep_what_was_learned(
+    monkeypatch, tmp_path
+):
     poisoned(monkeypatch, range(3, 100))
     with pytest.raises(Diverged, match="3 meta-gradients in a row"):
         amalgamated(meta_batch=1, stages=((1, 20),), max_skipped=3, workdir=tmp_path)
@@ -273,7 +277,9 @@ def test_tensorboard_scalars(uninterrupted):
 
 def test_another_experiment_in_the_workdir_is_refused(uninterrupted):
     _, folder = uninterrupted
-    with pytest.raises(ValueError, match=r"another experiment(?s:.)*alpha: 0.1 there, 0.3"):
+    with pytest.raises(
+        ValueError, match=r"another experiment(?s:.)*alpha: 0.1 there, 0.3"
+    ):
         amalgamated(workdir=folder, alpha=0.3)
     with pytest.raises(ValueError, match="teachers"):
         amalgamated(workdir=folder, teachers=["adam"])
@@ -328,8 +334,12 @@ def test_settings_are_ready_for_json():
         field: 1 for field in Settings.__dataclass_fields__ if field not in ("stages",)
     }
     trainer_settings |= {
-        "scheme": "mean", "distance": "paper", "meta_loss_start": "unroll",
-        "reduction": "sum", "huber_delta": None, "stages": (Stage(1, 2), Stage(3, 1)),
+        "scheme": "mean",
+        "distance": "paper",
+        "meta_loss_start": "unroll",
+        "reduction": "sum",
+        "huber_delta": None,
+        "stages": (Stage(1, 2), Stage(3, 1)),
     }
     settings = Settings(**trainer_settings)
     assert json.loads(json.dumps(settings.describe()))["stages"][1]["truncations"] == 3

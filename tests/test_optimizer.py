@@ -10,6 +10,7 @@ from tests import helpers, keras_adam
 from tf_amalgam import rules
 from tf_amalgam.optimizer import check_weights
 from tf_amalgam.optimizers import OPTIMIZERS, optimizer_for
+from tf_amalgam.rules import rnnprop
 
 DATA = helpers.blobs().train
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay
@@ -34,9 +35,7 @@ def trained(optimizer, epochs=3, net=None, **compile_options):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         **compile_options,
     )
-    history = net.fit(
-        *DATA, batch_size=8, epochs=epochs, shuffle=False, verbose=0
-    )
+    history = net.fit(*DATA, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
     return helpers.flat(net.get_weights()), history.history["loss"]
 
 
@@ -106,11 +105,15 @@ def test_variables_without_gradient_are_left_alone():
         for step in range(6):
             # The second variable has a gradient in the first two steps only.
             second = tf.fill([3], 0.5) if step < 2 else None
-            optimizer.apply([tf.constant([1.0, -2.0, 0.1, 3.0]), second], [used, unused])
+            optimizer.apply(
+                [tf.constant([1.0, -2.0, 0.1, 3.0]), second], [used, unused]
+            )
         return np.concatenate([used.numpy(), unused.numpy()])
 
     np.testing.assert_allclose(
-        half_used(keras_adam.adapted()), half_used(keras.optimizers.Adam(0.01)), atol=1e-6
+        half_used(keras_adam.adapted()),
+        half_used(keras.optimizers.Adam(0.01)),
+        atol=1e-6,
     )
 
 
@@ -182,7 +185,7 @@ def test_warm_up_is_plain_sgd_that_the_rule_observes():
     ours, _ = trained(optimizer, 1)  # 12 steps: the warm-up alone
     theirs, _ = trained(keras.optimizers.SGD(0.05), 1)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    state = dict(zip(rules.RNNProp().init_state(optimizer._layout)._fields, optimizer._state))
+    state = dict(zip(rnnprop.RNNPropState._fields, optimizer._state, strict=True))
     assert np.abs(state["m"].numpy()).max() > 0
     np.testing.assert_array_equal(state["hidden_0"].numpy(), 0.0)
 

@@ -68,7 +68,9 @@ def test_zero_head_moves_nothing():
     rule = RNNProp()
     weights = rule.init_weights(0)
     weights["head/kernel"] = np.zeros_like(weights["head/kernel"])
-    np.testing.assert_array_equal(trajectory(rule, weights, gradients(), "float32"), 0.0)
+    np.testing.assert_array_equal(
+        trajectory(rule, weights, gradients(), "float32"), 0.0
+    )
 
 
 def test_step_is_bounded_by_alpha():

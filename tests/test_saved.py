@@ -70,12 +70,16 @@ def test_everything_available_loads():
 
 
 def test_unknown_name_suggests_a_near_one():
-    with pytest.raises(ValueError, match=r"Unknown optimizer 'adan'.*Did you mean 'adam'"):
+    with pytest.raises(
+        ValueError, match=r"Unknown optimizer 'adan'.*Did you mean 'adam'"
+    ):
         tf_amalgam.load("adan")
 
 
 def test_missing_file_says_what_was_expected(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no trained optimizer at .*student.npz"):
+    with pytest.raises(
+        FileNotFoundError, match="no trained optimizer at .*student.npz"
+    ):
         tf_amalgam.load(tmp_path)
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests import helpers
-from tf_amalgam import data, tasks
+from tf_amalgam import tasks
 from tf_amalgam.tasks import networks
 from tf_amalgam.tasks.task import Task
 
@@ -148,11 +148,16 @@ BLOBS = helpers.blobs()
             lambda: Task.from_keras(frozen, BLOBS, CROSS_ENTROPY, batch_size=8),
             "nothing to train",
         ),
-        (lambda: Task.from_keras(helpers.tiny_model, "minst", "mse"), "Unknown data set"),
+        (
+            lambda: Task.from_keras(helpers.tiny_model, "minst", "mse"),
+            "Unknown data set",
+        ),
         (lambda: Task.from_keras(helpers.tiny_model, 3, "mse"), "received int"),
         (
             lambda: Task.from_keras(
-                helpers.tiny_model, (np.ones((50, 7)), np.ones(50)), CROSS_ENTROPY,
+                helpers.tiny_model,
+                (np.ones((50, 7)), np.ones(50)),
+                CROSS_ENTROPY,
                 batch_size=8,
             ),
             r"shape \(7,\).*the model expects \(None, 5\)",
@@ -197,7 +202,12 @@ def test_batch_norm_reaches_the_meta_gradient():
     carry = helpers.started(task, who)
     batches = helpers.constants(task.minibatches(1, 3, 4))
     gradient, after, _ = meta_step.truncation(
-        task, who, meta_step.Objective(), helpers.weights_of(who.student), carry, batches
+        task,
+        who,
+        meta_step.Objective(),
+        helpers.weights_of(who.student),
+        carry,
+        batches,
     )
     assert np.isfinite(helpers.flat(gradient)).all()
     assert np.any(after.student.model_state[0] != carry.student.model_state[0])

@@ -73,7 +73,8 @@ def test_against_numpy(name, normalizer):
 def test_rmsprop_decay_is_its_own(beta_2):
     rule = rules.RMSProp(learning_rate=0.3, beta_2=beta_2, normalizer="none")
     expected = [
-        -0.3 * g / np.sqrt(v + EPS) for g, _, v in moments(gradients(), "none", B1, beta_2)
+        -0.3 * g / np.sqrt(v + EPS)
+        for g, _, v in moments(gradients(), "none", B1, beta_2)
     ]
     np.testing.assert_allclose(run(rule, gradients()), expected, rtol=1e-9, atol=1e-13)
 
@@ -116,7 +117,10 @@ PAIRS = {
 def test_against_keras(float64, name):
     rule, reference = PAIRS[name]
     grads = gradients()
-    ours, theirs = run(rule, grads)[:, MOVING], keras_steps(reference(), grads)[:, MOVING]
+    ours, theirs = (
+        run(rule, grads)[:, MOVING],
+        keras_steps(reference(), grads)[:, MOVING],
+    )
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 

@@ -52,7 +52,8 @@ def parse(gin_files, gin_bindings=()):
     for name in gin_files:
         if not any(path.is_file() for path in (pathlib.Path(name), root / name)):
             known = sorted(
-                str(path.relative_to(root)) for path in root.glob("gin_configs/**/*.gin")
+                str(path.relative_to(root))
+                for path in root.glob("gin_configs/**/*.gin")
             )
             raise FileNotFoundError(unknown("gin file", str(name), known))
     try:

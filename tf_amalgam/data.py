@@ -1,4 +1,4 @@
-"""Data sets by name, as arrays, with a validation split held out of the training data."""
+"""Data sets by name, as arrays, with a validation split held out of training."""
 
 import functools
 import pathlib
@@ -78,7 +78,8 @@ def from_arrays(x, y, name: str = "arrays", validation_fraction: float = 0.1):
         )
     if not 0 < validation_fraction < 0.5:
         raise ValueError(
-            f"validation_fraction must be in (0, 0.5), received {validation_fraction!r}."
+            "validation_fraction must be in (0, 0.5), received "
+            f"{validation_fraction!r}."
         )
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         raise ValueError("x holds NaN or infinite values; clean the data first.")
@@ -107,7 +108,7 @@ def batch_indices(examples: int, batch_size: int, seed: int, start: int, count: 
             f"A minibatch of {batch_size} needs at least as many training examples; "
             f"received {examples}. Use a smaller batch_size or more data."
         )
-    rows, epoch, order = [], None, None
+    rows, epoch, order = [], -1, np.arange(0)
     for batch in range(start, start + count):
         if batch // per_epoch != epoch:
             epoch = batch // per_epoch
@@ -138,7 +139,7 @@ def _image_set(name, data_dir, held_out):
             f"{name} is not prepared under data_dir={where!r} (no folder "
             f"{builder.data_path}). Give the folder that holds it as data_dir, or "
             "download it once with:\n"
-            f"    python -c \"import tensorflow_datasets as tfds; "
+            f'    python -c "import tensorflow_datasets as tfds; '
             f"tfds.load('{name}', data_dir={str(where)!r})\""
         )
     # Read by one thread, so that the order of examples is always the same.

@@ -122,7 +122,7 @@ def train_once(optimizer, task, seed, epochs) -> dict:
     )
     x, y = (tf.constant(part) for part in dataset.train)
     batches = tf.data.Dataset.from_tensor_slices(indices).map(
-        lambda index: (tf.gather(x, index), tf.gather(y, index)), deterministic=True
+        lambda index: (tf.gather(x, index), tf.gather(y, index))
     )
     watch = _Watch()
     started = time.perf_counter()
@@ -130,6 +130,7 @@ def train_once(optimizer, task, seed, epochs) -> dict:
         batches.prefetch(2),
         epochs=epochs,
         steps_per_epoch=per_epoch,
+        shuffle=False,
         validation_data=tuple(dataset.validation),
         validation_batch_size=1000,
         callbacks=[watch, keras.callbacks.TerminateOnNaN()],
@@ -240,7 +241,9 @@ def _check_record(workdir, task, label, seed, settings):
     found = records.read(path)["settings"]
     different = [k for k in settings if found.get(k) != settings[k]]
     if different:
-        text = "; ".join(f"{k}: {found.get(k)} there, {settings[k]} here" for k in different)
+        text = "; ".join(
+            f"{k}: {found.get(k)} there, {settings[k]} here" for k in different
+        )
         raise ValueError(
             f"{path} was made with other settings ({text}). Use another workdir, or "
             "remove that record."

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tqdm
 
-import tf_amalgam
-from tf_amalgam import optimizers, plots, rules, saved
+from tf_amalgam import optimizers, plots, records, rules, saved
 from tf_amalgam.meta_step import Players
 from tf_amalgam.meta_train import Trainer
 from tf_amalgam.numerics import derive_seed
@@ -44,7 +43,9 @@ class Amalgam(NamedTuple):
             "warmup_steps": self.settings.warmup_steps,
             "warmup_learning_rate": self.settings.warmup_learning_rate,
         }
-        return optimizers.optimizer_for(self.rule, self.weights, **{**options, **kwargs})
+        return optimizers.optimizer_for(
+            self.rule, self.weights, **{**options, **kwargs}
+        )
 
     def save(self, path):
         """Writes the optimizer to a `.npz` file that `tf_amalgam.load` reads."""
@@ -66,7 +67,7 @@ def amalgamate(
     student="rnnprop",
     preset: str = "paper",
     workdir=None,
-    stages=(Stage(1, 40),),
+    stages=((1, 40),),
     alpha: float = 0.1,
     truncation_steps: int = 100,
     meta_batch: int = 4,
@@ -147,7 +148,7 @@ def amalgamate(
     """
     if preset not in PRESETS:
         raise ValueError(rules.unknown("preset", preset, tuple(PRESETS)))
-    chosen = {
+    chosen: dict[str, Any] = {
         "distance": distance,
         "meta_loss_start": meta_loss_start,
         "warmup_learning_rate": warmup_learning_rate,
@@ -249,9 +250,7 @@ def _run(trainer, weights, folder, about, checkpoint_seconds, progress):
             state.updates,
         )
     if folder:
-        plots.meta_training(
-            state.history, state.validations, folder.path / CURVES_FILE
-        )
+        plots.meta_training(state.history, state.validations, folder.path / CURVES_FILE)
     return state
 
 
@@ -272,7 +271,7 @@ def _about(about, state):
         "meta_updates_skipped": state.skipped,
         "best_after_meta_updates": state.best_updates,
         "best_validation": state.best_score,
-        "versions": tf_amalgam.versions(),
+        "versions": records.versions(),
     }
 
 

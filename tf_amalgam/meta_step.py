@@ -184,7 +184,9 @@ def segment_length(objective, steps, rule_state):
     """Returns the segment that `objective` asks for, or a good default."""
     if objective.segment is not None:
         return min(objective.segment, steps)
-    state_bytes = sum(part.shape.num_elements() * part.dtype.size for part in rule_state)
+    state_bytes = sum(
+        part.shape.num_elements() * part.dtype.size for part in rule_state
+    )
     if steps * state_bytes <= KEPT_STATE_BYTES:
         return 1
     return math.isqrt(steps - 1) + 1
@@ -206,7 +208,9 @@ def truncation(task, players, objective, weights, carry, batches, with_gradient=
     """
     steps = batches[0].shape[0]
     dtype = carry.start_params_P.dtype
-    teachers, points, teacher_losses = [], [], []
+    teachers: list[Side] = []
+    points: list[tf.TensorArray] = []
+    teacher_losses: list = []
     for rule, fixed, side in zip(
         players.teachers, players.teacher_weights, carry.teachers, strict=True
     ):
@@ -248,7 +252,9 @@ def truncation(task, players, objective, weights, carry, batches, with_gradient=
         return seen.write(i, distances(i, params_P) if points else tf.zeros(0, dtype))
 
     step_fn = student_step(task, players.student, weights, carry.scale_P)
-    segment = segment_length(objective, steps, tf.nest.flatten(carry.student.rule_state))
+    segment = segment_length(
+        objective, steps, tf.nest.flatten(carry.student.rule_state)
+    )
     with tf.control_dependencies([start_losses_T]):
         first = tf.nest.map_structure(tf.identity, carry.student)
     student, trace, seen = unroll.unroll_student(

@@ -85,7 +85,8 @@ class Trainer:
                 lambda r, first=first: self._batches(
                     state.meta_epoch,
                     first + r,
-                    settings.warmup_steps + state.truncation * settings.truncation_steps,
+                    settings.warmup_steps
+                    + state.truncation * settings.truncation_steps,
                     settings.truncation_steps,
                 )
             )
@@ -251,7 +252,8 @@ class Trainer:
         clip = self.settings.adaptive_clip
         if clip:
             gradients = {
-                k: adaptive_clip(g, state.weights[k], clip) for k, g in gradients.items()
+                k: adaptive_clip(g, state.weights[k], clip)
+                for k, g in gradients.items()
             }
         for variable, name in zip(self._variables, self._names, strict=True):
             variable.assign(state.weights[name])
@@ -271,7 +273,7 @@ class Trainer:
     def _skipped(self, state):
         in_a_row = state.skipped_in_a_row + 1
         logging.warning(
-            "Meta-update %d was skipped: its meta-gradient is not finite (%d in a row).",
+            "Meta-update %d was skipped: non-finite meta-gradient (%d in a row).",
             state.updates + 1,
             in_a_row,
         )
@@ -353,7 +355,7 @@ class Trainer:
 
 
 def adaptive_clip(gradient, weight, clip, floor=1e-3):
-    """Returns the gradient with ‖g‖ ≤ clip·max(‖w‖, floor) (Brock et al. 2021, by tensor).
+    """Returns the gradient cut to ‖g‖ ≤ clip·max(‖w‖, floor) (Brock et al. 2021).
 
     The released code applies it to each tensor's meta-gradient with clip = .1.
     """

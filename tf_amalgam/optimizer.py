@@ -48,7 +48,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             learning_rate = float(learning_rate)
         if not isinstance(warmup_steps, int) or warmup_steps < 0:
             raise ValueError(
-                f"warmup_steps must be a whole number from 0, received {warmup_steps!r}."
+                "warmup_steps must be a whole number from 0, received "
+                f"{warmup_steps!r}."
             )
         if not warmup_learning_rate > 0:
             raise ValueError(
@@ -60,8 +61,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         self.rule_weights = {k: np.asarray(v) for k, v in rule_weights.items()}
         self.warmup_steps = warmup_steps
         self.warmup_learning_rate = float(warmup_learning_rate)
-        self._layout = None
-        self._state = None
+        self._layout = Layout((), ())  # known when built
+        self._state: list = []
 
     def build(self, variables):
         """Creates the rule's state for these trainable variables."""
@@ -198,9 +199,7 @@ class AnalyticOptimizer(RuleOptimizer):
         if learning_rate is None:
             learning_rate = rules.LEARNING_RATES[self.rule_type.name]
         hyperparameters = _taken(self.rule_type, kwargs)
-        super().__init__(
-            self.rule_type(**hyperparameters), {}, learning_rate, **kwargs
-        )
+        super().__init__(self.rule_type(**hyperparameters), {}, learning_rate, **kwargs)
 
     def get_config(self):
         config = super().get_config()
@@ -250,7 +249,11 @@ class LearnedOptimizer(RuleOptimizer):
         # The weights are part of the config (about 27 kB of base64), so that a
         # clone, a saved model or a pickle can never end up with other weights.
         weights = {k: _encoded(v) for k, v in self.rule_weights.items()}
-        return {**super().get_config(), **self.rule.get_config(), "rule_weights": weights}
+        return {
+            **super().get_config(),
+            **self.rule.get_config(),
+            "rule_weights": weights,
+        }
 
 
 def check_weights(rule, weights):
@@ -263,7 +266,9 @@ def check_weights(rule, weights):
             for name in sorted(expected.keys() | received.keys())
             if expected.get(name) != received.get(name)
         }
-        text = "; ".join(f"{k}: expected {e}, received {r}" for k, (e, r) in wrong.items())
+        text = "; ".join(
+            f"{k}: expected {e}, received {r}" for k, (e, r) in wrong.items()
+        )
         raise ValueError(
             f"These weights do not belong to {rule.name} with {rule.get_config()}. "
             f"Shapes that differ: {text}. Use the optimizer class and hyperparameters "

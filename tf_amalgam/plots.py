@@ -27,7 +27,9 @@ def meta_training(history, validations, path):
         axis.set(title=title)
     scores = [(row["update"], row["score"]) for row in validations]
     finite = [(x, y) for x, y in scores if math.isfinite(y)]
-    axes[1][1].plot(*zip(*finite, strict=True), "o-", color=COLORS[0]) if finite else None
+    axes[1][1].plot(
+        *zip(*finite, strict=True), "o-", color=COLORS[0]
+    ) if finite else None
     axes[1][1].set(title="Validation (held-out log improvement)", ylabel="nats")
     for row in axes:
         for axis in row:
@@ -89,7 +91,8 @@ def _line(axis, x, y, label, color):
     axis.plot(x, y, color=COLORS[color % len(COLORS)], alpha=0.25, lw=0.8)
     window = max(1, len(y) // 10)
     smooth = [
-        sum(y[max(0, i - window + 1) : i + 1]) / min(window, i + 1) for i in range(len(y))
+        sum(y[max(0, i - window + 1) : i + 1]) / min(window, i + 1)
+        for i in range(len(y))
     ]
     axis.plot(x, smooth, color=COLORS[color % len(COLORS)], label=label)
 

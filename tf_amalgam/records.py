@@ -47,7 +47,9 @@ def read(path) -> dict:
     try:
         record = json.loads(pathlib.Path(path).read_text())
         if record["format"] != FORMAT or record["version"] > VERSION:
-            raise ValueError(f"format {record['format']!r}, version {record['version']}")
+            raise ValueError(
+                f"format {record['format']!r}, version {record['version']}"
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not a readable record ({error}). Remove it to run that "

@@ -108,8 +108,8 @@ def load(name_or_path, *, preset="paper", **kwargs):
         FileNotFoundError: for a path where there is none.
 
     Example:
-        >>> load("adam", learning_rate=0.001).name
-        'adam'
+        >>> type(load("adam", learning_rate=0.001)).__name__
+        'Adam'
     """
     text = os.fspath(name_or_path)
     if text in rules.TEACHERS:
@@ -131,7 +131,7 @@ def load(name_or_path, *, preset="paper", **kwargs):
 
 
 def available() -> tuple[str, ...]:
-    """Returns the names that `load` knows: shipped trained optimizers, then teachers."""
+    """Returns the names that `load` knows: shipped optimizers, then teachers."""
     shipped = sorted(path.stem for path in ZOO.glob("*.npz"))
     return (*shipped, *rules.TEACHERS)
 

@@ -1,12 +1,13 @@
 """What a meta-training run is: every choice that changes its result."""
 
 import dataclasses
+from typing import Any
 
 from tf_amalgam.meta_step import Objective
 from tf_amalgam.rules.registry import unknown
 
 # Where the paper as printed and the authors' released code differ.
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "distance": "paper",
         "meta_loss_start": "unroll",
@@ -49,7 +50,9 @@ class Stage:
                     f"Stage: {field} must be a whole number from 1, received {value!r}."
                 )
         if self.alpha is not None and not self.alpha >= 0:
-            raise ValueError(f"Stage: alpha must be at least 0, received {self.alpha!r}.")
+            raise ValueError(
+                f"Stage: alpha must be at least 0, received {self.alpha!r}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

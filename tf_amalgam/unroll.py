@@ -161,8 +161,10 @@ def unroll_student(task, step_fn, side, batches, start, *, segment, observe):
         side = Side(params_P, rule_state, next_model_state)
         return side, trace, observe(i, params_P, seen)
 
+    params, grads = like_arrays((side.params_P, side.params_P), steps)
     trace = Trace(
-        *like_arrays((side.params_P, side.params_P), steps),
+        params,
+        grads,
         tf.TensorArray(dtype, steps, element_shape=(), clear_after_read=False),
         like_arrays(side.model_state, steps),
         like_arrays(side.rule_state, -(-steps // segment)),

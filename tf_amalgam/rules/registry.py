@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from typing import Any
 
 from tf_amalgam.rules.adam import Adam
 from tf_amalgam.rules.addsign import AddSign
@@ -31,7 +32,7 @@ LEARNING_RATES = {
 }
 
 # How the released code normalizes moments; everywhere else it is bias-corrected.
-RELEASED = {
+RELEASED: dict[str, dict[str, Any]] = {
     "momentum": {"normalizer": "none"},
     "rmsprop": {"beta_2": 0.9, "normalizer": "none"},
     "adam": {"normalizer": "constant"},
@@ -64,7 +65,9 @@ def make_rule(name: str, preset: str = "paper", **hyperparameters) -> Rule:
     if preset not in PRESETS:
         raise ValueError(unknown("preset", preset, PRESETS))
     cls = rule_class(name)
-    config = dict(RELEASED.get(name, {})) if preset == "released" else {}
+    config: dict[str, Any] = {}
+    if preset == "released":
+        config.update(RELEASED.get(name, {}))
     if name in LEARNING_RATES:
         config["learning_rate"] = LEARNING_RATES[name]
     config.update(hyperparameters)

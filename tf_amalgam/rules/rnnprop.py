@@ -80,7 +80,8 @@ class RNNProp(Rule):
         )
         y_P1 = hidden_1 @ weights["head/kernel"] + weights["head/bias"]
         delta_P = -self.alpha * ops.tanh(y_P1[:, 0])
-        return delta_P, RNNPropState(*moments, hidden_0, cell_0, hidden_1, cell_1)
+        state = RNNPropState(moments.m, moments.v, hidden_0, cell_0, hidden_1, cell_1)
+        return delta_P, state
 
     def _inputs(self, grads_P, moments: Moments, step):
         m_hat = hat(moments.m, self.beta_1, step, self.normalizer)
@@ -95,4 +96,6 @@ class RNNProp(Rule):
 
 
 def _layer(weights, name):
-    return [weights[f"{name}/{part}"] for part in ("kernel", "recurrent_kernel", "bias")]
+    return [
+        weights[f"{name}/{part}"] for part in ("kernel", "recurrent_kernel", "bias")
+    ]

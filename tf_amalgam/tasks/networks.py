@@ -9,6 +9,7 @@ from keras import layers
 from tf_amalgam.data import Dataset, Split, load_dataset
 from tf_amalgam.tasks.task import Task
 
+
 def mlp(
     dataset="mnist",
     data_dir=None,
@@ -130,7 +131,7 @@ def _classes(dataset):
 
 
 def _as_image(shape):
-    side = int(round(shape[0] ** 0.5))
+    side = round(shape[0] ** 0.5)
     if len(shape) != 1 or side * side != shape[0]:
         raise ValueError(
             f"A convolutional net needs images; received examples of shape {shape}."

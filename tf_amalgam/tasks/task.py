@@ -29,7 +29,14 @@ class Task:
     """
 
     def __init__(
-        self, name, model_fn, dataset, loss, batch_size=128, metrics=(), clip_batch=False
+        self,
+        name,
+        model_fn,
+        dataset,
+        loss,
+        batch_size=128,
+        metrics=(),
+        clip_batch=False,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, received {batch_size}.")
@@ -156,7 +163,10 @@ class Task:
         state = self._model.non_trainable_variables
         try:
             loss, _ = self._loss_of(
-                [v.value for v in variables], [v.value for v in state], (x[:2], y[:2]), True
+                [v.value for v in variables],
+                [v.value for v in state],
+                (x[:2], y[:2]),
+                True,
             )
         except Exception as error:
             raise ValueError(

@@ -1,0 +1,26 @@
+# Sourced by the other scripts: makes .venv and installs this package into it once.
+# Usage: . launch/environment.sh; prepare [extra]
+
+prepare() {
+    local extra="${1:-}" python stamp
+    python="${PYTHON:-}"
+    if [ -z "$python" ]; then
+        for python in python3.11 python3.12 python3.13 python3; do
+            command -v "$python" >/dev/null 2>&1 && break
+        done
+    fi
+    if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then
+        echo "error: Python 3.11, 3.12 or 3.13 is needed; found $("$python" --version 2>&1). Set PYTHON to one." >&2
+        return 1
+    fi
+    # Installed again whenever what it is made of has changed.
+    stamp="$(cat setup.py pyproject.toml | cksum) $extra $PWD"
+    if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
+        echo "Installing into .venv (1 to 2 minutes the first time) ..."
+        [ -x .venv/bin/python ] || "$python" -m venv .venv
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23'
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
+        echo "$stamp" >.venv/installed
+    fi
+    export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
+}

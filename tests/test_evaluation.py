@@ -1,0 +1,295 @@
+"""Evaluation through compile and fit: equal terms, records, the table from records."""
+
+import functools
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+
+import tf_amalgam
+from tests import helpers
+from tf_amalgam import evaluation, plots, records, rules
+from tf_amalgam.rules import RNNProp
+
+OPTIONS = {"epochs": 2, "seeds": (0, 1), "warmup_steps": 5, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    optimizers = {
+        "adam": "adam",
+        "sgd at .5": rules.SGD(0.5),
+        "fresh student": lambda: tf_amalgam.RNNProp(seed=1),
+    }
+    found = tf_amalgam.evaluate(
+        optimizers, helpers.tiny_task(), workdir=folder, **OPTIONS
+    )
+    return found, folder
+
+
+def test_records_hold_curves_times_and_terms(finished):
+    found, folder = finished
+    assert len(found) == 6
+    assert len(list(folder.glob("tiny/*.json"))) == 6
+    for record in found:
+        assert set(record["curves"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+        assert all(len(curve) == 2 for curve in record["curves"].values())
+        assert len(record["batch_losses"]) == 2 * 12
+        assert record["step_milliseconds"] > 0
+        assert set(record["test"]) == {"loss", "accuracy"}
+        assert not record["diverged"]
+        assert record["settings"]["warmup_steps"] == 5
+        assert record["versions"]["keras"] == keras.__version__
+
+
+def test_batch_losses_average_to_the_epoch(finished):
+    for record in finished[0]:
+        means = np.mean(np.reshape(record["batch_losses"], (2, 12)), axis=1)
+        np.testing.assert_allclose(means, record["curves"]["loss"], rtol=1e-5)
+
+
+def test_equal_terms(finished):
+    """Same seed: same start, same minibatches, same warm-up; other seed: another."""
+    by = {(r["optimizer"], r["seed"]): r["batch_losses"][:5] for r in finished[0]}
+    for seed in (0, 1):
+        adam, sgd, student = (
+            by[name, seed] for name in ("adam", "sgd at .5", "fresh student")
+        )
+        np.testing.assert_allclose(adam, sgd, rtol=1e-4)
+        np.testing.assert_allclose(adam, student, rtol=1e-4)
+    assert np.abs(np.subtract(by["adam", 0], by["adam", 1])).max() > 1e-3
+    after = {
+        r["optimizer"]: r["batch_losses"][-1] for r in finished[0] if r["seed"] == 0
+    }
+    assert len(set(after.values())) == 3
+
+
+def test_fit_equals_the_pure_functions(float64, tmp_path):
+    """`model.fit` with our optimizer walks the trajectory of the pure unroll."""
+    task = helpers.tiny_task()
+    record = evaluation.train_once(tf_amalgam.Adam(0.05), task, seed=3, epochs=1)
+    params_P, state = task.initial(
+        tf_amalgam.numerics.derive_seed(3, "initial", "tiny")
+    )
+    seed = tf_amalgam.numerics.derive_seed(3, "minibatches", "tiny")
+    batches = task.minibatches(seed, 0, 12)
+    rule, losses = rules.Adam(0.05), []
+    rule_state = rule.init_state(task.layout, "float64")
+    for i in range(12):
+        loss, g, state = task.value_and_grad(
+            params_P, state, tuple(b[i] for b in batches)
+        )
+        losses.append(float(loss))
+        delta, rule_state = rule.update(
+            {}, g, params_P, rule_state, task.layout, np.float64(i + 1)
+        )
+        params_P = params_P + delta.numpy()
+    np.testing.assert_allclose(record["batch_losses"], losses, rtol=1e-4)
+
+
+def test_finished_runs_are_not_run_again(finished, monkeypatch):
+    found, folder = finished
+    monkeypatch.setattr(evaluation, "train_once", None)
+    again = tf_amalgam.evaluate(
+        {"adam": "adam"}, helpers.tiny_task(), workdir=folder, **OPTIONS
+    )
+    assert again == [r for r in found if r["optimizer"] == "adam"]
+
+
+def test_other_settings_are_refused(finished):
+    with pytest.raises(
+        ValueError, match="made with other settings.*epochs: 2 there, 3"
+    ):
+        tf_amalgam.evaluate(
+            ["adam"],
+            helpers.tiny_task(),
+            workdir=finished[1],
+            **{**OPTIONS, "epochs": 3},
+        )
+
+
+def test_table_and_curves_come_from_records_alone(finished, tmp_path):
+    found, folder = finished
+    assert records.read_all(folder) == sorted(
+        found, key=lambda r: (r["task"], r["optimizer"], r["seed"])
+    )
+    evaluation.report(records.read_all(folder), tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    assert text.splitlines()[0].startswith("| optimizee | optimizer")
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def made_up(**changes):
+    record = {
+        "task": "Train",
+        "optimizer": "adam",
+        "seed": 0,
+        "curves": {
+            "loss": [1.0, 0.5],
+            "val_loss": [0.3, 0.4],
+            "val_accuracy": [0.8, 0.9],
+        },
+        "diverged": False,
+        "step_milliseconds": 2.0,
+    }
+    return {**record, **changes}
+
+
+def test_table_by_hand():
+    second = made_up(
+        seed=1,
+        curves={"loss": [1.0], "val_loss": [0.1, 0.2], "val_accuracy": [0.7, 0.8]},
+    )
+    row = records.table([made_up(), second]).splitlines()[2]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == [
+        "Train",
+        "adam",
+        "2",
+        "0",
+        "0.3000 ± 0.1414",
+        "0.2000 ± 0.1414",
+        "0.8500 ± 0.0707",
+        "2.00 ± 0.00",
+    ]
+
+
+def test_diverged_runs_are_counted_and_shown(tmp_path):
+    runs = [
+        made_up(),
+        made_up(
+            seed=1, diverged=True, curves={"loss": [math.nan], "val_loss": [math.nan]}
+        ),
+    ]
+    row = records.table(runs).splitlines()[2]
+    assert [cell.strip() for cell in row.strip("|").split("|")][:6] == [
+        "Train",
+        "adam",
+        "2",
+        "1",
+        "0.4000",
+        "0.3000",
+    ]
+    only = records.table(runs[1:]).splitlines()[2]
+    assert "–" in only
+    plots.learning_curves(runs, tmp_path / "one.png")
+    plots.learning_curves(runs[1:], tmp_path / "all.png")
+
+
+def test_divergence_is_recorded(tmp_path):
+    found = tf_amalgam.evaluate(
+        {"bold": rules.SGD(1e38)},
+        helpers.tiny_task(),
+        workdir=tmp_path,
+        **{**OPTIONS, "seeds": 0},
+    )
+    assert found[0]["diverged"]
+    assert found[0]["test"] == {}
+    assert len(found[0]["batch_losses"]) < 24
+
+
+def test_a_task_whose_loss_is_no_classification(tmp_path):
+    task = tf_amalgam.tasks.quadratic(dimensions=4, batch_size=8)
+    found = tf_amalgam.evaluate(
+        ["sgd"], task, workdir=tmp_path, **{**OPTIONS, "epochs": 8}
+    )
+    assert found[0]["curves"]["val_loss"][-1] < 0.7 * found[0]["curves"]["val_loss"][0]
+
+
+def test_unreadable_records_are_named(tmp_path):
+    path = tmp_path / "tiny" / "adam-seed0.json"
+    path.parent.mkdir()
+    path.write_text("{")
+    with pytest.raises(ValueError, match="adam-seed0.json is not a readable record"):
+        records.read_all(tmp_path)
+    path.write_text(json.dumps({"format": "other", "version": 1}))
+    with pytest.raises(ValueError, match="not a readable record"):
+        records.read(path)
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "options", "message"),
+    [
+        (["adma"], {}, r"Unknown optimizer 'adma'.*'adam'\?"),
+        ([], {}, "at least one optimizer"),
+        (["adam", "adam"], {}, "same label"),
+        (["adam"], {"epochs": 0}, "epochs must be a whole number"),
+        ({"keras": keras.optimizers.Adam}, {}, "same warm-up"),
+    ],
+)
+def test_mistakes_are_explained_before_any_work(optimizers, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        tf_amalgam.evaluate(
+            optimizers, helpers.tiny_task(), workdir=tmp_path, **{**OPTIONS, **options}
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_optimizees_need_distinct_names(tmp_path):
+    with pytest.raises(ValueError, match="distinct names"):
+        tf_amalgam.evaluate(
+            ["adam"], [helpers.tiny_task()] * 2, workdir=tmp_path, **OPTIONS
+        )
+
+
+@pytest.mark.slow
+def test_authors_weights_reproduce_their_figures(tmp_path, shared_data):
+    """RNNProp with the released weights, Train on MNIST, 2 epochs.
+
+    Known figures (test loss): choice-large/1 .0368, min-max/1 .0415; the released
+    Adam teacher .0423. One seed here, so within seed noise (the paper's Table 5:
+    about 6 % on Train) of them.
+    """
+    import tensorflow as tf
+
+    if helpers.AUTHORS_WEIGHTS is None:
+        pytest.skip("the authors' released weights are not here")
+
+    def weights(name):
+        reader = tf.train.load_checkpoint(
+            str(helpers.AUTHORS_WEIGHTS / name / "1/weights")
+        )
+        keys = {
+            key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): key
+            for key in reader.get_variable_to_shape_map()
+        }
+        renamed = {}
+        for ours in RNNProp().init_weights(0):
+            theirs = ours.replace("lstm_", "network/recurrent/").replace(
+                "head/", "network/delta/"
+            )
+            match = [key for short, key in keys.items() if short.endswith(theirs)]
+            renamed[ours] = reader.get_tensor(min(match, key=len))
+        return renamed
+
+    task = tf_amalgam.tasks.conv("mnist", shared_data, name="Train")
+    optimizers = {
+        name: functools.partial(
+            tf_amalgam.RNNProp, weights(name), normalizer="constant"
+        )
+        for name in ("choice-large", "min-max")
+    }
+    found = tf_amalgam.evaluate(
+        {**optimizers, "adam": "adam"},
+        task,
+        workdir=tmp_path,
+        seeds=0,
+        epochs=2,
+        warmup_steps=100,
+        warmup_learning_rate=0.05,
+        preset="released",
+        progress=False,
+    )
+    losses = {r["optimizer"]: r["test"]["loss"] for r in found}
+    accuracies = {r["optimizer"]: r["test"]["accuracy"] for r in found}
+    print(losses, accuracies)
+    for name, loss in {
+        "choice-large": 0.0368,
+        "min-max": 0.0415,
+        "adam": 0.0423,
+    }.items():
+        assert losses[name] == pytest.approx(loss, rel=0.25), name
+        assert accuracies[name] > 0.98

@@ -1,0 +1,166 @@
+"""Imports only go up, BUILD says what is imported, importing is light."""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "tf_amalgam"
+
+# A module may import from its own layer's predecessors only.
+LAYERS = [
+    {"numerics", "layout", "files"},
+    {"rules"},
+    {"data", "amalgamation", "optimizer"},
+    {"optimizers", "tasks"},
+    {"saved", "unroll", "records"},
+    {"plots"},
+    {"meta_step"},
+    {"settings"},
+    {"meta_train", "checkpoints"},
+    {"workdir"},
+    {"experiment", "evaluation"},
+    {"bindings"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+
+
+def top(path):
+    """Name of the module's place in the layers."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """Yields the tf_amalgam modules that a file imports, as dotted names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (
+                a.name for a in node.names if a.name.split(".")[0] == "tf_amalgam"
+            )
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").split(".")[0] == "tf_amalgam"
+        ):
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if module_file(whole) else node.module
+
+
+def module_file(name):
+    base = PACKAGE.joinpath(*name.split(".")[1:])
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent.name != "zoo")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_up(path):
+    if path == PACKAGE / "__init__.py":
+        return
+    mine = top(path)
+    for name in imported(path):
+        parts = name.split(".")
+        if len(parts) == 1:  # tf_amalgam itself lists names, and is imported by none
+            pytest.fail(f"{path.name} imports the package as a whole")
+        if parts[1] in ("gin_configs", mine):
+            continue
+        assert RANK[parts[1]] < RANK[mine], f"{path.name} imports {name}"
+
+
+def test_every_module_has_a_layer():
+    assert {top(p) for p in SOURCES} - {"__init__"} == set(RANK)
+
+
+TARGET = re.compile(r"py_(?:library|binary|test)\((.*?)\n\)", re.S)
+
+
+def build_targets():
+    """Returns target → (sources, deps) of BUILD."""
+    found = {}
+    for body in TARGET.findall((ROOT / "BUILD").read_text()):
+        lists = {
+            k: re.findall(r'"([^"]+)"', v)
+            for k, v in re.findall(r"(\w+) = \[(.*?)\]", body, re.S)
+        }
+        name = re.search(r'name = "([^"]+)"', body)[1]
+        found[name] = (
+            lists.get("srcs", []),
+            {d.lstrip(":") for d in lists.get("deps", [])},
+        )
+    return found
+
+
+def test_build_has_a_target_for_each_module_with_its_imports():
+    targets = build_targets()
+    by_source = {
+        source: name for name, (sources, _) in targets.items() for source in sources
+    }
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "launch").glob("*.py")]
+    assert set(by_source) >= {str(f.relative_to(ROOT)) for f in files}
+    for file in files:
+        source = str(file.relative_to(ROOT))
+        needed = set()
+        for name in imported(file):
+            if name.startswith("tf_amalgam.launch."):
+                needed.add(by_source[f"launch/{name.split('.')[2]}.py"])
+            elif name == "tf_amalgam.gin_configs":
+                needed.add("gin_configs")
+            elif path := module_file(name):
+                needed.add(by_source[str(path.relative_to(ROOT))])
+        needed.discard(by_source[source])
+        assert targets[by_source[source]][1] == needed, f"BUILD: deps of {source}"
+
+
+def run(code):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_importing_brings_no_more_than_keras():
+    code = """
+import sys, keras
+before = set(sys.modules)
+import tf_amalgam
+tf_amalgam.load("adam")
+new = {m.split(".")[0] for m in set(sys.modules) - before}
+print(sorted(new - set(sys.stdlib_module_names)))
+"""
+    assert run(code).strip().splitlines()[-1] == "['tf_amalgam']"
+
+
+def test_public_names_exist():
+    import tf_amalgam
+
+    for name in tf_amalgam.__all__:
+        assert getattr(tf_amalgam, name) is not None
+    assert callable(tf_amalgam.amalgamate)
+    assert callable(tf_amalgam.evaluate)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = tf_amalgam.nothing
+
+
+def test_doctests():
+    import doctest
+    import importlib
+
+    attempted = 0
+    for name in ("layout", "numerics", "saved"):
+        result = doctest.testmod(importlib.import_module(f"tf_amalgam.{name}"))
+        assert result.failed == 0
+        attempted += result.attempted
+    assert attempted >= 5
+
+
+def test_the_library_asserts_nothing():
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree)), path
