@@ -1,9 +1,14 @@
 """Flags and the clean start and end that all binaries share."""
 
+import contextlib
+import logging
+import os
 import signal
 import sys
+import tempfile
 
 from absl import app, flags
+from absl import logging as absl_logging
 
 FLAGS = flags.FLAGS
 
@@ -21,6 +26,12 @@ def start(main):
     def guarded(argv):
         # A batch system's stop is treated like Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        absl_logging.set_verbosity(absl_logging.WARNING)
+        logging.getLogger("tensorflow").setLevel(logging.WARNING)
+        with _without_chatter():
+            import tensorflow
+
+            tensorflow.config.list_physical_devices()
         try:
             main(argv)
         except (ValueError, OSError, RuntimeError) as error:
@@ -31,3 +42,20 @@ def start(main):
             )
 
     app.run(guarded)
+
+
+@contextlib.contextmanager
+def _without_chatter():
+    """Holds back what TensorFlow's C++ side prints on import, unless that fails."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            file.seek(0)
+            os.write(kept, file.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -52,6 +52,11 @@ def test_own_arrays_are_split():
     np.testing.assert_array_equal(dataset.train.x[:, 0], 2.0 * dataset.train.y)
 
 
+def test_any_image_set_of_tfds_is_known(tmp_path):
+    with pytest.raises(FileNotFoundError, match="emnist is not prepared"):
+        data.load_dataset("emnist", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

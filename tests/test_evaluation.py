@@ -42,6 +42,8 @@ def test_records_hold_curves_times_and_terms(finished):
         assert set(record["test"]) == {"loss", "accuracy"}
         assert not record["diverged"]
         assert record["settings"]["warmup_steps"] == 5
+        assert record["optimizer_config"]["warmup_steps"] == 5
+        assert record["optimizer_config"]["warmup_learning_rate"] == 0.01
         assert record["versions"]["keras"] == keras.__version__
 
 

@@ -41,21 +41,23 @@ def load_dataset(name: str, data_dir=None, validation_examples: int | None = Non
     """Returns a `Dataset`: `"digits"` (embedded) or a set of TensorFlow Datasets.
 
     Args:
-        name: one of `EMBEDDED` or `IMAGE_SETS`.
+        name: `"digits"`, or any image classification set of TFDS (`IMAGE_SETS` are
+            those of the paper). One without a test split gives part of its
+            training data as such.
         data_dir: folder of prepared TFDS data; `None` means TFDS' own default
             (`~/tensorflow_datasets`, or `$TFDS_DATA_DIR`).
         validation_examples: how many training examples to hold out; 300 of
             digits' 1,797 and 5,000 of an image set by default.
 
     Raises:
-        ValueError: for an unknown name, or a hold-out larger than half of the
-            training data.
+        ValueError: for an unknown name, a set that is no classification of equally
+            large images, or a hold-out larger than half of the training data.
         FileNotFoundError: if the set has not been prepared in `data_dir`.
     """
     if name in EMBEDDED:
         return _digits(300 if validation_examples is None else validation_examples)
     if name not in IMAGE_SETS:
-        raise ValueError(unknown("data set", name, EMBEDDED + IMAGE_SETS))
+        _check_known(name)
     held_out = 5000 if validation_examples is None else validation_examples
     return _image_set(name, None if data_dir is None else str(data_dir), held_out)
 
@@ -144,15 +146,43 @@ def _image_set(name, data_dir, held_out):
         )
     # Read by one thread, so that the order of examples is always the same.
     config = tfds.ReadConfig(interleave_cycle_length=1)
-    splits = []
-    for split in ("train", "test"):
+    supervised = builder.info.supervised_keys or ()
+    features = [builder.info.features[key] for key in supervised]
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    if len(features) != 2 or not all(map(isinstance, features, kinds)):
+        raise ValueError(
+            f"{name} is no image classification set: its supervised features are "
+            f"{supervised}. Make a Dataset of your own with data.from_arrays."
+        )
+    if None in features[0].shape:
+        raise ValueError(
+            f"The images of {name} differ in size ({features[0].shape}). Make a "
+            "Dataset of your own with data.from_arrays."
+        )
+
+    def read(split):
+        if split not in builder.info.splits:
+            return None
         examples = tfds.as_numpy(
             builder.as_dataset(
                 split=split, as_supervised=True, batch_size=-1, read_config=config
             )
         )
-        splits.append(Split(examples[0], examples[1].astype(np.int32)))
-    return _three_splits(name, splits[0], splits[1], held_out)
+        return Split(examples[0], examples[1].astype(np.int32))
+
+    return _three_splits(name, read("train"), read("test"), held_out, held_out)
+
+
+def _check_known(name):
+    """Raises ValueError, listing known names, for a set that TFDS does not have."""
+    import tensorflow_datasets as tfds
+
+    if name not in tfds.list_builders(with_community_datasets=False):
+        known = EMBEDDED + IMAGE_SETS
+        raise ValueError(
+            f"{unknown('data set', name, known)} Any other image classification set "
+            "of TensorFlow Datasets works too."
+        )
 
 
 def _three_splits(name, train, test, held_out, test_examples=0):
