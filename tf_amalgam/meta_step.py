@@ -88,7 +88,6 @@ class Metrics(NamedTuple):
     farthest_K: Any  # [K] share of steps on which each teacher was the farthest
     student_losses_T: Any
     teacher_losses_KT: Any
-    end_distance_K: Any  # [K] log distance after the last step
 
 
 class Players(NamedTuple):
@@ -180,6 +179,18 @@ def student_step(task, rule, weights, scale_P):
     return step_fn
 
 
+def teacher_step(task, rule, weights):
+    """Returns the same for a teacher, in the clean problem's own coordinates."""
+
+    def step_fn(grads_P, params_P, state, step):
+        delta_P, state = rule.update(
+            weights, grads_P, params_P, state, task.layout, step
+        )
+        return params_P + delta_P, state
+
+    return step_fn
+
+
 def segment_length(objective, steps, rule_state):
     """Returns the segment that `objective` asks for, or a good default."""
     if objective.segment is not None:
@@ -206,117 +217,102 @@ def truncation(task, players, objective, weights, carry, batches, with_gradient=
         batches: arrays `[T, B, …]`; teachers and student see the same ones.
         with_gradient: False leaves the meta-gradient out (`{}`).
     """
-    steps = batches[0].shape[0]
-    dtype = carry.start_params_P.dtype
-    teachers: list[Side] = []
-    points: list[tf.TensorArray] = []
-    teacher_losses: list = []
-    for rule, fixed, side in zip(
-        players.teachers, players.teacher_weights, carry.teachers, strict=True
-    ):
-        # One teacher after another: side by side they would share two cores and
-        # hold several networks' activations at once.
-        with tf.control_dependencies(teacher_losses[-1:]):
-            side, params, losses_T = unroll.unroll_teacher(
-                task, rule, fixed, side, batches, carry.step
-            )
-        teachers.append(side)
-        points.append(params)
-        teacher_losses.append(losses_T)
-
+    rule_state = carry.student.rule_state
+    segment = segment_length(objective, batches[0].shape[0], rule_state)
     if objective.meta_loss_start == "unroll":
-        start = (carry.start_params_P, carry.start_model_state)
+        origin = (carry.start_params_P, carry.start_model_state)
     else:
-        start = (carry.student.params_P, carry.student.model_state)
-    with tf.control_dependencies(teacher_losses[-1:]):
-        start_losses_T = unroll.losses_at(task, *start, batches)
+        origin = (carry.student.params_P, carry.student.model_state)
+    step_fn = student_step(task, players.student, weights, carry.scale_P)
 
-    def distances(i, params_P):
+    def distances(params_P, points):
+        if not points:
+            return tf.zeros(0, params_P.dtype)
         return tf.stack(
             [
                 amalgamation.log_distance(
                     params_P,
-                    points_k.read(i),
+                    point_P,
                     carry.scale_P,
                     objective.distance,
                     objective.huber_delta,
                 )
-                for points_k in points
+                for point_P in points
             ]
         )
 
-    def observe(i, params_P, seen):
-        if i is None:
-            shape = (len(points),)
-            return tf.TensorArray(dtype, steps, element_shape=shape)
-        return seen.write(i, distances(i, params_P) if points else tf.zeros(0, dtype))
+    def step_loss(params_P, points):
+        if not points or not objective.alpha:
+            return tf.zeros((), params_P.dtype)
+        distances_K = distances(params_P, points)
+        return objective.alpha * amalgamation.combine(distances_K, objective.scheme)
 
-    step_fn = student_step(task, players.student, weights, carry.scale_P)
-    segment = segment_length(
-        objective, steps, tf.nest.flatten(carry.student.rule_state)
-    )
-    with tf.control_dependencies([start_losses_T]):
-        first = tf.nest.map_structure(tf.identity, carry.student)
-    student, trace, seen = unroll.unroll_student(
-        task, step_fn, first, batches, carry.step, segment=segment, observe=observe
+    forward = unroll.unroll_forward(
+        task,
+        step_fn,
+        [
+            teacher_step(task, rule, fixed)
+            for rule, fixed in zip(
+                players.teachers, players.teacher_weights, strict=True
+            )
+        ],
+        (carry.student, carry.teachers),
+        origin,
+        batches,
+        carry.step,
+        segment=segment,
+        distances=distances,
     )
     gradient = {}
     if with_gradient:
-
-        def step_loss(i, params_P):
-            if not points or not objective.alpha:
-                return tf.zeros((), dtype)
-            combined = amalgamation.combine(distances(i, params_P), objective.scheme)
-            return objective.alpha * combined
-
         gradient = unroll.student_adjoint(
             task,
             step_fn,
             step_loss,
             weights,
-            trace,
-            student.rule_state,
+            forward.trace,
+            rule_state,
             batches,
             carry.step,
             segment=segment,
             second_order=objective.second_order,
         )
-    metrics = _metrics(
-        objective,
-        trace.losses.stack(),
-        start_losses_T,
-        seen.stack(),
-        tf.stack(teacher_losses) if points else tf.zeros((0, steps), dtype),
-    )
     carry = carry._replace(
-        student=student, teachers=tuple(teachers), step=carry.step + steps
+        student=forward.student,
+        teachers=forward.teachers,
+        step=carry.step + batches[0].shape[0],
     )
-    return gradient, carry, metrics
+    return gradient, carry, _metrics(objective, forward)
 
 
-def _metrics(objective, losses_T, start_losses_T, distances_TK, teacher_losses_KT):
+def _metrics(objective, forward):
+    losses_T, start_losses_T, distances_TK = (
+        array.stack()
+        for array in (forward.trace.losses, forward.start_losses, forward.distances)
+    )
     improvement_T = tf.math.log(losses_T + LOG_EPSILON) - tf.math.log(
         start_losses_T + LOG_EPSILON
     )
     meta_loss = tf.reduce_mean(improvement_T)
-    teachers = distances_TK.shape[1]
+    teachers = len(forward.teachers)
     if teachers:
         imitation = tf.reduce_mean(
             tf.map_fn(lambda d: amalgamation.combine(d, objective.scheme), distances_TK)
         )
-        farthest = tf.one_hot(tf.argmax(distances_TK, axis=1), teachers)
+        farthest_TK = tf.one_hot(tf.argmax(distances_TK, axis=1), teachers)
+        teacher_losses_KT = tf.stack([a.stack() for a in forward.teacher_losses])
     else:
         imitation = tf.zeros((), losses_T.dtype)
-        farthest = distances_TK
+        farthest_TK = distances_TK
+        teacher_losses_KT = tf.zeros((0, losses_T.shape[0]), losses_T.dtype)
     return Metrics(
         loss=meta_loss + objective.alpha * imitation,
         meta_loss=meta_loss,
         imitation=imitation,
         distance_K=tf.reduce_mean(distances_TK, axis=0),
-        farthest_K=tf.reduce_mean(farthest, axis=0),
+        farthest_K=tf.reduce_mean(farthest_TK, axis=0),
         student_losses_T=losses_T,
         teacher_losses_KT=teacher_losses_KT,
-        end_distance_K=distances_TK[-1],
     )
 
 

@@ -31,6 +31,9 @@ def meta_training(history, validations, path):
         *zip(*finite, strict=True), "o-", color=COLORS[0]
     ) if finite else None
     axes[1][1].set(title="Validation (held-out log improvement)", ylabel="nats")
+    for axis in (axes[0][0], axes[1][1]):
+        # An untrained student may be tens of nats off; what follows matters.
+        axis.set_yscale("symlog", linthresh=2.0)
     for row in axes:
         for axis in row:
             axis.set_xlabel("meta-update")

@@ -12,6 +12,7 @@ pass (its gradient is g_t/M_t), and the first-order option needs no network at a
 on the way back.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -35,6 +36,18 @@ class Trace(NamedTuple):
     losses: tf.TensorArray  # T × []
     model_states: tuple  # T × each tensor of the model's state
     borders: tuple  # T/segment × each tensor of the rule's state
+    points: tuple  # K × T × [P], teachers after each update
+
+
+class Forward(NamedTuple):
+    """Where everybody ended, and what happened on the way."""
+
+    student: Side
+    teachers: tuple  # K × Side
+    trace: Trace
+    start_losses: tf.TensorArray  # T × [], at the origin
+    teacher_losses: tuple  # K × T × []
+    distances: tf.TensorArray  # T × [K]
 
 
 def count_up(steps, body, carry):
@@ -79,97 +92,129 @@ def step_count(start, i, dtype):
     return tf.cast(start + i + 1, dtype)
 
 
-def losses_at(task, params_P, model_state, batches):
-    """Returns the loss `[T]` of every minibatch at one fixed point (forward only)."""
-    steps = batches[0].shape[0]
+def in_lanes(jobs, lanes=2):
+    """Returns what each job returns; jobs run in a fixed number of chains.
 
-    def body(i, losses):
-        loss, _ = task.loss(params_P, model_state, take(batches, i))
-        return losses.write(i, loss)
-
-    empty = tf.TensorArray(params_P.dtype, steps, element_shape=())
-    return count_up(steps, body, empty).stack()
-
-
-def unroll_teacher(task, rule, weights, side, batches, start):
-    """Runs one teacher freely; returns `(side, params, losses_T)`.
-
-    `params` is a TensorArray of the T points after each update. Outside any tape:
-    a teacher never depends on φ.
-    """
-    steps = batches[0].shape[0]
-    dtype = side.params_P.dtype
-
-    def body(i, carry):
-        (params_P, rule_state, model_state), params, losses = carry
-        loss, grads_P, model_state = task.value_and_grad(
-            params_P, model_state, take(batches, i)
-        )
-        delta_P, rule_state = rule.update(
-            weights,
-            grads_P,
-            params_P,
-            rule_state,
-            task.layout,
-            step_count(start, i, dtype),
-        )
-        params_P += delta_P
-        side = Side(params_P, rule_state, model_state)
-        return side, params.write(i, params_P), losses.write(i, loss)
-
-    (params,) = like_arrays((side.params_P,), steps)
-    losses = tf.TensorArray(dtype, steps, element_shape=())
-    side, params, losses = count_up(steps, body, (side, params, losses))
-    return side, params, losses.stack()
-
-
-def unroll_student(task, step_fn, side, batches, start, *, segment, observe):
-    """Runs the student forward; returns `(side, trace, observations)`.
+    One network does not fill two cores (1.6 of 2 measured), so two may be computed at
+    once; no more, so that memory does not grow with the number of teachers.
 
     Args:
-        step_fn: `(grads_P, params_P, rule_state, step) -> (params_P, rule_state)`.
+        jobs: list of (relative cost, function without arguments).
+        lanes: how many chains.
+    """
+    results: list = [None] * len(jobs)
+    loads: list[int] = [0] * lanes
+    last: list[list] = [[]] * lanes
+    costs = [cost for cost, _ in jobs]
+    for place in sorted(range(len(jobs)), key=costs.__getitem__, reverse=True):
+        cost, job = jobs[place]
+        lane = loads.index(min(loads))
+        with tf.control_dependencies(last[lane]):
+            results[place] = job()
+        loads[lane] += cost
+        last[lane] = tf.nest.flatten(results[place])
+    return results
+
+
+def advance(task, step_fn, side, batch, step):
+    """Returns `(loss, grads_P, side)` of one inner step."""
+    loss, grads_P, model_state = task.value_and_grad(
+        side.params_P, side.model_state, batch
+    )
+    params_P, rule_state = step_fn(grads_P, side.params_P, side.rule_state, step)
+    return loss, grads_P, Side(params_P, rule_state, model_state)
+
+
+# Relative costs of one step: a gradient is 3 forward passes, the learned rule about 2.
+STUDENT_COST, TEACHER_COST, FORWARD_COST = 5, 3, 1
+
+
+def unroll_forward(
+    task, step_fn, teacher_steps, sides, origin, batches, start, *, segment, distances
+):
+    """Runs the student and its teachers forward, outside any tape.
+
+    All see the same minibatches; none depends on another.
+
+    Args:
+        step_fn: the student's `(grads_P, params_P, rule_state, step) -> (params_P,
+            rule_state)`.
+        teacher_steps: the same of each teacher.
+        sides: `(student, teachers)`: a Side and a tuple of K.
+        origin: `(params_P, model_state)` whose losses are compared with.
+        batches: arrays `[T, B, …]`.
+        start: gradients seen before, warm-up included.
         segment: steps between two kept rule states.
-        observe: `(i, params_P, observations) -> observations` after each update,
-            started from `observe(None, None, None)`.
+        distances: `(params_P, points) -> [K]` after each update, `points` being the K
+            teachers' parameters.
+
+    Returns:
+        A `Forward`.
     """
     steps = batches[0].shape[0]
-    dtype = side.params_P.dtype
+    student, teachers = sides
+    dtype = student.params_P.dtype
 
-    def body(i, carry):
-        (params_P, rule_state, model_state), trace, seen = carry
-        if segment == 1:
-            borders = write_all(trace.borders, i, rule_state)
-        else:
-            borders = tf.cond(
-                i % segment == 0,
-                lambda: write_all(trace.borders, i // segment, rule_state),
-                lambda: trace.borders,
-            )
-        loss, grads_P, next_model_state = task.value_and_grad(
-            params_P, model_state, take(batches, i)
+    def body(i, forward):
+        student, trace = forward.student, forward.trace
+        batch, step = take(batches, i), step_count(start, i, dtype)
+        jobs: list = [
+            (STUDENT_COST, lambda: advance(task, step_fn, student, batch, step)),
+            (FORWARD_COST, lambda: task.loss(*origin, batch)[0]),
+        ]
+        for one, side in zip(teacher_steps, forward.teachers, strict=True):
+            job = functools.partial(advance, task, one, side, batch, step)
+            jobs.append((TEACHER_COST, job))
+        (loss, grads_P, moved), start_loss, *taught = in_lanes(jobs)
+        points = tuple(side.params_P for _, _, side in taught)
+        return Forward(
+            moved,
+            tuple(side for _, _, side in taught),
+            Trace(
+                trace.params.write(i, student.params_P),
+                trace.grads.write(i, grads_P),
+                trace.losses.write(i, loss),
+                write_all(trace.model_states, i, student.model_state),
+                _kept(trace.borders, i, student.rule_state, segment),
+                write_all(trace.points, i, points),
+            ),
+            forward.start_losses.write(i, start_loss),
+            write_all(forward.teacher_losses, i, [loss for loss, _, _ in taught]),
+            forward.distances.write(i, distances(moved.params_P, points)),
         )
-        trace = Trace(
-            trace.params.write(i, params_P),
-            trace.grads.write(i, grads_P),
-            trace.losses.write(i, loss),
-            write_all(trace.model_states, i, model_state),
-            borders,
-        )
-        params_P, rule_state = step_fn(
-            grads_P, params_P, rule_state, step_count(start, i, dtype)
-        )
-        side = Side(params_P, rule_state, next_model_state)
-        return side, trace, observe(i, params_P, seen)
 
-    params, grads = like_arrays((side.params_P, side.params_P), steps)
+    def scalars(shape=()):
+        return tf.TensorArray(dtype, steps, element_shape=shape, clear_after_read=False)
+
+    params, grads = like_arrays((student.params_P, student.params_P), steps)
     trace = Trace(
         params,
         grads,
-        tf.TensorArray(dtype, steps, element_shape=(), clear_after_read=False),
-        like_arrays(side.model_state, steps),
-        like_arrays(side.rule_state, -(-steps // segment)),
+        scalars(),
+        like_arrays(student.model_state, steps),
+        like_arrays(student.rule_state, -(-steps // segment)),
+        like_arrays([side.params_P for side in teachers], steps),
     )
-    return count_up(steps, body, (side, trace, observe(None, None, None)))
+    forward = Forward(
+        student,
+        tuple(teachers),
+        trace,
+        scalars(),
+        tuple(scalars() for _ in teachers),
+        scalars((len(teachers),)),
+    )
+    return count_up(steps, body, forward)
+
+
+def _kept(borders, i, rule_state, segment):
+    """Returns the border arrays with this state, where a segment begins."""
+    if segment == 1:
+        return write_all(borders, i, rule_state)
+    return tf.cond(
+        i % segment == 0,
+        lambda: write_all(borders, i // segment, rule_state),
+        lambda: borders,
+    )
 
 
 def student_adjoint(
@@ -188,8 +233,9 @@ def student_adjoint(
     """Returns d(loss)/dφ by name, for loss = mean_t [log M_t + step_loss_t].
 
     Args:
-        step_fn: as in `unroll_student`, reading the tensors of `weights`.
-        step_loss: `(i, params_P) -> scalar` at the point *after* step i.
+        step_fn: as in `unroll_forward`, reading the tensors of `weights`.
+        step_loss: `(params_P, points) -> scalar` at the point *after* a step, `points`
+            being the K teachers' parameters there.
         weights: dict of the tensors φ.
         rule_state: any state of the rule: its structure, shapes and dtypes.
         second_order: whether g_t's dependence on θ_t counts.
@@ -208,7 +254,7 @@ def student_adjoint(
             next_P, next_state = step_fn(
                 grads_P, params_P, state, step_count(start, i, dtype)
             )
-            loss = share * step_loss(i, next_P)
+            loss = share * step_loss(next_P, read_all(trace.points, i))
         phi_bar, params_bar, grads_bar, state_bar = tape.gradient(
             (next_P, next_state, loss),
             sources,
