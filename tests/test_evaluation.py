@@ -159,6 +159,11 @@ def test_table_by_hand():
     ]
 
 
+def test_huge_losses_stay_readable():
+    huge = made_up(curves={"loss": [1.0], "val_loss": [1.08e10], "val_accuracy": [0.1]})
+    assert "| 1.1e+10 " in records.table([huge])
+
+
 def test_diverged_runs_are_counted_and_shown(tmp_path):
     runs = [
         made_up(),

@@ -22,7 +22,9 @@ def check_distance(distance):
 
 
 def log_distance(student_P, teacher_P, scale_P, distance="paper", huber_delta=None):
-    """Returns d(student, teacher), a scalar, safe where they coincide.
+    """Returns d(student, teacher), safe where they coincide.
+
+    `teacher_P` may be one teacher `[P]` or all of them `[K, P]`, which gives `[K]`.
 
     `paper`: log‖θ − θᵀ‖₂ (Eq. 2 to 4). `released`: log(½ΣΔ² + 1e-10) − log P in
     randomly scaled coordinates, Δ = (θ − θᵀ)/s.

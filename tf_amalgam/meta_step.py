@@ -15,7 +15,7 @@ from tf_amalgam.unroll import Side
 
 # Rule states of a truncation are all kept up to this many bytes; beyond it the
 # truncation is cut into √T segments whose inside is computed again.
-KEPT_STATE_BYTES = 256 * 2**20
+KEPT_STATE_BYTES = 640 * 2**20
 
 META_LOSS_STARTS = ("unroll", "truncation")
 
@@ -35,7 +35,7 @@ class Objective:
         second_order: whether the meta-gradient goes through the optimizee's own
             gradient; False is the faster first-order approximation.
         segment: steps between two kept rule states; `None` keeps all of them
-            where that is below 256 MiB and √T otherwise. The meta-gradient is
+            where that is below 640 MiB and √T otherwise. The meta-gradient is
             the same to rounding.
     """
 
@@ -228,17 +228,12 @@ def truncation(task, players, objective, weights, carry, batches, with_gradient=
     def distances(params_P, points):
         if not points:
             return tf.zeros(0, params_P.dtype)
-        return tf.stack(
-            [
-                amalgamation.log_distance(
-                    params_P,
-                    point_P,
-                    carry.scale_P,
-                    objective.distance,
-                    objective.huber_delta,
-                )
-                for point_P in points
-            ]
+        return amalgamation.log_distance(
+            params_P,
+            tf.stack(points),
+            carry.scale_P,
+            objective.distance,
+            objective.huber_delta,
         )
 
     def step_loss(params_P, points):

@@ -17,9 +17,9 @@ def log_norm(difference_P):
 
     A student starts every unroll exactly on its teachers, where the plain
     expression is -inf and its gradient NaN. Below ‖Δ‖² = 1e-20 the value is
-    log(1e-10) and the gradient 0.
+    log(1e-10) and the gradient 0. Over the last axis: `[…, P]` gives `[…]`.
     """
-    squared = ops.sum(ops.square(difference_P))
+    squared = ops.sum(ops.square(difference_P), axis=-1)
     far = squared > SQUARED_FLOOR
     safe = ops.where(far, squared, ops.full_like(squared, SQUARED_FLOOR))
     return 0.5 * ops.log(safe)
@@ -29,10 +29,10 @@ def log_half_squares(difference_P, huber_delta=None):
     """Returns log(½ΣΔ² + 1e-10) − log P, the released code's distance.
 
     With `huber_delta` each ½Δ² is replaced by Huber's function, which is linear
-    beyond that size. Finite with gradient 0 at Δ = 0.
+    beyond that size. Finite with gradient 0 at Δ = 0. Over the last axis.
     """
     if huber_delta is None:
-        total = 0.5 * ops.sum(ops.square(difference_P))
+        total = 0.5 * ops.sum(ops.square(difference_P), axis=-1)
     else:
         size_P = ops.absolute(difference_P)
         total = ops.sum(
@@ -40,9 +40,10 @@ def log_half_squares(difference_P, huber_delta=None):
                 size_P <= huber_delta,
                 0.5 * ops.square(difference_P),
                 huber_delta * (size_P - 0.5 * huber_delta),
-            )
+            ),
+            axis=-1,
         )
-    coordinates = float(difference_P.shape[0])
+    coordinates = float(difference_P.shape[-1])
     return ops.log(total + LOG_EPSILON) - float(np.log(coordinates))
 
 

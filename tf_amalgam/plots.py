@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import statistics
 import tempfile
 
 from tf_amalgam import files
@@ -45,8 +46,9 @@ def meta_training(history, validations, path):
 def learning_curves(records, path, title=None):
     """Draws validation loss by epoch, one panel per optimizee, one line per optimizer.
 
-    Lines are means over seeds, bands the range from worst to best seed; diverged
-    runs are counted in the legend, and end where they diverged.
+    Lines are means over seeds, bands the range from worst to best seed. Diverged runs
+    are counted in the legend. What lies above three times the usual loss of the first
+    epoch is cut off, or one bad optimizer would hide the others.
     """
     tasks = list(dict.fromkeys(record["task"] for record in records))
     names = list(dict.fromkeys(record["optimizer"] for record in records))
@@ -69,6 +71,12 @@ def learning_curves(records, path, title=None):
             elif runs:
                 axis.plot([], [], color=color, label=f"{name} (all diverged)")
         axis.set(title=task, xlabel="epoch", ylabel="validation loss", yscale="log")
+        drawn = [line.get_ydata() for line in axis.get_lines()]
+        if first := [curve[0] for curve in drawn if len(curve)]:
+            top = min(
+                3.0 * statistics.median_low(first), max(map(max, filter(len, drawn)))
+            )
+            axis.set_ylim(top=1.1 * top)
         axis.legend(frameon=False, fontsize=8)
     if title:
         figure.suptitle(title)

@@ -102,7 +102,9 @@ def _mean(values, form):
     values = [v for v in values if math.isfinite(v)]
     if not values:
         return "–"
-    text = format(statistics.fmean(values), form)
+    mean = statistics.fmean(values)
+    form = form if abs(mean) < 1e4 else ".1e"
+    text = format(mean, form)
     if len(values) > 1:
         text += f" ± {format(statistics.stdev(values), form)}"
     return text
