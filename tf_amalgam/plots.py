@@ -76,7 +76,8 @@ def learning_curves(records, path, title=None):
             top = min(
                 3.0 * statistics.median_low(first), max(map(max, filter(len, drawn)))
             )
-            axis.set_ylim(top=1.1 * top)
+            bottom = min(map(min, filter(len, drawn)))
+            axis.set_ylim(0.8 * bottom, 1.2 * top)
         axis.legend(frameon=False, fontsize=8)
     if title:
         figure.suptitle(title)
