@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     with caplog.at_level(logging.WARNING):
         same(amalgamated(workdir=tmp_path), whole)
     assert f"{newest} is damaged" in caplog.text
-    assert older.name in "checkpoint-00000004.npz"
+    assert older.name == "checkpoint-00000004.npz"
 
 
 def test_no_readable_checkpoint_is_an_error(tmp_path):

@@ -206,7 +206,7 @@ def segment_length(objective, steps, rule_state):
 def truncation(task, players, objective, weights, carry, batches, with_gradient=True):
     """Runs one truncation; returns `(meta_gradient, carry, metrics)`.
 
-    Teachers go first, forward only; then the student and, on the way back, the
+    Student and teachers go forward side by side, outside any tape; then comes the
     meta-gradient of
 
         mean_i [log M(xᵢ, θᵢ) − log M(xᵢ, θ₀)] + α·mean_i combine_k d(θᵢ₊₁, θᵢ₊₁ᵏ).
