@@ -2,9 +2,9 @@
 
     python benchmarks/meta_step.py [--teachers 0 2 6] [--steps 100] [--long]
 
-Every row is a process of its own, so that its peak memory is its own; both sides run
-in one call, one after the other, and ratios compare them. Run it on a quiet machine.
-Images are made up in MNIST's shape: their values do not matter here.
+Memory, build and first call of every row are measured in a process of its own; speeds
+in one process where both programs take turns. Run it on a quiet machine. Images are
+made up in MNIST's shape: their values do not matter here.
 """
 
 import argparse
@@ -22,6 +22,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 POOLS = {0: (), 2: ("adam", "rmsprop"), 6: "large"}
 BATCH = 128
+LONG_STEPS = 1000
+FIRST_ORDER_TEACHERS = 2
 
 
 def peak_gigabytes():
@@ -29,7 +31,7 @@ def peak_gigabytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def train_net():
+def train_net(model_fn=None):
     """Returns the paper's Train optimizee on made-up images."""
     import keras
     import numpy as np
@@ -44,61 +46,89 @@ def train_net():
     shape = (28, 28, 1)
     return Task(
         "Train",
-        lambda: conv_model(shape, shape, 10, ((16, 3), (32, 5))),
+        model_fn or (lambda: conv_model(shape, shape, 10, ((16, 3), (32, 5)))),
         Dataset("made up", split, split, split),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         BATCH,
     )
 
 
-def measure(which, teachers, steps, repeats, first_order):
-    """Returns what one process measured."""
-    import numpy as np
-    import tensorflow as tf
+class Program:
+    """One truncation, compiled: `"ours"` or `"plain"`."""
 
-    from benchmarks import plain
-    from tf_amalgam import meta_step
-    from tf_amalgam.rules import RNNProp, make_pool
+    def __init__(self, which, teachers, steps, first_order=False):
+        import tensorflow as tf
 
-    task = train_net()
-    pool = make_pool(POOLS[teachers]) if teachers else ()
-    # A small alpha keeps the untrained student, and so all numbers, tame.
-    players = meta_step.Players(RNNProp(alpha=1e-3), pool, tuple({} for _ in pool))
-    weights = {k: tf.constant(v) for k, v in players.student.init_weights(0).items()}
-    carry = tf.nest.map_structure(
-        tf.constant, meta_step.initial_carry(task, players, 0, 1.0)
-    )
-    batches = tuple(map(tf.constant, task.minibatches(0, 0, steps)))
-    objective = meta_step.Objective(second_order=not first_order)
-    function = {"ours": meta_step.truncation, "plain": plain.truncation}[which]
-    program = tf.function(
-        lambda w, c, b: function(task, players, objective, w, c, b), autograph=False
-    )
-    gradient_step = tf.function(
-        lambda p, b: task.value_and_grad(p, (), b), autograph=False
-    )
-    one = tuple(b[0] for b in batches)
-    for _ in range(3):
-        gradient_step(carry.start_params_P, one)
+        from benchmarks import plain
+        from tf_amalgam import meta_step
+        from tf_amalgam.rules import RNNProp, make_pool
+
+        task = train_net(plain.train_model if which == "plain" else None)
+        pool = make_pool(POOLS[teachers]) if teachers else ()
+        # A small alpha keeps the untrained student, and so all numbers, tame.
+        players = meta_step.Players(RNNProp(alpha=1e-3), pool, tuple({} for _ in pool))
+        weights = players.student.init_weights(0)
+        carry = meta_step.initial_carry(task, players, 0, 1.0)
+        batches = task.minibatches(0, 0, steps)
+        self.arguments = tf.nest.map_structure(tf.constant, (weights, carry, batches))
+        objective = meta_step.Objective(second_order=not first_order)
+        function = {"ours": meta_step.truncation, "plain": plain.truncation}[which]
+        self.program = tf.function(
+            lambda w, c, b: function(task, players, objective, w, c, b),
+            autograph=False,
+        )
+        # What TensorFlow takes for itself is taken before memory is measured.
+        gradient = tf.function(
+            lambda p, b: task.value_and_grad(p, (), b), autograph=False
+        )
+        _, carry, batches = self.arguments
+        for _ in range(3):
+            gradient(carry.start_params_P, tuple(b[0] for b in batches))
+
+    def build(self):
+        """Returns seconds until the program is a graph."""
+        return _timed(lambda: self.program.get_concrete_function(*self.arguments))
+
+    def call(self):
+        """Returns seconds of one truncation."""
+        import numpy as np
+        import tensorflow as tf
+
+        return _timed(
+            lambda: tf.nest.map_structure(np.asarray, self.program(*self.arguments))
+        )
+
+
+def measure_start(which, teachers, steps, first_order=False):
+    """Returns memory, build time and first call, of a process with one program."""
+    program = Program(which, teachers, steps, first_order)
     before = peak_gigabytes()
-    started = time.perf_counter()
-    program.get_concrete_function(weights, carry, batches)
-    built = time.perf_counter()
-    tf.nest.map_structure(np.asarray, program(weights, carry, batches))
-    called = time.perf_counter()
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        tf.nest.map_structure(np.asarray, program(weights, carry, batches))
-        seconds.append(time.perf_counter() - began)
+    built, called = program.build(), program.call()
+    if steps <= LONG_STEPS // 2:
+        program.call()
     return {
-        "build": built - started,
-        "first call": called - built,
-        "seconds": statistics.median(seconds),
-        "spread": max(seconds) - min(seconds),
+        "build": built,
+        "first call": called,
         "gigabytes": peak_gigabytes() - before,
         "whole gigabytes": peak_gigabytes(),
     }
+
+
+def measure_speed(runs, repeats):
+    """Returns seconds per call of several programs that take turns.
+
+    Args:
+        runs: list of arguments of `Program`.
+    """
+    programs = [Program(*run) for run in runs]
+    for program in programs:
+        program.call()
+    seconds = [[] for _ in programs]
+    for turn in range(repeats):
+        order = range(len(programs))
+        for i in order if turn % 2 == 0 else reversed(order):
+            seconds[i].append(programs[i].call())
+    return {"seconds": seconds}
 
 
 def matmul_rate(size=1024, repeats=20):
@@ -141,22 +171,53 @@ def child(*arguments):
         env=environment,
     )
     if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1:] or done.returncode}
+        raise RuntimeError(f"A measurement failed:\n{done.stderr}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def row(label, steps, found, rate, teachers):
+def row(label, found, seconds, steps, rate, teachers):
     """Returns one line of the table."""
-    if "failed" in found:
-        return f"| {label} | failed: {found['failed']} | | | | | | |"
-    per_second = steps / found["seconds"]
+    per_second = steps / statistics.median(seconds)
     share = per_second * useful_gigaflops(teachers) / rate
     return (
-        f"| {label} | {per_second:.1f} | {found['seconds']:.2f} ± "
-        f"{found['spread'] / 2:.2f} | {found['gigabytes']:.2f} | "
-        f"{found['whole gigabytes']:.2f} | {found['build']:.1f} | "
-        f"{found['first call']:.1f} | {100 * share:.0f} % |"
+        f"| {label} | {per_second:.1f} | {statistics.median(seconds):.2f} | "
+        f"{found['gigabytes']:.2f} | {found['whole gigabytes']:.2f} | "
+        f"{found['build']:.1f} | {found['first call']:.1f} | {100 * share:.0f} % |"
     )
+
+
+def ratio(slow, fast):
+    """Returns the median of slow/fast, and half the range of its middle half.
+
+    Both are measured in turns, so that a drift of the machine cancels in a pair.
+    """
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return middle, (high - low) / 2
+
+
+def compare(teachers, options, rate):
+    """Prints the rows of one pool; returns the line of its ratios."""
+    runs = [(which, teachers, options.steps) for which in ("plain", "ours")]
+    first_order = teachers == FIRST_ORDER_TEACHERS
+    if first_order:
+        runs.append(("ours", teachers, options.steps, True))
+    seconds = child("measure_speed", runs, options.repeats)["seconds"]
+    found = [child("measure_start", *run) for run in runs]
+    for run, one, times in zip(runs, found, seconds, strict=True):
+        label = f"{run[0]}, {teachers} teachers" + ", first order" * (len(run) > 3)
+        print(row(label, one, times, options.steps, rate, teachers), flush=True)
+    start = [one["build"] + one["first call"] for one in found]
+    speed, noise = ratio(*seconds[:2])
+    line = (
+        f"{teachers} teachers: {speed:.2f} ± {noise:.2f} times the speed, "
+        f"{found[1]['gigabytes'] / found[0]['gigabytes']:.2f} of the memory, "
+        f"{start[1] / start[0]:.2f} of build + first call"
+    )
+    if first_order:
+        speed, noise = ratio(seconds[0], seconds[2])
+        line += f"; first order {speed:.2f} ± {noise:.2f} times the speed"
+    return line
 
 
 def main():
@@ -164,12 +225,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teachers", type=int, nargs="+", default=[0, 2, 6])
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--long", action="store_true", help="also T = 1,000")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(measure(*json.loads(options.child))))
+        name, *arguments = json.loads(options.child)
+        print(json.dumps(globals()[name](*arguments)))
         return
     import keras
     import tensorflow as tf
@@ -185,27 +247,13 @@ def main():
         "| | inner steps/s | s per truncation | GB above start | GB whole process "
         "| build s | first call s | of product rate |\n" + "|---" * 8 + "|"
     )
-    ratios = []
-    for teachers in options.teachers:
-        both = {}
-        for which in ("plain", "ours"):
-            both[which] = child(which, teachers, options.steps, options.repeats, False)
-            label = f"{which}, {teachers} teachers"
-            print(row(label, options.steps, both[which], rate, teachers), flush=True)
-        if not any("failed" in found for found in both.values()):
-            plain, ours = both["plain"], both["ours"]
-            start = [found["build"] + found["first call"] for found in (plain, ours)]
-            ratios.append(
-                f"{teachers} teachers: {plain['seconds'] / ours['seconds']:.2f}x the "
-                f"speed, {ours['gigabytes'] / plain['gigabytes']:.2f} of the memory, "
-                f"{start[1] / start[0]:.2f} of build + first call"
-            )
-    first = child("ours", 2, options.steps, options.repeats, True)
-    print(row("ours, 2 teachers, first order", options.steps, first, rate, 2))
+    lines = [compare(teachers, options, rate) for teachers in options.teachers]
     if options.long:
-        long = child("ours", 2, 1000, 1, False)
-        print(row("ours, 2 teachers, T = 1,000", 1000, long, rate, 2))
-    print("\nOurs against plain:\n  " + "\n  ".join(ratios))
+        found = child("measure_start", "ours", 2, LONG_STEPS)
+        label = f"ours, 2 teachers, T = {LONG_STEPS:,}"
+        print(row(label, found, [found["first call"]], LONG_STEPS, rate, 2))
+    print("\nOurs against plain (median of pairs ± half their middle half):")
+    print("\n".join(f"- {line}" for line in lines))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,29 @@ applied to one tensor after another. It is the reference for speed and memory, a
 an independent route to the meta-gradient for the tests.
 """
 
+import keras
 import tensorflow as tf
+from keras import layers
 
 from tf_amalgam import amalgamation
 from tf_amalgam.layout import Layout
 from tf_amalgam.numerics import LOG_EPSILON
+
+
+def train_model():
+    """Returns the paper's Train net out of Keras' own layers."""
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1), dtype="uint8"),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(16, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(32, 5, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(10),
+        ]
+    )
 
 
 def truncation(task, players, objective, weights, carry, batches):

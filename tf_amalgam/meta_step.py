@@ -138,7 +138,7 @@ def warm_up(task, players, carry, batches, learning_rate, scaled):
     def body(i, carry):
         side = carry.student
         _, grads_P, model_state = task.value_and_grad(
-            side.params_P, side.model_state, unroll.take(batches, i)
+            side.params_P, side.model_state, unroll.take(task, batches, i)
         )
         step = unroll.step_count(carry.step, i, dtype)
         rate_P = learning_rate * carry.scale_P**2 if scaled else learning_rate
@@ -327,6 +327,7 @@ def held_out_score(task, rule, weights, carry, batches, held_out):
     looks = min(VALIDATION_LOOKS, steps)
     step_fn = student_step(task, rule, weights, carry.scale_P)
     dtype = carry.start_params_P.dtype
+    held_out = task.prepare(held_out)
 
     def log_loss(side):
         loss = task.held_out_loss(side.params_P, side.model_state, held_out)
@@ -334,7 +335,7 @@ def held_out_score(task, rule, weights, carry, batches, held_out):
 
     def inner(i, side):
         _, grads_P, model_state = task.value_and_grad(
-            side.params_P, side.model_state, unroll.take(batches, i)
+            side.params_P, side.model_state, unroll.take(task, batches, i)
         )
         step = unroll.step_count(carry.step, i, dtype)
         params_P, state = step_fn(grads_P, side.params_P, side.rule_state, step)

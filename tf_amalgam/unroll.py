@@ -64,9 +64,9 @@ def count_up(steps, body, carry):
     )[1]
 
 
-def take(batches, i):
-    """Returns minibatch i of arrays `[T, B, …]`."""
-    return tuple(tf.gather(part, i) for part in batches)
+def take(task, batches, i):
+    """Returns minibatch i of arrays `[T, B, …]`, prepared for all who train on it."""
+    return task.prepare(tuple(tf.gather(part, i) for part in batches))
 
 
 def like_arrays(tensors, size):
@@ -157,7 +157,7 @@ def unroll_forward(
 
     def body(i, forward):
         student, trace = forward.student, forward.trace
-        batch, step = take(batches, i), step_count(start, i, dtype)
+        batch, step = take(task, batches, i), step_count(start, i, dtype)
         jobs: list = [
             (STUDENT_COST, lambda: advance(task, step_fn, student, batch, step)),
             (FORWARD_COST, lambda: task.loss(*origin, batch)[0]),
@@ -273,7 +273,7 @@ def student_adjoint(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(params_P)
             _, again_P, _ = task.value_and_grad(
-                params_P, read_all(trace.model_states, i), take(batches, i)
+                params_P, read_all(trace.model_states, i), take(task, batches, i)
             )
         curved_P = tape.gradient(
             again_P, params_P, output_gradients=grads_bar, unconnected_gradients="zero"

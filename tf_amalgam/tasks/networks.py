@@ -7,7 +7,11 @@ import numpy as np
 from keras import layers
 
 from tf_amalgam.data import Dataset, Split, load_dataset
+from tf_amalgam.tasks.layers import ConvBlock, ImagePatches
 from tf_amalgam.tasks.task import Task
+
+# The first convolution reads patches of up to this many numbers.
+PATCH_NUMBERS = 32
 
 
 def mlp(
@@ -96,9 +100,11 @@ def mlp_model(input_shape, classes, hidden, activation):
 
 def conv_model(input_shape, image_shape, classes, filters):
     """Returns a Keras convolutional net on 8-bit images; outputs are logits."""
-    body = []
-    for count, kernel in filters:
-        body += [layers.Conv2D(count, kernel, activation="relu"), layers.MaxPooling2D()]
+    size = filters[0][1]
+    patches = size**2 * image_shape[-1] <= PATCH_NUMBERS
+    body = [ImagePatches(size)] if patches else []
+    for i, (count, size) in enumerate(filters):
+        body.append(ConvBlock(count, size, pool=2, of_patches=patches and i == 0))
     return keras.Sequential(
         [
             keras.Input(input_shape, dtype="uint8"),

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import inspect
 import random
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -11,6 +12,23 @@ import tensorflow as tf
 
 from tf_amalgam import data
 from tf_amalgam.layout import Layout, concat
+from tf_amalgam.tasks.layers import ImagePatches
+
+# Layers that have nothing to train and do the same in training and inference.
+PREPARING = (
+    ImagePatches,
+    keras.layers.Flatten,
+    keras.layers.Permute,
+    keras.layers.Rescaling,
+    keras.layers.Reshape,
+)
+
+
+class Prepared(NamedTuple):
+    """A minibatch whose examples have gone through the layers without weights."""
+
+    x: Any
+    y: Any
 
 
 class Task:
@@ -53,7 +71,9 @@ class Task:
         self._loss_identifier = loss
         self._loss = _per_example(keras.losses.get(loss))
         self._model = self.build_model(seed=0)
-        self._check_model()
+        self._check_type()
+        self._head, self._body = _split(self._model)
+        self._check_loss()
         self.layout = Layout.of(self._model.trainable_variables)
 
     @classmethod
@@ -100,6 +120,18 @@ class Task:
         state = tuple(v.numpy() for v in model.non_trainable_variables)
         return np.concatenate(params), state
 
+    def prepare(self, batch):
+        """Returns a minibatch after the model's leading layers without weights.
+
+        A `Sequential` model that begins with rescaling, reshaping or patches does
+        that work once here for all who train on the minibatch. Wherever a `batch`
+        is taken, a raw or a prepared one will do.
+        """
+        if isinstance(batch, Prepared):
+            return batch
+        x, y = batch
+        return Prepared(x if self._head is None else self._head(x), y)
+
     def loss(self, params_P, model_state, batch):
         """Returns `(loss, model_state)` of one minibatch, in training mode."""
         return self._loss_of(self.layout.split(params_P), model_state, batch, True)
@@ -140,8 +172,8 @@ class Task:
         }
 
     def _loss_of(self, params, model_state, batch, training):
-        x, y = batch
-        outputs, state, losses = self._model.stateless_call(
+        x, y = self.prepare(batch)
+        outputs, state, losses = self._body.stateless_call(
             params, list(model_state), x, training=training, return_losses=True
         )
         loss = tf.reduce_mean(self._loss(y, outputs))
@@ -149,7 +181,7 @@ class Task:
             loss += tf.cast(penalty, loss.dtype)
         return loss, tuple(state)
 
-    def _check_model(self):
+    def _check_type(self):
         if not isinstance(self._model, keras.Model) or not self._model.built:
             raise ValueError(
                 f"Task {self.name!r}: model_fn must return a built Keras model (give "
@@ -158,6 +190,8 @@ class Task:
             )
         if not self._model.trainable_variables:
             raise ValueError(f"Task {self.name!r}: the model has nothing to train.")
+
+    def _check_loss(self):
         x, y = self.dataset.train
         variables = self._model.trainable_variables
         state = self._model.non_trainable_variables
@@ -210,6 +244,21 @@ def _as_dataset(dataset):
         "dataset must be a Dataset, a data set's name, a pair of arrays (x, y) or a "
         f"tf.data.Dataset of single examples; received {type(dataset).__name__}."
     )
+
+
+def _split(model):
+    """Returns `(head, body)`: layers that prepare minibatches, and the rest."""
+    if not isinstance(model, keras.Sequential):
+        return None, model
+    count = 0
+    while count < len(model.layers) - 1 and type(model.layers[count]) in PREPARING:
+        count += 1
+    if not count:
+        return None, model
+    between = model.layers[count - 1].output
+    head = keras.Model(model.inputs[0], between)
+    start = keras.Input(between.shape[1:], dtype=between.dtype)
+    return head, keras.Sequential([start, *model.layers[count:]])
 
 
 def _per_example(loss):
