@@ -18,7 +18,9 @@ PARTS = sorted(
 
 # The smallest run that still takes two meta-steps, on data that is always here.
 TINY = [
-    "amalgamate.stages = [(2, 1)]",
+    "amalgamate.stages = [(4, 1)]",
+    "amalgamate.choice_stages = [(4, 1)]",
+    "amalgamate.period = 1",
     "amalgamate.truncation_steps = 2",
     "amalgamate.meta_batch = 1",
     "amalgamate.warmup_steps = 1",
@@ -61,7 +63,7 @@ def test_experiments_take_two_meta_steps(name, tmp_path):
         "amalgamate", [f"gin_configs/experiments/{name}"], TINY, tmp_path
     )
     assert [row["update"] for row in amalgam.history] == [1, 2]
-    assert "amalgamate.stages = [(2, 1)]" in (tmp_path / "config.gin").read_text()
+    assert "amalgamate.stages = [(4, 1)]" in (tmp_path / "config.gin").read_text()
     operative = (tmp_path / "operative_config.gin").read_text()
     assert "amalgamate.meta_learning_rate" in operative
 

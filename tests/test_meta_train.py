@@ -10,17 +10,19 @@ import tensorflow as tf
 
 import tf_amalgam
 from tests import helpers
-from tf_amalgam import checkpoints, experiment, meta_train, saved, workdir
+from tf_amalgam import checkpoints, meta_train, run, saved, workdir
+from tf_amalgam.curriculum import Curriculum, Stage
 from tf_amalgam.meta_train import Diverged, Trainer, adaptive_clip
-from tf_amalgam.settings import Settings, Stage
+from tf_amalgam.perturbation import Perturbation
+from tf_amalgam.settings import Settings
 
 SMALL = {
     "truncation_steps": 6,
-    "stages": ((1, 2), (3, 2, 0.02)),
+    "stages": ((6, 2), (18, 2, 0.02)),
     "meta_batch": 4,
     "scaling": 1.0,
     "warmup_steps": 4,
-    "validation_period": 1,
+    "period": 1,
     "validation_optimizees": 1,
     "validation_steps": 6,
     "meta_learning_rate": 0.01,
@@ -51,8 +53,9 @@ def test_a_finished_run(uninterrupted):
     assert amalgam.finished
     assert [row["update"] for row in amalgam.history] == list(range(1, UPDATES + 1))
     assert [row["meta_epoch"] for row in amalgam.history] == [0, 1, 2, 2, 2, 3, 3, 3]
-    assert [row["update"] for row in amalgam.validations] == [0, 1, 2, 5, 8]
-    best = min(amalgam.validations, key=lambda row: row["score"])
+    assert [row["update"] for row in amalgam.validations] == [0, 1, 2, 2, 5, 8]
+    assert [row["stage"] for row in amalgam.validations] == [0, 0, 0, 1, 1, 1]
+    best = min(amalgam.validations[3:], key=lambda row: row["score"])
     rule, weights, header = saved.read(folder)
     assert header["about"]["best_after_meta_updates"] == best["update"]
     assert header["warmup_steps"] == 4
@@ -153,7 +156,7 @@ def test_devices_do_not_change_the_mathematics(uninterrupted, replicas):
 
 def test_sum_and_mean_of_the_meta_batch_differ_by_its_size():
     rows = [
-        amalgamated(reduction=r, stages=((1, 1),)).history[0] for r in ("mean", "sum")
+        amalgamated(reduction=r, stages=((6, 1),)).history[0] for r in ("mean", "sum")
     ]
     assert rows[1]["meta_gradient_norm"] == pytest.approx(
         4 * rows[0]["meta_gradient_norm"], rel=1e-5
@@ -170,7 +173,7 @@ def test_one_trace_per_program(monkeypatch):
         return truncation(*arguments)
 
     monkeypatch.setattr(meta_train.meta_step, "truncation", counted)
-    amalgamated(stages=((2, 3),))
+    amalgamated(stages=((12, 3),))
     assert len(traces) == 1
 
 
@@ -197,7 +200,7 @@ def poisoned(monkeypatch, bad):
 def test_non_finite_meta_gradients_are_skipped_and_counted(monkeypatch, caplog):
     poisoned(monkeypatch, [3, 5])
     with caplog.at_level(logging.WARNING):
-        amalgam = amalgamated(meta_batch=1, stages=((1, 6),))
+        amalgam = amalgamated(meta_batch=1, stages=((6, 6),))
     assert [row["skipped"] for row in amalgam.history] == [0, 0, 1, 0, 1, 0]
     assert np.isfinite(helpers.flat(amalgam.weights)).all()
     assert amalgam.about["meta_updates_skipped"] == 2
@@ -209,7 +212,7 @@ def test_too_many_in_a_row_stop_the_run_and_keep_what_was_learned(
 ):
     poisoned(monkeypatch, range(3, 100))
     with pytest.raises(Diverged, match="3 meta-gradients in a row"):
-        amalgamated(meta_batch=1, stages=((1, 20),), max_skipped=3, workdir=tmp_path)
+        amalgamated(meta_batch=1, stages=((6, 20),), max_skipped=3, workdir=tmp_path)
     _, facts = checkpoints.load_newest(tmp_path / "checkpoints")
     assert facts["updates"] == 4
     assert saved.read(tmp_path)[0].name == "rnnprop"
@@ -225,7 +228,7 @@ def test_adaptive_clip_by_hand():
 
 def test_adaptive_clip_is_applied():
     ends = [
-        helpers.flat(amalgamated(stages=((1, 2),), adaptive_clip=c).weights)
+        helpers.flat(amalgamated(stages=((6, 2),), adaptive_clip=c).weights)
         for c in (0.0, 1e-9)
     ]
     assert np.any(ends[0] != ends[1])
@@ -234,12 +237,12 @@ def test_adaptive_clip_is_applied():
 def test_a_student_beats_its_initial_self():
     amalgam = tf_amalgam.amalgamate(
         helpers.tiny_task(),
-        stages=((1, 15),),
+        stages=((20, 3),),
         truncation_steps=20,
         meta_learning_rate=0.01,
         scaling=1.0,
         warmup_steps=5,
-        validation_period=5,
+        period=5,
         meta_batch=2,
         progress=False,
     )
@@ -251,7 +254,7 @@ def test_a_student_beats_its_initial_self():
 def test_starting_from_a_saved_optimizer(uninterrupted, tmp_path):
     _, folder = uninterrupted
     path = folder / "student.npz"
-    amalgam = amalgamated(initial_weights=path, stages=((1, 1),), workdir=tmp_path)
+    amalgam = amalgamated(initial_weights=path, stages=((6, 1),), workdir=tmp_path)
     _, start, _ = saved.read(tmp_path / "untrained.npz")
     np.testing.assert_array_equal(
         helpers.flat(start), helpers.flat(saved.read(path)[1])
@@ -299,9 +302,22 @@ MISTAKES = {
     "student name": ({"student": "rnnprp"}, "Unknown rule 'rnnprp'"),
     "meta-batch": ({"meta_batch": 3, "replicas": 2}, "cannot be shared by 2 devices"),
     "replicas": ({"replicas": 9}, "there are 4 CPU devices"),
-    "stage": ({"stages": ((0, 1),)}, "truncations must be a whole number from 1"),
-    "stage alpha": ({"stages": ((1, 1, -1.0),)}, "alpha must be at least 0"),
+    "stage": ({"stages": ((0, 1),)}, "unroll must be a whole number from 1"),
+    "stage alpha": ({"stages": ((6, 1, -1.0),)}, "alpha must be at least 0"),
     "no stage": ({"stages": ()}, "at least one Stage"),
+    "unroll": ({"stages": ((10, 1),)}, "truncations of 6 do not divide"),
+    "choice": ({"choice": "choice.npz"}, "goes with scheme='choice'"),
+    "choice file": (
+        {"scheme": "choice", "choice": "min-max-small"},
+        "holds a trained rnnprop; expected a Choice rule",
+    ),
+    "choice pool": ({"scheme": "choice", "teachers": ["adam"]}, "at least two"),
+    "choice unroll": (
+        {"scheme": "choice", "choice_stages": ((8, 1),)},
+        "truncations of 6 do not divide",
+    ),
+    "input noise": ({"input_noise": -0.1}, "input_noise must be at least 0"),
+    "threshold": ({"repeat_threshold": -1.0}, "repeat_threshold must be at least 0"),
     "steps": ({"truncation_steps": 0}, "truncation_steps must be a whole number"),
     "rate": ({"meta_learning_rate": 0.0}, "meta_learning_rate must be above 0"),
     "scaling": ({"scaling": -1.0}, "scaling must be at least 0"),
@@ -323,28 +339,31 @@ def test_mistakes_are_explained_before_any_work(name, tmp_path, monkeypatch):
             warmup_learning_rate=0.1,
         )
         options = {"initial_weights": path}
-    monkeypatch.setattr(experiment, "_run", None)
+    monkeypatch.setattr(run, "learn", None)
     with pytest.raises(ValueError, match=message):
         amalgamated(workdir=tmp_path / "run", **options)
     assert not pathlib.Path(tmp_path / "run").exists()
 
 
 def test_settings_are_ready_for_json():
-    trainer_settings = {
-        field: 1 for field in Settings.__dataclass_fields__ if field not in ("stages",)
-    }
-    trainer_settings |= {
+    options = dict.fromkeys(Settings.__dataclass_fields__, 1)
+    options |= {
         "scheme": "mean",
         "distance": "paper",
         "meta_loss_start": "unroll",
         "reduction": "sum",
         "huber_delta": None,
-        "stages": (Stage(1, 2), Stage(3, 1)),
+        "perturbation": Perturbation("fgsm", 0.01),
+        "truncation_steps": 5,
+        "curriculum": Curriculum((Stage(5, 2), Stage(15, 1, 0.5))),
+        "validation_steps": None,
+        "period": 2,
     }
-    settings = Settings(**trainer_settings)
-    assert json.loads(json.dumps(settings.describe()))["stages"][1]["truncations"] == 3
-    assert (settings.meta_updates, settings.meta_epochs) == (5, 3)
-    assert settings.stage_of(1).truncations == 1
-    assert settings.stage_of(2).truncations == 3
-    with pytest.raises(ValueError, match="3 meta-epochs only"):
-        settings.stage_of(3)
+    settings = Settings(**options)
+    told = json.loads(json.dumps(settings.describe()))
+    assert told["curriculum"]["stages"][1]["unroll"] == 15
+    assert told["perturbation"]["kind"] == "fgsm"
+    assert settings.meta_updates == 2 * 2 * 1 + 1 * 2 * 3
+    assert [settings.truncations(i) for i in (0, 1)] == [1, 3]
+    assert [settings.objective(i).alpha for i in (0, 1)] == [1, 0.5]
+    assert [settings.validated_steps(i) for i in (0, 1)] == [15, 15]

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "tf_amalgam"
 LAYERS = [
     {"numerics", "layout", "files"},
     {"rules"},
-    {"data", "amalgamation", "optimizer"},
+    {"data", "amalgamation", "perturbation", "curriculum", "optimizer"},
     {"optimizers", "tasks"},
     {"saved", "unroll", "records"},
     {"plots"},
@@ -23,6 +23,7 @@ LAYERS = [
     {"settings"},
     {"meta_train", "checkpoints"},
     {"workdir"},
+    {"run"},
     {"experiment", "evaluation"},
     {"bindings"},
 ]

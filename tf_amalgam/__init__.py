@@ -12,6 +12,7 @@ from tf_amalgam.optimizers import (
     SGD,
     Adam,
     AddSign,
+    Choice,
     Momentum,
     PowerSign,
     RMSProp,
@@ -23,7 +24,8 @@ __version__ = "0.1.0"
 
 _LATER = {
     "Task": "tf_amalgam.tasks.task",
-    "Stage": "tf_amalgam.settings",
+    "Perturbation": "tf_amalgam.perturbation",
+    "Stage": "tf_amalgam.curriculum",
     "amalgamate": "tf_amalgam.experiment",
     "evaluate": "tf_amalgam.evaluation",
     "load_dataset": "tf_amalgam.data",
@@ -34,7 +36,9 @@ __all__ = [
     "SGD",
     "Adam",
     "AddSign",
+    "Choice",
     "Momentum",
+    "Perturbation",
     "PowerSign",
     "RMSProp",
     "RNNProp",

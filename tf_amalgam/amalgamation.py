@@ -5,7 +5,7 @@ from keras import ops
 from tf_amalgam import numerics
 from tf_amalgam.rules.registry import unknown
 
-SCHEMES = ("mean", "min_max")
+SCHEMES = ("mean", "min_max", "choice")
 DISTANCES = ("paper", "released")
 
 
@@ -38,8 +38,9 @@ def combine(distances_K, scheme):
     """Returns the amalgamation loss of one step.
 
     `mean`: Σ dₖ / K (Eq. 3, additive). `min_max`: max dₖ (Eq. 4): the student is
-    drawn to the teacher it is farthest from.
+    drawn to the teacher it is farthest from. `choice`: there is one teacher, a
+    trained Choice rule.
     """
-    if scheme == "mean":
-        return ops.mean(distances_K)
-    return ops.max(distances_K)
+    if scheme == "min_max":
+        return ops.max(distances_K)
+    return ops.mean(distances_K)

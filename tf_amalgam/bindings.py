@@ -5,6 +5,8 @@ import pathlib
 import gin
 
 from tf_amalgam import data, evaluation, experiment, files, rules, tasks
+from tf_amalgam.curriculum import Stage
+from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.registry import unknown
 
 CONFIG_FILE = "config.gin"
@@ -15,6 +17,8 @@ OPERATIVE_FILE = "operative_config.gin"
 CONFIGURABLES = {
     "amalgamate": experiment.amalgamate,
     "evaluate": evaluation.evaluate,
+    "Stage": Stage,
+    "Perturbation": Perturbation,
     "tasks.conv": tasks.conv,
     "tasks.mlp": tasks.mlp,
     "tasks.quadratic": tasks.quadratic,

@@ -1,20 +1,25 @@
 """`amalgamate`: an optimizer of your own out of a pool of known ones."""
 
-import logging
+import dataclasses
 import pathlib
-import time
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-import tqdm
 
-from tf_amalgam import optimizers, plots, records, rules, saved
+from tf_amalgam import optimizers, rules, run, saved
+from tf_amalgam.curriculum import Curriculum, Stage
 from tf_amalgam.meta_step import Players
 from tf_amalgam.meta_train import Trainer
 from tf_amalgam.numerics import derive_seed
+from tf_amalgam.perturbation import Perturbation
+from tf_amalgam.rules.choice import Choice
 from tf_amalgam.rules.rule import AnalyticRule, Rule
-from tf_amalgam.settings import PRESETS, Settings, Stage
-from tf_amalgam.workdir import CURVES_FILE, UNTRAINED_FILE, Workdir
+from tf_amalgam.settings import PRESETS, Settings
+from tf_amalgam.workdir import CHOICE_FOLDER, Workdir
+
+# The released schedule of a Choice rule: (truncations of an unroll, periods); with
+# periods of 10 meta-epochs 180 meta-updates.
+CHOICE_STAGES = ((1, 1), (2, 1), (5, 3))
 
 
 class Amalgam(NamedTuple):
@@ -27,6 +32,9 @@ class Amalgam(NamedTuple):
         history: figures of each meta-update (list of dicts).
         validations: score of each validation, the untrained student's first.
         finished: False if the run was interrupted.
+        about: what it was trained with, ready for JSON.
+        choice: the `Amalgam` of the Choice rule that was its teacher, where there
+            was one and this call trained it.
     """
 
     rule: Rule
@@ -36,6 +44,7 @@ class Amalgam(NamedTuple):
     validations: list
     finished: bool
     about: dict
+    choice: Any = None
 
     def optimizer(self, **kwargs):
         """Returns a fresh Keras optimizer, for one model."""
@@ -67,7 +76,12 @@ def amalgamate(
     student="rnnprop",
     preset: str = "paper",
     workdir=None,
-    stages=((1, 40),),
+    stages=((100, 4),),
+    period: int = 10,
+    chances: int = 0,
+    max_periods: int = 20,
+    repeat_threshold: float | None = None,
+    max_repeats: int = 4,
     alpha: float = 0.1,
     truncation_steps: int = 100,
     meta_batch: int = 4,
@@ -78,16 +92,21 @@ def amalgamate(
     segment: int | None = None,
     distance: str | None = None,
     huber_delta: float | None = None,
+    perturbation: Perturbation | None = None,
+    input_noise: float = 0.0,
+    choice=None,
+    choice_stages=None,
+    choice_repeat_threshold: float | None = 0.9,
     meta_loss_start: str | None = None,
     warmup_learning_rate: float | None = None,
     warmup_scaled: bool | None = None,
     adaptive_clip: float | None = None,
     reduction: str | None = None,
-    validation_period: int = 10,
     validation_optimizees: int = 2,
     validation_steps: int | None = None,
     max_skipped: int = 10,
     seed: int = 0,
+    replicate: int | None = None,
     initial_weights=None,
     replicas: int | None = None,
     checkpoint_seconds: float = 60.0,
@@ -102,9 +121,10 @@ def amalgamate(
 
     Args:
         task: the optimizee, a `tf_amalgam.Task`.
-        teachers: a pool's name (`"small"`, `"large"`), or a sequence of teachers'
-            names and rules.
-        scheme: `"mean"` or `"min_max"`.
+        teachers: a pool's name (`"small"`, `"large"`, `"sgd_adam"`), or a sequence
+            of teachers' names and rules; an empty one trains by meta loss alone.
+        scheme: `"mean"`, `"min_max"` or `"choice"`: a Choice rule first learns to mix
+            the teachers, by meta loss alone, and is then the only teacher.
         student: name of a learned rule, or the rule itself.
         preset: `"paper"` (as printed) or `"released"` (as the authors' code does
             it); sets the normalizers of rules given by name, and each argument
@@ -113,8 +133,10 @@ def amalgamate(
             (`student.npz`, and `untrained.npz` to compare it with); the same call on
             the same folder continues an interrupted run. None keeps everything in
             memory.
-        stages: sequence of `Stage`, or of tuples (truncations of an unroll,
-            meta-epochs, alpha or None).
+        stages: sequence of `Stage`, or of tuples (inner steps of an unroll,
+            periods, alpha or None).
+        period: meta-epochs between two validations.
+        chances, max_periods, repeat_threshold, max_repeats: see `Curriculum`.
         alpha: weight of the imitation loss, unless a stage has its own.
         truncation_steps: inner steps of one truncation, T.
         meta_batch: optimizees whose meta-gradients make one meta-update.
@@ -124,16 +146,25 @@ def amalgamate(
         second_order: False drops the optimizee's second derivatives (faster).
         segment: steps between kept rule states; None chooses (see `Objective`).
         distance, huber_delta, meta_loss_start: see `Objective`.
+        perturbation: a `Perturbation` of the student's weights in meta-training.
+        input_noise: σ of noise on the gradients that the student sees there.
+        choice: for scheme `"choice"`: None trains a Choice rule over `teachers`, with
+            the learning rates of `rules.choice_pool` for those given by name; a
+            `rules.Choice` trains that one; a path or name of a trained one takes it
+            as it is (shared by several students).
+        choice_stages, choice_repeat_threshold: its own curriculum; by default periods
+            with unrolls of 1, 2, 5, 5 and 5 truncations.
         warmup_learning_rate: of the warm-up's SGD.
         warmup_scaled: warm up in randomly scaled coordinates.
         adaptive_clip: clips each tensor's meta-gradient to this share of its
             weights' norm; 0 turns it off.
         reduction: `"mean"` or `"sum"` of the meta-batch's gradients.
-        validation_period: meta-epochs between validations.
         validation_optimizees: fresh optimizees of one validation.
-        validation_steps: their steps; by default the longest stage's unroll.
+        validation_steps: their steps; by default the next stage's unroll.
         max_skipped: non-finite meta-gradients in a row after which to stop.
         seed: root of all randomness.
+        replicate: number of this one among runs that differ in nothing else: its
+            randomness is derived from `seed` and this number.
         initial_weights: path of a saved optimizer of the same rule to start from.
         replicas: how many devices share the meta-batch; by default the largest
             number of those present that divides it.
@@ -157,125 +188,137 @@ def amalgamate(
         "reduction": reduction,
     }
     chosen = {k: PRESETS[preset][k] if v is None else v for k, v in chosen.items()}
-    stages = tuple(s if isinstance(s, Stage) else Stage(*s) for s in stages)
-    longest = max((stage.truncations for stage in stages), default=1)
+    root = seed if replicate is None else derive_seed(seed, "replicate", replicate)
     settings = Settings(
         scheme=scheme,
         alpha=alpha,
         huber_delta=huber_delta,
         second_order=second_order,
         segment=segment,
+        perturbation=perturbation,
+        input_noise=input_noise,
         truncation_steps=truncation_steps,
-        stages=stages,
+        curriculum=Curriculum(
+            _stages(stages), chances, max_periods, repeat_threshold, max_repeats
+        ),
+        period=period,
         meta_batch=meta_batch,
         meta_learning_rate=meta_learning_rate,
         scaling=scaling,
         warmup_steps=warmup_steps,
-        validation_period=validation_period,
         validation_optimizees=validation_optimizees,
-        validation_steps=validation_steps or longest * truncation_steps,
+        validation_steps=validation_steps,
         max_skipped=max_skipped,
-        seed=seed,
+        seed=root,
         **chosen,
     )
-    players = _players(student, teachers, preset)
-    weights, origin = _initial_weights(players.student, initial_weights, seed)
+    student = _student(student, preset)
+    weights, origin = _initial_weights(student, initial_weights, root)
     strategy = _strategy(replicas, meta_batch)
-    trainer = Trainer(task, players, settings, strategy)
     about = {
         "task": task.describe(),
-        "student": {"rule": players.student.name, **players.student.get_config()},
-        "teachers": [
-            {"rule": rule.name, **rule.get_config()} for rule in players.teachers
-        ],
+        "student": rules.as_config(student),
         "preset": preset,
         "initial_weights": origin,
         **settings.describe(),
     }
-    folder = Workdir(workdir, about) if workdir is not None else None
-    if folder:
-        folder.save_student(players.student, weights, settings, about, UNTRAINED_FILE)
-    state = _run(trainer, weights, folder, about, checkpoint_seconds, progress)
-    return Amalgam(
-        players.student,
-        state.best_weights,
+    options = (checkpoint_seconds, progress)
+    if scheme != "choice":
+        if choice is not None:
+            raise ValueError(
+                f"choice={choice!r} goes with scheme='choice'; the scheme is "
+                f"{scheme!r}."
+            )
+        pool = rules.make_pool(teachers, preset) if len(teachers) else ()
+        about["teachers"] = [rules.as_config(rule) for rule in pool]
+        players = Players(student, pool, tuple({} for _ in pool))
+        folder = Workdir(workdir, about) if workdir is not None else None
+        trainer = Trainer(task, players, settings, strategy)
+        return _amalgam(
+            trainer, about, run.learn(trainer, weights, folder, about, *options)
+        )
+    teacher, teacher_weights, told = _choice(choice, teachers, preset)
+    about["teachers"] = [{**rules.as_config(teacher), **told}]
+    if choice_stages is None:
+        choice_stages = [(n * truncation_steps, p) for n, p in CHOICE_STAGES]
+    choice_settings = dataclasses.replace(
         settings,
+        alpha=0.0,
+        perturbation=None,
+        input_noise=0.0,
+        curriculum=Curriculum(
+            _stages(choice_stages),
+            repeat_threshold=choice_repeat_threshold,
+            max_repeats=max_repeats,
+        ),
+        seed=derive_seed(root, "choice"),
+    )
+    mixer, mixed = None, None
+    if teacher_weights is None:
+        about["choice"] = choice_settings.describe()
+        mixer = Trainer(task, Players(teacher, (), ()), choice_settings, strategy)
+    folder = Workdir(workdir, about) if workdir is not None else None
+    if mixer:
+        mixed = _train_choice(mixer, about, folder, options)
+        teacher_weights = mixed.weights
+    players = Players(student, (teacher,), (teacher_weights,))
+    trainer = Trainer(task, players, settings, strategy)
+    state = run.learn(trainer, weights, folder, about, *options)
+    return _amalgam(trainer, about, state)._replace(choice=mixed)
+
+
+def _amalgam(trainer, about, state):
+    return Amalgam(
+        trainer.players.student,
+        state.best.weights,
+        trainer.settings,
         list(state.history),
         list(state.validations),
         trainer.done(state),
-        _about(about, state),
+        run.outcome(about, state),
     )
 
 
-def _run(trainer, weights, folder, about, checkpoint_seconds, progress):
-    """Returns the last state of the run, started anew or from its checkpoint."""
-    state = trainer.fresh_state(weights)
-    if folder is not None and (found := folder.restore()) is not None:
-        state = trainer.from_arrays(*found)
-    board = _Board(folder)
-    bar = tqdm.tqdm(
-        total=trainer.settings.meta_updates,
-        initial=state.updates,
-        desc="amalgamating",
-        unit="update",
-        disable=not progress,
-        dynamic_ncols=True,
-    )
-    saved_at = time.monotonic()
-    try:
-        while True:
-            if trainer.validation_due(state):
-                state = trainer.validate(state)
-                board.validation(state)
-                bar.set_postfix_str(f"validation {state.validations[-1]['score']:+.3f}")
-            if trainer.done(state):
-                break
-            before = state.updates
-            state = trainer.step(state)
-            board.update(state)
-            bar.update(state.updates - before)
-            if folder and time.monotonic() - saved_at >= checkpoint_seconds:
-                _save(folder, trainer, state, about)
-                saved_at = time.monotonic()
-    finally:
-        # On success, Ctrl-C, divergence or any error: nothing computed is lost.
-        bar.close()
-        board.close()
-        if folder:
-            _save(folder, trainer, state, about)
-    if state.skipped:
-        logging.warning(
-            "%d of %d meta-updates were skipped for non-finite meta-gradients.",
-            state.skipped,
-            state.updates,
-        )
-    if folder:
-        plots.meta_training(state.history, state.validations, folder.path / CURVES_FILE)
-    return state
-
-
-def _save(folder, trainer, state, about):
-    folder.save(trainer, state)
-    folder.save_student(
-        trainer.players.student,
-        state.best_weights,
-        trainer.settings,
-        _about(about, state),
-    )
-
-
-def _about(about, state):
-    return {
-        **about,
-        "meta_updates": state.updates,
-        "meta_updates_skipped": state.skipped,
-        "best_after_meta_updates": state.best_updates,
-        "best_validation": state.best_score,
-        "versions": records.versions(),
+def _train_choice(trainer, about, folder, options):
+    """Returns the `Amalgam` of a Choice rule, trained by meta loss alone."""
+    rule, settings = trainer.players.student, trainer.settings
+    told = {
+        "task": about["task"],
+        "student": rules.as_config(rule),
+        "preset": about["preset"],
+        "initial_weights": "fresh",
+        "teachers": [],
+        **settings.describe(),
     }
+    inner = Workdir(folder.path / CHOICE_FOLDER, told) if folder else None
+    weights = rule.init_weights(derive_seed(settings.seed, "student"))
+    seconds, progress = options
+    state = run.learn(
+        trainer, weights, inner, told, seconds, progress, "training Choice"
+    )
+    return _amalgam(trainer, told, state)
 
 
-def _players(student, teachers, preset):
+def _choice(choice, teachers, preset):
+    """Returns the Choice rule, its weights or None, and what identifies these."""
+    if choice is None:
+        return rules.make_rule("choice", preset, pool=teachers), None, {}
+    if isinstance(choice, Choice):
+        return choice, None, {}
+    rule, weights, header = saved.find(choice)
+    if not isinstance(rule, Choice):
+        raise ValueError(
+            f"choice: {choice} holds a trained {rule.name}; expected a Choice rule, as "
+            "amalgamate writes into the folder `choice` of a run."
+        )
+    return rule, weights, {"sha256": header["sha256"]}
+
+
+def _stages(stages):
+    return tuple(s if isinstance(s, Stage) else Stage(*s) for s in stages)
+
+
+def _student(student, preset):
     if isinstance(student, str):
         student = rules.make_rule(student, preset)
     if isinstance(student, AnalyticRule) or not isinstance(student, Rule):
@@ -284,8 +327,7 @@ def _players(student, teachers, preset):
             f"The student must be a learned rule ({', '.join(learned)}); received "
             f"{student!r}."
         )
-    pool = rules.make_pool(teachers, preset)
-    return Players(student, pool, tuple({} for _ in pool))
+    return student
 
 
 def _initial_weights(rule, path, seed):
@@ -310,34 +352,9 @@ def _strategy(replicas, meta_batch):
         raise ValueError(
             f"replicas={replicas}, but there are {len(devices)} {kind} devices."
         )
+    if meta_batch % replicas:
+        raise ValueError(
+            f"meta_batch={meta_batch} cannot be shared by {replicas} devices; use a "
+            "multiple of their number, or fewer devices (replicas)."
+        )
     return tf.distribute.MirroredStrategy(devices[:replicas])
-
-
-class _Board:
-    """TensorBoard scalars of a run; silent without a folder."""
-
-    def __init__(self, folder):
-        self._writer: Any = None
-        if folder is not None:
-            where = str(folder.path / "tensorboard")
-            self._writer = tf.summary.create_file_writer(where)
-
-    def update(self, state):
-        row = dict(state.history[-1])
-        step = row.pop("update")
-        self._scalars("meta", step, {**row, "skipped_in_all": state.skipped})
-
-    def validation(self, state):
-        row = dict(state.validations[-1])
-        self._scalars("validation", row.pop("update"), row)
-
-    def _scalars(self, prefix, step, values):
-        if self._writer is None:
-            return
-        with self._writer.as_default():
-            for name, value in values.items():
-                tf.summary.scalar(f"{prefix}/{name}", value, step=step)
-
-    def close(self):
-        if self._writer is not None:
-            self._writer.close()

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_amalgam import amalgamation, unroll
+from tf_amalgam import amalgamation, perturbation, unroll
 from tf_amalgam.numerics import LOG_EPSILON, derive_seed
+from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.registry import unknown
 from tf_amalgam.rules.rule import Rule
 from tf_amalgam.unroll import Side
@@ -18,6 +19,9 @@ from tf_amalgam.unroll import Side
 KEPT_STATE_BYTES = 640 * 2**20
 
 META_LOSS_STARTS = ("unroll", "truncation")
+
+# Streams of random numbers beside those of the weights' tensors (0, 1, …).
+INPUT_STREAM, RULE_STREAM = 1000, 1001
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +41,9 @@ class Objective:
         segment: steps between two kept rule states; `None` keeps all of them
             where that is below 640 MiB and √T otherwise. The meta-gradient is
             the same to rounding.
+        perturbation: of the student's weights, or None.
+        input_noise: σ of noise on the gradient that the student sees,
+            g + N(0, σ²) (Eq. 11).
     """
 
     scheme: str = "min_max"
@@ -46,6 +53,8 @@ class Objective:
     huber_delta: float | None = None
     second_order: bool = True
     segment: int | None = None
+    perturbation: Perturbation | None = None
+    input_noise: float = 0.0
 
     def __post_init__(self):
         amalgamation.check_scheme(self.scheme)
@@ -56,6 +65,10 @@ class Objective:
             )
         if not self.alpha >= 0:
             raise ValueError(f"alpha must be at least 0, received {self.alpha!r}.")
+        if not self.input_noise >= 0:
+            raise ValueError(
+                f"input_noise must be at least 0, received {self.input_noise!r}."
+            )
         if self.segment is not None and self.segment < 1:
             raise ValueError(f"segment must be at least 1, received {self.segment!r}.")
         if self.huber_delta is not None and (
@@ -76,6 +89,7 @@ class Carry(NamedTuple):
     start_model_state: tuple
     scale_P: Any  # random scaling s; ones when off
     step: Any  # gradients seen so far, warm-up included; int32
+    seed: Any  # names this optimizee's noise; int32
 
 
 class Metrics(NamedTuple):
@@ -122,6 +136,7 @@ def initial_carry(task, players, seed, scaling=0.0, dtype="float32"):
         start_model_state=model_state,
         scale_P=np.exp(exponent_P).astype(dtype),
         step=np.int32(0),
+        seed=np.int32(derive_seed(seed, "noise")),
     )
 
 
@@ -164,15 +179,34 @@ def warm_up(task, players, carry, batches, learning_rate, scaled):
     )
 
 
-def student_step(task, rule, weights, scale_P):
+def student_step(task, rule, weights, scale_P, noise=None):
     """Returns `step(grads_P, params_P, state, step) -> (params_P, state)`.
 
     The student works on θ/s and sees s·g; its step counts s-fold (Lv et al. 2017).
+
+    Args:
+        noise: `(objective, seed)` in meta-training, None without any noise. The same
+            step draws the same noise whenever it is computed.
     """
 
     def step_fn(grads_P, params_P, state, step):
+        phi, seen_P, options = weights, scale_P * grads_P, {}
+        if noise is not None:
+            objective, root = noise
+            seed = tf.stack([root, tf.cast(step, tf.int32)])
+            drawn = objective.perturbation
+            if drawn is not None and drawn.draws("inner_step"):
+                phi = perturbation.add_noise(drawn, weights, seed)
+            if objective.input_noise:
+                seen_P += objective.input_noise * perturbation.normal(
+                    seen_P.shape, seed, INPUT_STREAM, seen_P.dtype
+                )
+            if (shape := rule.noise_shape(task.layout)) is not None:
+                options["noise"] = perturbation.uniform(
+                    shape, seed, RULE_STREAM, seen_P.dtype
+                )
         delta_P, state = rule.update(
-            weights, scale_P * grads_P, params_P / scale_P, state, task.layout, step
+            phi, seen_P, params_P / scale_P, state, task.layout, step, **options
         )
         return params_P + scale_P * delta_P, state
 
@@ -196,7 +230,8 @@ def segment_length(objective, steps, rule_state):
     if objective.segment is not None:
         return min(objective.segment, steps)
     state_bytes = sum(
-        part.shape.num_elements() * part.dtype.size for part in rule_state
+        part.shape.num_elements() * part.dtype.size
+        for part in tf.nest.flatten(rule_state)
     )
     if steps * state_bytes <= KEPT_STATE_BYTES:
         return 1
@@ -211,19 +246,42 @@ def truncation(task, players, objective, weights, carry, batches, with_gradient=
 
         mean_i [log M(xᵢ, θᵢ) − log M(xᵢ, θ₀)] + α·mean_i combine_k d(θᵢ₊₁, θᵢ₊₁ᵏ).
 
+    With a perturbation ψ the student is unrolled, and the meta-gradient taken, at
+    φ + ψ (Algorithm 2); an adversarial one takes further unrolls to find ψ.
+
     Args:
         weights: dict of tensors φ.
         carry: where the last truncation ended; cut off there (truncated BPTT).
         batches: arrays `[T, B, …]`; teachers and student see the same ones.
         with_gradient: False leaves the meta-gradient out (`{}`).
     """
+
+    def at(phi, gradient):
+        return _truncation(task, players, objective, phi, carry, batches, gradient)
+
+    noise = objective.perturbation
+    if noise is not None and noise.draws("meta_step"):
+        seed = tf.stack([carry.seed, carry.step])
+        weights = perturbation.add_noise(noise, weights, seed)
+    if noise is not None and noise.attack_steps:
+        psi = {name: tf.zeros_like(w) for name, w in weights.items()}
+        for _ in range(noise.attack_steps):
+            gradient, _, _ = at({k: w + psi[k] for k, w in weights.items()}, True)
+            psi = perturbation.ascend(noise, psi, gradient, weights)
+        weights = {k: w + psi[k] for k, w in weights.items()}
+    return at(weights, with_gradient)
+
+
+def _truncation(task, players, objective, weights, carry, batches, with_gradient):
     rule_state = carry.student.rule_state
     segment = segment_length(objective, batches[0].shape[0], rule_state)
     if objective.meta_loss_start == "unroll":
         origin = (carry.start_params_P, carry.start_model_state)
     else:
         origin = (carry.student.params_P, carry.student.model_state)
-    step_fn = student_step(task, players.student, weights, carry.scale_P)
+    step_fn = student_step(
+        task, players.student, weights, carry.scale_P, (objective, carry.seed)
+    )
 
     def distances(params_P, points):
         if not points:
@@ -352,3 +410,34 @@ def held_out_score(task, rule, weights, carry, batches, held_out):
     zero = tf.zeros((), dtype)
     _, total, final = unroll.count_up(looks, look, (carry.student, zero, zero))
     return total / looks - start, final - start
+
+
+def mixing_trace(task, rule, weights, carry, batches):
+    """Returns a Choice rule's mixing weights `[T, N, K]` while it trains alone.
+
+    Means over the coordinates of each of the N tensors of the optimizee.
+    """
+    steps, dtype = batches[0].shape[0], carry.start_params_P.dtype
+    scale_P, layout = carry.scale_P, task.layout
+    shape = (len(layout.sizes), len(rule.pool))
+
+    def body(i, state):
+        side, kept = state
+        _, grads_P, model_state = task.value_and_grad(
+            side.params_P, side.model_state, unroll.take(task, batches, i)
+        )
+        mixture = rule.mix(
+            weights,
+            scale_P * grads_P,
+            side.params_P / scale_P,
+            side.rule_state,
+            layout,
+            unroll.step_count(carry.step, i, dtype),
+        )
+        means = [tf.reduce_mean(w, 0) for w in layout.segments(mixture.weights_PK)]
+        params_P = side.params_P + scale_P * mixture.delta_P
+        side = Side(params_P, mixture.state, model_state)
+        return side, kept.write(i, tf.stack(means))
+
+    kept = tf.TensorArray(dtype, steps, element_shape=shape)
+    return unroll.count_up(steps, body, (carry.student, kept))[1].stack()

@@ -7,29 +7,43 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_amalgam import meta_step
+from tf_amalgam import curriculum, meta_step
+from tf_amalgam.curriculum import Progress
 from tf_amalgam.meta_step import Carry, Players
 from tf_amalgam.numerics import derive_seed
+from tf_amalgam.rules.choice import Choice
 from tf_amalgam.settings import Settings
 from tf_amalgam.tasks.task import Task
+
+
+class Learned(NamedTuple):
+    """What meta-training moves."""
+
+    weights: dict  # φ by name, NumPy
+    meta_optimizer: tuple  # variables of Adam, NumPy
 
 
 class State(NamedTuple):
     """A run between two meta-updates. Nothing in it is ever changed in place."""
 
-    weights: dict  # φ by name, NumPy
-    meta_optimizer: tuple  # variables of Adam, NumPy
+    now: Learned
+    good: Learned  # after the last period that was not to be repeated
+    best: Learned  # of this stage, or what the stage was handed
+    best_score: float
+    best_updates: int
+    progress: Progress
     carries: tuple  # one Carry per optimizee in mid-unroll; () between unrolls
-    meta_epoch: int
+    meta_epoch: int  # of the whole run, repeats included: names the seeds
+    period_epoch: int  # meta-epochs done in this period
     truncation: int  # truncations done in this meta-epoch
     updates: int  # truncations done in all, skipped ones included
     skipped: int  # meta-updates left out for a non-finite meta-gradient
     skipped_in_a_row: int
-    best_weights: dict
-    best_score: float
-    best_updates: int
     history: tuple  # a dict per update
     validations: tuple  # a dict per validation
+
+
+LEARNED = ("now", "good", "best")
 
 
 class Diverged(RuntimeError):
@@ -48,11 +62,6 @@ class Trainer:
         self.task, self.players, self.settings = task, players, settings
         self.strategy = strategy
         self.replicas = strategy.num_replicas_in_sync
-        if settings.meta_batch % self.replicas:
-            raise ValueError(
-                f"meta_batch={settings.meta_batch} cannot be shared by {self.replicas} "
-                "devices; use a multiple of their number, or fewer devices (replicas)."
-            )
         self._names = list(players.student.init_weights(0))
         self._variables: list[tf.Variable] = []
         self._programs: dict[Any, Any] = {}
@@ -64,21 +73,36 @@ class Trainer:
         self._optimizer = keras.optimizers.Adam(self.settings.meta_learning_rate)
         self._optimizer.build(self._variables)
         slots = tuple(v.numpy() for v in self._optimizer.variables)
+        start = Learned(weights, slots)
         return State(
-            weights, slots, (), 0, 0, 0, 0, 0, weights, float("inf"), 0, (), ()
+            now=start,
+            good=start,
+            best=start,
+            best_score=float("inf"),
+            best_updates=0,
+            progress=Progress(),
+            carries=(),
+            meta_epoch=0,
+            period_epoch=0,
+            truncation=0,
+            updates=0,
+            skipped=0,
+            skipped_in_a_row=0,
+            history=(),
+            validations=(),
         )
 
     def done(self, state: State) -> bool:
-        """Whether all meta-epochs of all stages are over."""
-        return state.meta_epoch >= self.settings.meta_epochs
+        """Whether the curriculum has come to its end."""
+        return state.progress.finished
 
     def step(self, state: State) -> State:
         """Returns the state one truncation (and meta-update) later."""
         settings = self.settings
-        stage = settings.stage_of(state.meta_epoch)
+        stage = state.progress.stage
         if not state.carries:
             state = state._replace(carries=self._start(state.meta_epoch), truncation=0)
-        weights = {k: tf.constant(v) for k, v in state.weights.items()}
+        weights = {k: tf.constant(v) for k, v in state.now.weights.items()}
         gradients, carries, metrics = [], [], []
         for first in range(0, settings.meta_batch, self.replicas):
             batches = self._per_replica(
@@ -107,61 +131,102 @@ class Trainer:
             np.isfinite(carry.student.params_P.numpy()).all() for carry in carries
         )
         truncation = state.truncation + 1
-        over = truncation == stage.truncations or not alive
+        over = truncation == settings.truncations(stage) or not alive
         row.update(
             update=state.updates + 1,
+            stage=stage,
             meta_epoch=state.meta_epoch,
             skipped=0 if finite else 1,
         )
         return state._replace(
             carries=() if over else tuple(carries),
             truncation=0 if over else truncation,
-            meta_epoch=state.meta_epoch + 1 if over else state.meta_epoch,
+            meta_epoch=state.meta_epoch + int(over),
+            period_epoch=state.period_epoch + int(over),
             updates=state.updates + 1,
             history=(*state.history, row),
         )
 
     def validate(self, state: State) -> State:
-        """Returns the state with a validation of its weights, and the best so far.
+        """Returns the state after a validation, and what the curriculum makes of it.
 
         Fresh optimizees with fixed seeds are trained by the student alone; the
         score is the mean log improvement of the loss on held-out examples along
         the unroll (lower is better; infinite if it diverges).
         """
-        settings = self.settings
-        weights = {k: tf.constant(v) for k, v in state.weights.items()}
+        settings, before = self.settings, state.progress
+        weights = {k: tf.constant(v) for k, v in state.now.weights.items()}
+        steps = settings.validated_steps(before.stage)
         scores, finals = [], []
         for index in range(settings.validation_optimizees):
             carry = self._begun("validation", index, 0)
-            batches = self._validation_batches(index)
-            score, final = self._program("validation")(weights, carry, *batches)
+            batches = self._validation_batches(index, steps)
+            score, final = self._program("validation")(
+                weights, carry, batches, self._held_out()
+            )
             scores.append(float(score))
             finals.append(float(final))
         score = float(np.mean(scores))
         score = score if np.isfinite(score) else float("inf")
-        row = {"update": state.updates, "score": score, "final": float(np.mean(finals))}
-        state = state._replace(validations=(*state.validations, row))
-        if score < state.best_score or not np.isfinite(state.best_score):
+        verdict = curriculum.judge(settings.curriculum, before, score)
+        row = {
+            "update": state.updates,
+            "stage": before.stage,
+            "period": before.period + int(before.started),
+            "repeat": before.repeats,
+            "steps": steps,
+            "score": score,
+            "final": float(np.mean(finals)),
+            "then": verdict.then,
+        }
+        rule = self.players.student
+        if isinstance(rule, Choice):
+            mean_K = self.mixing(state.now.weights, steps).mean(axis=(0, 1))
+            for label, share in zip(labels(rule.pool), mean_K, strict=True):
+                row[f"mixing/{label}"] = float(share)
+        return self._judged(state, verdict, score)._replace(
+            validations=(*state.validations, row)
+        )
+
+    @staticmethod
+    def _judged(state, verdict, score):
+        if verdict.good:
+            state = state._replace(good=state.now)
+        if verdict.best:
             state = state._replace(
-                best_weights=state.weights, best_score=score, best_updates=state.updates
+                best=state.now, best_score=score, best_updates=state.updates
             )
-        return state
+        if verdict.then == "repeat":
+            state = state._replace(now=state.good)
+        if verdict.then == "next":
+            state = state._replace(now=state.best, good=state.best)
+        return state._replace(progress=verdict.progress, period_epoch=0)
 
     def validation_due(self, state: State) -> bool:
-        """Whether the state stands right after a period (or at start or end)."""
-        if any(row["update"] == state.updates for row in state.validations):
+        """Whether the state stands at the start of a stage or the end of a period."""
+        if state.carries or self.done(state):
             return False
-        period = state.meta_epoch % self.settings.validation_period == 0
-        return not state.carries and (period or self.done(state))
+        return not state.progress.started or state.period_epoch >= self.settings.period
+
+    def mixing(self, weights, steps):
+        """Returns a Choice rule's mixing weights `[T, N, K]` on a fixed optimizee."""
+        constants = {k: tf.constant(v) for k, v in weights.items()}
+        carry = self._begun("validation", 0, 0)
+        found = self._program("mixing")(
+            constants, carry, self._validation_batches(0, steps)
+        )
+        return found.numpy()
 
     # Arrays of a state, for checkpoints.
 
     def arrays(self, state: State) -> dict:
         """Returns the arrays of a state by name."""
-        arrays = {f"weights/{k}": v for k, v in state.weights.items()}
-        arrays |= {f"best/{k}": v for k, v in state.best_weights.items()}
-        for i, value in enumerate(state.meta_optimizer):
-            arrays[f"meta_optimizer/{i}"] = value
+        arrays: dict[str, Any] = {}
+        for kind in LEARNED:
+            learned = getattr(state, kind)
+            arrays |= {f"{kind}/weights/{k}": v for k, v in learned.weights.items()}
+            for i, value in enumerate(learned.meta_optimizer):
+                arrays[f"{kind}/meta_optimizer/{i}"] = value
         for j, carry in enumerate(state.carries):
             for i, value in enumerate(tf.nest.flatten(carry)):
                 arrays[f"carry/{j}/{i}"] = np.asarray(value)
@@ -169,10 +234,15 @@ class Trainer:
 
     def from_arrays(self, arrays: dict, facts: dict) -> State:
         """Returns the state that `arrays` and its facts came from."""
-        state = self.fresh_state({k: arrays[f"weights/{k}"] for k in self._names})
-        slots = tuple(
-            arrays[f"meta_optimizer/{i}"] for i in range(len(state.meta_optimizer))
-        )
+        state = self.fresh_state({k: arrays[f"now/weights/{k}"] for k in self._names})
+        count = len(state.now.meta_optimizer)
+        learned = {
+            kind: Learned(
+                {k: arrays[f"{kind}/weights/{k}"] for k in self._names},
+                tuple(arrays[f"{kind}/meta_optimizer/{i}"] for i in range(count)),
+            )
+            for kind in LEARNED
+        }
         carries = []
         if any(name.startswith("carry/") for name in arrays):
             template = self._begin(0, 0, 0)
@@ -180,21 +250,20 @@ class Trainer:
             for j in range(self.settings.meta_batch):
                 values = [tf.constant(arrays[f"carry/{j}/{i}"]) for i in range(count)]
                 carries.append(tf.nest.pack_sequence_as(template, values))
-        return state._replace(
-            meta_optimizer=slots,
-            carries=tuple(carries),
-            best_weights={k: arrays[f"best/{k}"] for k in self._names},
-            **{
-                **facts,
-                "history": tuple(facts["history"]),
-                "validations": tuple(facts["validations"]),
-            },
-        )
+        parts: dict[str, Any] = {
+            **facts,
+            **learned,
+            "carries": tuple(carries),
+            "progress": Progress(*facts["progress"]),
+            "history": tuple(facts["history"]),
+            "validations": tuple(facts["validations"]),
+        }
+        return state._replace(**parts)
 
     @staticmethod
     def facts(state: State) -> dict:
         """Returns what of a state is no array, ready for JSON."""
-        arrays = ("weights", "meta_optimizer", "carries", "best_weights")
+        arrays = (*LEARNED, "carries")
         return {k: v for k, v in state._asdict().items() if k not in arrays}
 
     # The optimizees of a meta-epoch.
@@ -233,17 +302,14 @@ class Trainer:
         batches = self.task.minibatches(seed, start, count)
         return tuple(map(tf.constant, batches))
 
-    def _validation_batches(self, index):
-        settings = self.settings
+    def _validation_batches(self, index, steps):
         seed = self._seed("minibatches", "validation", index, 0)
-        batches = self.task.minibatches(
-            seed, settings.warmup_steps, settings.validation_steps
-        )
-        held_out = self.task.dataset.validation
+        batches = self.task.minibatches(seed, self.settings.warmup_steps, steps)
+        return tuple(map(tf.constant, batches))
+
+    def _held_out(self):
         few = meta_step.VALIDATION_EXAMPLES
-        return tuple(map(tf.constant, batches)), tuple(
-            tf.constant(part[:few]) for part in held_out
-        )
+        return tuple(tf.constant(part[:few]) for part in self.task.dataset.validation)
 
     # Meta-updates.
 
@@ -252,23 +318,21 @@ class Trainer:
         clip = self.settings.adaptive_clip
         if clip:
             gradients = {
-                k: adaptive_clip(g, state.weights[k], clip)
+                k: adaptive_clip(g, state.now.weights[k], clip)
                 for k, g in gradients.items()
             }
         for variable, name in zip(self._variables, self._names, strict=True):
-            variable.assign(state.weights[name])
+            variable.assign(state.now.weights[name])
         for variable, value in zip(
-            self._optimizer.variables, state.meta_optimizer, strict=True
+            self._optimizer.variables, state.now.meta_optimizer, strict=True
         ):
             variable.assign(value)
         self._optimizer.apply([tf.constant(gradients[k]) for k in self._names])
-        return state._replace(
-            weights={
-                k: v.numpy() for k, v in zip(self._names, self._variables, strict=True)
-            },
-            meta_optimizer=tuple(v.numpy() for v in self._optimizer.variables),
-            skipped_in_a_row=0,
-        )
+        weights = {
+            k: v.numpy() for k, v in zip(self._names, self._variables, strict=True)
+        }
+        slots = tuple(v.numpy() for v in self._optimizer.variables)
+        return state._replace(now=Learned(weights, slots), skipped_in_a_row=0)
 
     def _skipped(self, state):
         in_a_row = state.skipped_in_a_row + 1
@@ -328,6 +392,14 @@ class Trainer:
         def program(weights, carry, batches, held_out):
             return meta_step.held_out_score(
                 self.task, self.players.student, weights, carry, batches, held_out
+            )
+
+        return program
+
+    def _make_mixing(self):
+        def program(weights, carry, batches):
+            return meta_step.mixing_trace(
+                self.task, self.players.student, weights, carry, batches
             )
 
         return program

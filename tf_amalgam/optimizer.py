@@ -71,16 +71,15 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
         self._layout = Layout.of(variables)
         state = self.rule.init_state(self._layout)
-        names = getattr(state, "_fields", ())
         with self._beside(variables[0]):
             self._state = [
                 self.add_variable(
                     shape=part.shape,
                     initializer=lambda shape, dtype, part=part: ops.cast(part, dtype),
                     dtype="float32",
-                    name=name,
+                    name="_".join(map(str, path)),
                 )
-                for name, part in zip(names, state, strict=True)
+                for path, part in tree.flatten_with_path(state)
             ]
 
     def get_config(self):
@@ -140,22 +139,22 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         if places != everything:
             # Some variables got no gradient: like any Keras optimizer, leave them
             # and their state alone.
-            pieces = [self._layout.segments(value) for value in values]
+            whole = values
+            values = [_of_tensors(value, self._layout, places) for value in whole]
             layout = Layout(
                 tuple(self._layout.names[i] for i in places),
                 tuple(self._layout.shapes[i] for i in places),
             )
-            values = [ops.concatenate([p[i] for i in places], axis=0) for p in pieces]
         grads_P = ops.cast(concat(grads), "float32")
         params_P = ops.cast(
             concat([ops.convert_to_tensor(v) for v in variables]), "float32"
         )
         delta_P, values = self._delta(grads_P, params_P, values, layout, learning_rate)
         if places != everything:
-            for piece, value in zip(pieces, values, strict=True):
-                for i, new in zip(places, layout.segments(value), strict=True):
-                    piece[i] = new
-            values = [ops.concatenate(piece, axis=0) for piece in pieces]
+            values = [
+                _with_tensors(old, new, self._layout, layout, places)
+                for old, new in zip(whole, values, strict=True)
+            ]
         for variable, delta in zip(variables, layout.split(delta_P), strict=True):
             self.assign_add(variable, ops.cast(delta, variable.dtype))
         for part, value in zip(state, values, strict=True):
@@ -172,15 +171,40 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             delta_P, after = self.rule.update(
                 weights, grads_P, params_P, state, layout, step
             )
-            return ops.cast(learning_rate, "float32") * delta_P, list(after)
+            return ops.cast(learning_rate, "float32") * delta_P, tree.flatten(after)
 
         def warm_up():
             after = self.rule.observe(grads_P, state, step)
-            return -self.warmup_learning_rate * grads_P, list(after)
+            return -self.warmup_learning_rate * grads_P, tree.flatten(after)
 
         if not self.warmup_steps:
             return learned()
         return ops.cond(step <= self.warmup_steps, warm_up, learned)
+
+
+def _of_tensors(value, layout, places):
+    """Returns the part of a state that belongs to the tensors at `places`."""
+    if value.shape[0] == layout.size:
+        pieces = layout.segments(value)
+        return ops.concatenate([pieces[i] for i in places], axis=0)
+    if value.shape[0] == len(layout.shapes):
+        return ops.take(value, ops.convert_to_tensor(places), axis=0)
+    return value
+
+
+def _with_tensors(old, new, layout, part, places):
+    """Returns the whole state again, with the new values at `places`."""
+    if old.shape[0] == layout.size:
+        pieces = layout.segments(old)
+        for i, piece in zip(places, part.segments(new), strict=True):
+            pieces[i] = piece
+        return ops.concatenate(pieces, axis=0)
+    if old.shape[0] == len(layout.shapes):
+        rows = [old[i : i + 1] for i in range(len(layout.shapes))]
+        for n, i in enumerate(places):
+            rows[i] = new[n : n + 1]
+        return ops.concatenate(rows, axis=0)
+    return new
 
 
 class AnalyticOptimizer(RuleOptimizer):

@@ -57,9 +57,16 @@ class RNNProp(LearnedOptimizer):
     rule_type = rules.RNNProp
 
 
+@register
+class Choice(LearnedOptimizer):
+    """A learned mixture of known optimizers: θ ← θ + Σₖ wₖuₖ."""
+
+    rule_type = rules.Choice
+
+
 OPTIMIZERS = {
     cls.rule_type.name: cls
-    for cls in (SGD, Momentum, RMSProp, Adam, AddSign, PowerSign, RNNProp)
+    for cls in (SGD, Momentum, RMSProp, Adam, AddSign, PowerSign, RNNProp, Choice)
 }
 
 

@@ -43,6 +43,28 @@ def meta_training(history, validations, path):
     _write(figure, path)
 
 
+def mixing(trace_TNK, tensors, members, path):
+    """Draws a Choice rule's mean mixing weights by step, one panel per tensor."""
+    columns = min(3, len(tensors))
+    figure, axes = _figure(-(-len(tensors) // columns), columns)
+    panels = list(axes.flat)
+    for n, (axis, name) in enumerate(zip(panels, tensors, strict=False)):
+        shares = [[float(v) for v in row] for row in trace_TNK[:, n]]
+        axis.stackplot(
+            range(1, len(shares) + 1),
+            *zip(*shares, strict=True),
+            labels=members,
+            colors=COLORS[: len(members)],
+            alpha=0.8,
+        )
+        axis.set(title=name, xlabel="inner step", ylabel="share", ylim=(0, 1))
+        axis.margins(x=0)
+    for axis in panels[len(tensors) :]:
+        axis.set_visible(False)
+    panels[0].legend(frameon=False, fontsize=8, loc="lower right")
+    _write(figure, path)
+
+
 def learning_curves(records, path, title=None):
     """Draws validation loss by epoch, one panel per optimizee, one line per optimizer.
 

@@ -115,19 +115,27 @@ def load(name_or_path, *, preset="paper", **kwargs):
     if text in rules.TEACHERS:
         rule = rules.make_rule(text, preset)
         return optimizers.optimizer_for(rule, {}, **kwargs)
-    shipped = ZOO / f"{text}.npz"
-    if os.sep not in text and shipped.is_file():
-        path = shipped
-    elif os.sep in text or text.endswith(".npz") or os.path.exists(text):
-        path = pathlib.Path(text)
-    else:
-        raise ValueError(rules.unknown("optimizer", text, available()))
-    rule, weights, header = read(path)
+    rule, weights, header = find(text)
     options = {
         "warmup_steps": header["warmup_steps"],
         "warmup_learning_rate": header["warmup_learning_rate"],
     }
     return optimizers.optimizer_for(rule, weights, **{**options, **kwargs})
+
+
+def find(name_or_path):
+    """Returns `(rule, weights, header)` of a trained optimizer, shipped or on disk.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load`.
+    """
+    text = os.fspath(name_or_path)
+    shipped = ZOO / f"{text}.npz"
+    if os.sep not in text and shipped.is_file():
+        return read(shipped)
+    if os.sep in text or text.endswith(".npz") or os.path.exists(text):
+        return read(text)
+    raise ValueError(rules.unknown("optimizer", text, available()))
 
 
 def available() -> tuple[str, ...]:

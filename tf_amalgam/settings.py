@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any
 
+from tf_amalgam.curriculum import Curriculum
 from tf_amalgam.meta_step import Objective
+from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.registry import unknown
 
 # Where the paper as printed and the authors' released code differ.
@@ -29,33 +31,6 @@ REDUCTIONS = ("mean", "sum")
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """Meta-epochs of one unroll length.
-
-    Attributes:
-        truncations: truncations (and so meta-updates) of one unroll.
-        meta_epochs: how many times a fresh set of optimizees is unrolled.
-        alpha: weight of the imitation loss; `None` takes the run's.
-    """
-
-    truncations: int
-    meta_epochs: int
-    alpha: float | None = None
-
-    def __post_init__(self):
-        for field in ("truncations", "meta_epochs"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"Stage: {field} must be a whole number from 1, received {value!r}."
-                )
-        if self.alpha is not None and not self.alpha >= 0:
-            raise ValueError(
-                f"Stage: alpha must be at least 0, received {self.alpha!r}."
-            )
-
-
-@dataclasses.dataclass(frozen=True)
 class Settings:
     """All numbers of a meta-training run; see `amalgamate` for their meaning."""
 
@@ -66,8 +41,11 @@ class Settings:
     huber_delta: float | None
     second_order: bool
     segment: int | None
+    perturbation: Perturbation | None
+    input_noise: float
     truncation_steps: int
-    stages: tuple[Stage, ...]
+    curriculum: Curriculum
+    period: int
     meta_batch: int
     meta_learning_rate: float
     adaptive_clip: float
@@ -76,9 +54,8 @@ class Settings:
     warmup_steps: int
     warmup_learning_rate: float
     warmup_scaled: bool
-    validation_period: int
     validation_optimizees: int
-    validation_steps: int
+    validation_steps: int | None
     max_skipped: int
     seed: int
 
@@ -86,12 +63,14 @@ class Settings:
         for field in (
             "truncation_steps",
             "meta_batch",
-            "validation_period",
+            "period",
             "validation_optimizees",
             "validation_steps",
             "max_skipped",
         ):
             value = getattr(self, field)
+            if value is None and field == "validation_steps":
+                continue
             if not isinstance(value, int) or value < 1:
                 raise ValueError(
                     f"{field} must be a whole number from 1, received {value!r}."
@@ -106,39 +85,45 @@ class Settings:
                 raise ValueError(f"{field} must be at least 0, received {value!r}.")
         if self.reduction not in REDUCTIONS:
             raise ValueError(unknown("reduction", self.reduction, REDUCTIONS))
-        if not self.stages:
-            raise ValueError("A run needs at least one Stage; received none.")
-        self.objective(self.stages[0])
+        for stage in self.curriculum.stages:
+            if stage.unroll % self.truncation_steps:
+                raise ValueError(
+                    f"A Stage has an unroll of {stage.unroll} inner steps, which "
+                    f"truncations of {self.truncation_steps} do not divide. Use a "
+                    "multiple, or another truncation_steps."
+                )
+        self.objective(0)
 
-    def objective(self, stage: Stage) -> Objective:
+    def objective(self, stage: int) -> Objective:
         """Returns what a truncation of this stage minimizes."""
+        alpha = self.curriculum.stages[stage].alpha
         return Objective(
             scheme=self.scheme,
-            alpha=self.alpha if stage.alpha is None else stage.alpha,
+            alpha=self.alpha if alpha is None else alpha,
             distance=self.distance,
             meta_loss_start=self.meta_loss_start,
             huber_delta=self.huber_delta,
             second_order=self.second_order,
             segment=self.segment,
+            perturbation=self.perturbation,
+            input_noise=self.input_noise,
         )
+
+    def truncations(self, stage: int) -> int:
+        """Truncations (and so meta-updates) of one unroll of this stage."""
+        return self.curriculum.stages[stage].unroll // self.truncation_steps
+
+    def validated_steps(self, stage: int) -> int:
+        """Inner steps of a validation after a period of this stage."""
+        return self.validation_steps or self.curriculum.validation_unroll(stage)
 
     @property
     def meta_updates(self) -> int:
-        """Meta-updates of the whole run."""
-        return sum(stage.truncations * stage.meta_epochs for stage in self.stages)
-
-    @property
-    def meta_epochs(self) -> int:
-        """Meta-epochs of the whole run."""
-        return sum(stage.meta_epochs for stage in self.stages)
-
-    def stage_of(self, meta_epoch: int) -> Stage:
-        """Returns the stage that a meta-epoch (from 0, over all stages) belongs to."""
-        for stage in self.stages:
-            if meta_epoch < stage.meta_epochs:
-                return stage
-            meta_epoch -= stage.meta_epochs
-        raise ValueError(f"The run has {self.meta_epochs} meta-epochs only.")
+        """Meta-updates of the run, without further chances and repeats."""
+        return sum(
+            self.truncations(i) * stage.periods * self.period
+            for i, stage in enumerate(self.curriculum.stages)
+        )
 
     def describe(self) -> dict:
         """Returns the settings ready for JSON."""

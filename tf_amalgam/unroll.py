@@ -24,7 +24,7 @@ class Side(NamedTuple):
     """Where one optimizer stands on one optimizee."""
 
     params_P: Any
-    rule_state: Any  # the rule's NamedTuple of [P, …]
+    rule_state: Any  # the rule's NamedTuple
     model_state: Any  # tuple: BatchNorm statistics and the like
 
 
@@ -70,16 +70,17 @@ def take(task, batches, i):
 
 
 def like_arrays(tensors, size):
-    """Returns an empty TensorArray of `size` elements for each tensor's kind."""
+    """Returns an empty TensorArray of `size` elements like each (nested) tensor."""
     return tuple(
         tf.TensorArray(t.dtype, size, element_shape=t.shape, clear_after_read=False)
-        for t in tensors
+        for t in tf.nest.flatten(tensors)
     )
 
 
 def write_all(arrays, i, values):
     """Writes one value into each array at place i."""
-    return tuple(a.write(i, v) for a, v in zip(arrays, values, strict=True))
+    flat = tf.nest.flatten(values)
+    return tuple(a.write(i, v) for a, v in zip(arrays, flat, strict=True))
 
 
 def read_all(arrays, i):
@@ -241,7 +242,7 @@ def student_adjoint(
         second_order: whether g_t's dependence on θ_t counts.
     """
     steps = batches[0].shape[0]
-    dtype = rule_state[0].dtype if rule_state else trace.params.dtype
+    dtype = trace.params.dtype
     share = tf.constant(1.0 / steps, dtype)
     names, phi = list(weights), list(weights.values())
 
@@ -284,7 +285,7 @@ def student_adjoint(
     carry = (zeros(trace.params.read(0)), zeros(rule_state), zeros(phi))
 
     def restore(i):
-        return type(rule_state)(*read_all(trace.borders, i))
+        return tf.nest.pack_sequence_as(rule_state, read_all(trace.borders, i))
 
     if segment == 1:
         carry = count_up(
@@ -317,7 +318,8 @@ def student_adjoint(
 
         def back(j, carry):
             at = length - 1 - j
-            return back_one(first + at, type(rule_state)(*read_all(kept, at)), carry)
+            state = tf.nest.pack_sequence_as(rule_state, read_all(kept, at))
+            return back_one(first + at, state, carry)
 
         return count_up(length, back, carry)
 

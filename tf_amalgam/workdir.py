@@ -12,6 +12,30 @@ HISTORY_FILE = "history.csv"
 VALIDATION_FILE = "validation.csv"
 CURVES_FILE = "curves.png"
 UNTRAINED_FILE = "untrained.npz"
+MIXING_FILE = "mixing.csv"
+MIXING_PLOT = "mixing.png"
+CHOICE_FOLDER = "choice"
+README_FILE = "README.md"
+
+README = """# {title}
+
+One meta-training run of tf_amalgam. The command that made this folder continues it
+if it was interrupted; another experiment needs another folder.
+
+| file | what it is |
+|---|---|
+| `student.npz` | the trained optimizer: `tf_amalgam.load("…/student.npz")` |
+| `untrained.npz` | the same before meta-training, to compare it with |
+| `settings.json` | every setting that changes the result |
+| `config.gin`, `operative_config.gin` | the configuration, and every value it used |
+| `history.csv` | one line per meta-update: losses, distances, gradient norm |
+| `validation.csv` | one line per validation, and what the curriculum did then |
+| `curves.png` | both, drawn |
+| `mixing.csv`, `mixing.png` | of a Choice rule: its mixing weights by step and tensor |
+| `choice/` | the same files of the Choice rule that taught this student |
+| `checkpoints/` | what a resume needs; can be removed after the end |
+| `tensorboard/` | the same figures for TensorBoard |
+"""
 
 
 class Workdir:
@@ -30,6 +54,7 @@ class Workdir:
         file = self.path / SETTINGS_FILE
         if not file.is_file():
             files.write_json(file, self.settings)
+            files.write_text(self.path / README_FILE, README.format(title=self._title))
             return
         try:
             found = json.loads(file.read_text())
@@ -45,6 +70,14 @@ class Workdir:
                 + "\n  ".join(different)
                 + "\nGive another workdir, or the same settings to continue that run."
             )
+
+    @property
+    def _title(self):
+        told = self.settings
+        title = f"{told['student']['rule']} on {told['task']['name']}"
+        if teachers := [teacher["rule"] for teacher in told["teachers"]]:
+            title += f", {told['scheme']} of {', '.join(teachers)}"
+        return f"{title} ({told['preset']} preset)"
 
     def restore(self):
         """Returns `(arrays, facts)` of the newest readable checkpoint, or None."""
@@ -63,6 +96,19 @@ class Workdir:
             (VALIDATION_FILE, state.validations),
         ):
             files.write_text(self.path / name, as_csv(rows))
+
+    def save_mixing(self, trace_TNK, tensors, members, file):
+        """Writes a Choice rule's mixing weights: a row per step and tensor."""
+        rows = [
+            {
+                "step": t + 1,
+                "tensor": name,
+                **dict(zip(members, map(float, trace_TNK[t, n]), strict=True)),
+            }
+            for t in range(len(trace_TNK))
+            for n, name in enumerate(tensors)
+        ]
+        files.write_text(self.path / file, as_csv(rows))
 
     def save_student(self, rule, weights, settings, about, file=saved.STUDENT_FILE):
         """Writes the trained optimizer."""
@@ -99,6 +145,13 @@ def as_csv(rows) -> str:
 
 
 def read_csv(path) -> list[dict]:
-    """Returns the rows of a CSV file of numbers."""
+    """Returns the rows of a CSV file, numbers as numbers."""
     with open(path, newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return [{k: _number(v) for k, v in r.items()} for r in csv.DictReader(file)]
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return text

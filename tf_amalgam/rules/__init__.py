@@ -1,7 +1,8 @@
-"""Update rules: the six teachers and the student."""
+"""Update rules: the teachers, the students and mixtures."""
 
 from tf_amalgam.rules.adam import Adam
 from tf_amalgam.rules.addsign import AddSign
+from tf_amalgam.rules.choice import Choice
 from tf_amalgam.rules.momentum import Momentum
 from tf_amalgam.rules.powersign import PowerSign
 from tf_amalgam.rules.registry import (
@@ -10,6 +11,7 @@ from tf_amalgam.rules.registry import (
     PRESETS,
     RULES,
     TEACHERS,
+    choice_pool,
     make_pool,
     make_rule,
     rule_class,
@@ -19,6 +21,7 @@ from tf_amalgam.rules.rmsprop import RMSProp
 from tf_amalgam.rules.rnnprop import RNNProp
 from tf_amalgam.rules.rule import Rule
 from tf_amalgam.rules.sgd import SGD
+from tf_amalgam.rules.teachers import as_config
 
 __all__ = [
     "LEARNING_RATES",
@@ -29,11 +32,14 @@ __all__ = [
     "TEACHERS",
     "Adam",
     "AddSign",
+    "Choice",
     "Momentum",
     "PowerSign",
     "RMSProp",
     "RNNProp",
     "Rule",
+    "as_config",
+    "choice_pool",
     "make_pool",
     "make_rule",
     "rule_class",

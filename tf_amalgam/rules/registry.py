@@ -4,31 +4,21 @@ import dataclasses
 import difflib
 from typing import Any
 
-from tf_amalgam.rules.adam import Adam
-from tf_amalgam.rules.addsign import AddSign
-from tf_amalgam.rules.momentum import Momentum
-from tf_amalgam.rules.powersign import PowerSign
-from tf_amalgam.rules.rmsprop import RMSProp
+from tf_amalgam.rules.choice import Choice
 from tf_amalgam.rules.rnnprop import RNNProp
 from tf_amalgam.rules.rule import Rule
-from tf_amalgam.rules.sgd import SGD
+from tf_amalgam.rules.teachers import (
+    LEARNING_RATES,
+    POOLS,
+    TEACHER_CLASSES,
+    TEACHERS,
+    choice_learning_rates,
+    from_config,
+)
 
 RULES: dict[str, type[Rule]] = {
-    rule.name: rule
-    for rule in (SGD, Momentum, RMSProp, Adam, AddSign, PowerSign, RNNProp)
-}
-
-TEACHERS = ("sgd", "momentum", "rmsprop", "adam", "addsign", "powersign")
-POOLS = {"small": ("adam", "rmsprop"), "large": TEACHERS}
-
-# Learning rates as direct teachers, found by the authors' grid search on Train.
-LEARNING_RATES = {
-    "sgd": 0.2,
-    "momentum": 0.5,
-    "rmsprop": 0.005,
-    "adam": 0.005,
-    "addsign": 0.1,
-    "powersign": 0.1,
+    **TEACHER_CLASSES,
+    **{rule.name: rule for rule in (RNNProp, Choice)},
 }
 
 # How the released code normalizes moments; everywhere else it is bias-corrected.
@@ -60,7 +50,8 @@ def rule_class(name: str) -> type[Rule]:
 def make_rule(name: str, preset: str = "paper", **hyperparameters) -> Rule:
     """Returns a rule by name under a preset; hyperparameters win over both.
 
-    An analytic rule gets the tuned learning rate of `LEARNING_RATES`.
+    An analytic rule gets the tuned learning rate of `LEARNING_RATES`; a Choice rule's
+    `pool` may be a pool's name, or hold teachers' names beside rules.
     """
     if preset not in PRESETS:
         raise ValueError(unknown("preset", preset, PRESETS))
@@ -71,6 +62,8 @@ def make_rule(name: str, preset: str = "paper", **hyperparameters) -> Rule:
     if name in LEARNING_RATES:
         config["learning_rate"] = LEARNING_RATES[name]
     config.update(hyperparameters)
+    if cls is Choice:
+        config["pool"] = choice_pool(config.get("pool", "small"), preset)
     try:
         return cls(**config)
     except TypeError as error:
@@ -84,16 +77,30 @@ def make_pool(teachers, preset: str = "paper") -> tuple[Rule, ...]:
     Raises:
         ValueError: for an unknown or repeated teacher, an empty pool.
     """
+    return _pool(teachers, preset, {})
+
+
+def choice_pool(teachers, preset: str = "paper") -> tuple[Rule, ...]:
+    """Returns the same for the inside of a Choice rule, with its learning rates."""
+    names = POOLS.get(teachers, ()) if isinstance(teachers, str) else teachers
+    names = [name for name in names if isinstance(name, str) and name in TEACHERS]
+    return _pool(teachers, preset, choice_learning_rates(names, preset))
+
+
+def _pool(teachers, preset, rates):
     if isinstance(teachers, str):
         if teachers not in POOLS:
             raise ValueError(unknown("teacher pool", teachers, tuple(POOLS)))
         teachers = POOLS[teachers]
-    pool = []
+    pool: list[Rule] = []
     for teacher in teachers:
+        if isinstance(teacher, dict):
+            teacher = from_config(teacher)
         if isinstance(teacher, Rule):
             pool.append(teacher)
         elif teacher in TEACHERS:
-            pool.append(make_rule(teacher, preset))
+            chosen = {"learning_rate": rates[teacher]} if teacher in rates else {}
+            pool.append(make_rule(teacher, preset, **chosen))
         else:
             raise ValueError(unknown("teacher", teacher, TEACHERS))
     if not pool:

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from tf_amalgam.numerics import derive_seed
-from tf_amalgam.rules.lstm import init_lstm, lstm_step
+from tf_amalgam.rules.lstm import init_lstm, layer_weights, lstm_step
 from tf_amalgam.rules.moments import (
     Moments,
     by_root,
@@ -73,10 +73,10 @@ class RNNProp(Rule):
         moments = update_moments(grads_P, state, self.beta_1, self.beta_2)
         inputs_PF = self._inputs(grads_P, moments, step)
         hidden_0, cell_0 = lstm_step(
-            inputs_PF, state.hidden_0, state.cell_0, *_layer(weights, "lstm_0")
+            inputs_PF, state.hidden_0, state.cell_0, *layer_weights(weights, "lstm_0")
         )
         hidden_1, cell_1 = lstm_step(
-            hidden_0, state.hidden_1, state.cell_1, *_layer(weights, "lstm_1")
+            hidden_0, state.hidden_1, state.cell_1, *layer_weights(weights, "lstm_1")
         )
         y_P1 = hidden_1 @ weights["head/kernel"] + weights["head/bias"]
         delta_P = -self.alpha * ops.tanh(y_P1[:, 0])
@@ -93,9 +93,3 @@ class RNNProp(Rule):
             ],
             axis=1,
         )
-
-
-def _layer(weights, name):
-    return [
-        weights[f"{name}/{part}"] for part in ("kernel", "recurrent_kernel", "bias")
-    ]

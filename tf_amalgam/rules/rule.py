@@ -28,8 +28,20 @@ class Rule:
         return {}
 
     def init_state(self, layout, dtype="float32"):
-        """Returns the state before the first step, a NamedTuple of tensors `[P, …]`."""
+        """Returns the state before the first step, a NamedTuple (nested if need be).
+
+        Tensors whose first dimension is P belong to coordinates, those whose first
+        dimension is the number of tensors belong to these, others to the whole.
+        """
         return Empty()
+
+    def noise_shape(self, layout):
+        """Returns the shape of the noise that a step of meta-training draws, or None.
+
+        A rule that has one takes uniform numbers in (0, 1) as `update`'s argument
+        `noise` there; elsewhere it gets none.
+        """
+        return None
 
     def observe(self, grads_P, state, step):
         """Returns the state after a step that somebody else took (warm-up).

@@ -1,0 +1,148 @@
+"""Curriculum: from the validations of a run to what it does next. Pure logic.
+
+A run goes through stages of growing unrolls. A stage is made of periods (some
+meta-epochs each); after each comes a validation at the *next* stage's length, so that
+a student is chosen by what it will have to do (Chen et al. 2020a; Huang et al. 2022,
+C.3). A period after which validation is much worse is repeated from the last good
+weights; a stage hands its best weights on to the next.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Periods of one unroll length.
+
+    Attributes:
+        unroll: inner steps of an unroll; a multiple of the truncation's.
+        periods: at least this many.
+        alpha: weight of the imitation loss; `None` takes the run's.
+    """
+
+    unroll: int
+    periods: int
+    alpha: float | None = None
+
+    def __post_init__(self):
+        for field in ("unroll", "periods"):
+            _check_count(self, field, 1)
+        if self.alpha is not None and not self.alpha >= 0:
+            raise ValueError(
+                f"Stage: alpha must be at least 0, received {self.alpha!r}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Curriculum:
+    """Stages, and when to leave, end or repeat a period.
+
+    Attributes:
+        stages: sequence of `Stage`.
+        chances: a stage goes on beyond its `periods` until its best validation is
+            this many periods old; 0 ends it there ("simple" strategy).
+        max_periods: end of a stage whatever its chances.
+        repeat_threshold: a period is repeated if its validation exceeds the stage's
+            best by more than this share of its size; `None` never repeats.
+        max_repeats: times that one period is repeated; then the run goes on.
+    """
+
+    stages: tuple[Stage, ...]
+    chances: int = 0
+    max_periods: int = 20
+    repeat_threshold: float | None = None
+    max_repeats: int = 4
+
+    def __post_init__(self):
+        if not self.stages:
+            raise ValueError("A run needs at least one Stage; received none.")
+        _check_count(self, "chances", 0)
+        _check_count(self, "max_repeats", 0)
+        _check_count(self, "max_periods", 1)
+        longest = max(stage.periods for stage in self.stages)
+        if self.chances and self.max_periods < longest:
+            raise ValueError(
+                f"Curriculum: max_periods={self.max_periods} is below the {longest} "
+                "periods that a stage has at least."
+            )
+        if self.repeat_threshold is not None and not self.repeat_threshold >= 0:
+            raise ValueError(
+                "Curriculum: repeat_threshold must be at least 0 or None, received "
+                f"{self.repeat_threshold!r}."
+            )
+
+    def validation_unroll(self, stage: int) -> int:
+        """Returns the inner steps of a validation: the next stage's, or the last's."""
+        return self.stages[min(stage + 1, len(self.stages) - 1)].unroll
+
+
+class Progress(NamedTuple):
+    """Where a run stands in its curriculum."""
+
+    stage: int = 0
+    period: int = 0  # periods of this stage that are over, repeats not counted
+    repeats: int = 0  # times the present period has been repeated
+    started: bool = False  # the stage's first weights are validated
+    best_score: float = math.inf  # of this stage; lower is better
+    best_period: int = 0
+    finished: bool = False
+
+
+class Verdict(NamedTuple):
+    """What a validation means for the weights it was made of."""
+
+    progress: Progress
+    good: bool  # go on from these weights
+    best: bool  # they are the stage's best so far
+    then: str  # "continue", "repeat", "next" or "finish"
+
+
+def judge(curriculum: Curriculum, progress: Progress, score: float) -> Verdict:
+    """Returns what follows from the validation score after a period.
+
+    A stage's first validation is of the weights it was handed, before any period.
+    """
+    score = score if math.isfinite(score) else math.inf
+    if not progress.started:
+        started = progress._replace(started=True, best_score=score)
+        return Verdict(started, good=True, best=True, then="continue")
+    patient = progress.repeats < curriculum.max_repeats
+    if patient and _much_worse(curriculum, progress, score):
+        again = progress._replace(repeats=progress.repeats + 1)
+        return Verdict(again, good=False, best=False, then="repeat")
+    progress = progress._replace(period=progress.period + 1, repeats=0)
+    best = score < progress.best_score
+    if best:
+        progress = progress._replace(best_score=score, best_period=progress.period)
+    if _goes_on(curriculum, progress):
+        return Verdict(progress, good=True, best=best, then="continue")
+    if progress.stage + 1 < len(curriculum.stages):
+        following = Progress(stage=progress.stage + 1)
+        return Verdict(following, good=True, best=best, then="next")
+    return Verdict(progress._replace(finished=True), True, best, "finish")
+
+
+def _much_worse(curriculum, progress, score):
+    if curriculum.repeat_threshold is None:
+        return False
+    best = progress.best_score
+    return score > best + curriculum.repeat_threshold * abs(best)
+
+
+def _goes_on(curriculum, progress):
+    if progress.period < curriculum.stages[progress.stage].periods:
+        return True
+    if progress.period >= curriculum.max_periods:
+        return False
+    return progress.period - progress.best_period < curriculum.chances
+
+
+def _check_count(thing, field, least):
+    value = getattr(thing, field)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(
+            f"{type(thing).__name__}: {field} must be a whole number from {least}, "
+            f"received {value!r}."
+        )

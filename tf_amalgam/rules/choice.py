@@ -1,0 +1,171 @@
+"""Choice: a learned mixture of known optimizers, the teacher of Optimal Choice."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from tf_amalgam.numerics import derive_seed
+from tf_amalgam.rules import teachers
+from tf_amalgam.rules.lstm import init_lstm, layer_weights, lstm_step
+from tf_amalgam.rules.rule import AnalyticRule, Rule, check_positive, zeros
+
+# The one-hot feature knows tensors of 1, 2 and 3 dimensions; convolution kernels,
+# with 4, get zeros (released code).
+RANKS = (1, 2, 3)
+
+
+class ChoiceState(NamedTuple):
+    """States of the pool's members and of the LSTM layers."""
+
+    pool: tuple  # K × the member's own state
+    hidden: tuple  # layers × [P, H]
+    cell: tuple  # layers × [P, H]
+
+
+class Mixture(NamedTuple):
+    """What a Choice rule decided in one step."""
+
+    weights_PK: Any  # softmax weights, each row sums to 1
+    delta_P: Any
+    state: ChoiceState
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice(Rule):
+    """δ = Σₖ wₖuₖ over the pool's updates (Huang et al. 2022, 3.3 and C.1.2).
+
+    Inputs per coordinate: the K pool updates (their learning rates included), the
+    time t/2000 (t steps done, unbounded), a one-hot of the tensor's number of
+    dimensions → LSTM layers → dense(K) → softmax. 5,482 weights for two members,
+    5,886 for six.
+
+    Attributes:
+        pool: the members, analytic rules.
+        units: of each LSTM layer.
+        layers: LSTM layers; 1 is the "shallow" variant.
+        time_scale: inner steps after which the time feature is 1.
+        hardness: 0 for a softmax. Above 0 a step of training draws Gumbel noise and
+            takes a softmax at temperature 1/hardness; outside training the best
+            member alone moves ("hard" variant: 10).
+        rate_range: if above 0, member k's update is also multiplied by
+            exp(rate_range·tanh(·)) of a second dense layer, which starts at 1.
+    """
+
+    name = "choice"
+    pool: tuple = ()
+    units: int = 20
+    layers: int = 2
+    time_scale: float = 2000.0
+    hardness: float = 0.0
+    rate_range: float = 0.0
+
+    def __post_init__(self):
+        members = tuple(
+            teachers.from_config(m) if isinstance(m, dict) else m for m in self.pool
+        )
+        object.__setattr__(self, "pool", members)
+        check_positive(self, "units", "layers", "time_scale")
+        if len(members) < 2 or not all(isinstance(m, AnalyticRule) for m in members):
+            raise ValueError(
+                "Choice: pool must hold at least two analytic rules, received "
+                f"{self.pool!r}."
+            )
+        for field in ("hardness", "rate_range"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(
+                    f"Choice: {field} must be at least 0, received "
+                    f"{getattr(self, field)!r}."
+                )
+
+    def get_config(self):
+        config = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        config["pool"] = [teachers.as_config(member) for member in self.pool]
+        return config
+
+    def init_weights(self, seed):
+        weights: dict = {}
+        inputs = len(self.pool) + 1 + len(RANKS)
+        for i in range(self.layers):
+            weights |= init_lstm(f"lstm_{i}", inputs, self.units, seed)
+            inputs = self.units
+        glorot = keras.initializers.GlorotUniform(derive_seed(seed, "head"))
+        members = len(self.pool)
+        weights["head/kernel"] = ops.convert_to_numpy(glorot((self.units, members)))
+        weights["head/bias"] = ops.convert_to_numpy(ops.zeros(members))
+        if self.rate_range:
+            zero = ops.convert_to_numpy(ops.zeros((self.units, members)))
+            weights["rate/kernel"] = zero
+            weights["rate/bias"] = weights["head/bias"].copy()
+        return weights
+
+    def init_state(self, layout, dtype="float32"):
+        def layers():
+            return tuple(
+                zeros(layout, self.units, dtype=dtype) for _ in range(self.layers)
+            )
+
+        members = tuple(member.init_state(layout, dtype) for member in self.pool)
+        return ChoiceState(members, layers(), layers())
+
+    def noise_shape(self, layout):
+        return (layout.size, len(self.pool)) if self.hardness else None
+
+    def observe(self, grads_P, state, step):
+        members = zip(self.pool, state.pool, strict=True)
+        return state._replace(
+            pool=tuple(member.observe(grads_P, s, step) for member, s in members)
+        )
+
+    def update(self, weights, grads_P, params_P, state, layout, step, noise=None):
+        mixture = self.mix(weights, grads_P, params_P, state, layout, step, noise)
+        return mixture.delta_P, mixture.state
+
+    def mix(self, weights, grads_P, params_P, state, layout, step, noise=None):
+        """Returns the `Mixture` of one step.
+
+        Args:
+            noise: uniform numbers in (0, 1), `[P, K]`, for Gumbel noise in training.
+        """
+        moved = [
+            member.update({}, grads_P, params_P, member_state, layout, step)
+            for member, member_state in zip(self.pool, state.pool, strict=True)
+        ]
+        updates_PK = ops.stack([delta_P for delta_P, _ in moved], axis=1)
+        x = ops.concatenate([updates_PK, self._features(updates_PK, layout, step)], 1)
+        hidden, cell = [], []
+        for i in range(self.layers):
+            x, c = lstm_step(
+                x, state.hidden[i], state.cell[i], *layer_weights(weights, f"lstm_{i}")
+            )
+            hidden.append(x)
+            cell.append(c)
+        logits_PK = x @ weights["head/kernel"] + weights["head/bias"]
+        weights_PK = self._softmax(logits_PK, noise)
+        if self.rate_range:
+            rates_PK = ops.tanh(x @ weights["rate/kernel"] + weights["rate/bias"])
+            updates_PK = updates_PK * ops.exp(self.rate_range * rates_PK)
+        delta_P = ops.sum(weights_PK * updates_PK, axis=1)
+        state = ChoiceState(tuple(s for _, s in moved), tuple(hidden), tuple(cell))
+        return Mixture(weights_PK, delta_P, state)
+
+    def _features(self, updates_PK, layout, step):
+        """Returns [P, 4]: time, and one-hot of the tensor's number of dimensions."""
+        dtype = updates_PK.dtype
+        time = (ops.cast(step, dtype) - 1.0) / self.time_scale
+        rows = []
+        for size, rank in zip(layout.sizes, layout.ranks, strict=True):
+            one_hot = ops.convert_to_tensor([[float(rank == r) for r in RANKS]], dtype)
+            rows.append(ops.broadcast_to(one_hot, (size, len(RANKS))))
+        ones_P1 = ops.ones((layout.size, 1), dtype)
+        return ops.concatenate([time * ones_P1, ops.concatenate(rows, 0)], 1)
+
+    def _softmax(self, logits_PK, noise):
+        if not self.hardness:
+            return ops.softmax(logits_PK, axis=1)
+        if noise is None:
+            best = ops.argmax(logits_PK, axis=1)
+            return ops.cast(ops.one_hot(best, len(self.pool)), logits_PK.dtype)
+        gumbel_PK = -ops.log(-ops.log(noise))
+        return ops.softmax(self.hardness * (logits_PK + gumbel_PK), axis=1)

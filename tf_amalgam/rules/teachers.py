@@ -1,0 +1,57 @@
+"""The analytic teachers by name, their pools and their tuned learning rates."""
+
+from tf_amalgam.rules.adam import Adam
+from tf_amalgam.rules.addsign import AddSign
+from tf_amalgam.rules.momentum import Momentum
+from tf_amalgam.rules.powersign import PowerSign
+from tf_amalgam.rules.rmsprop import RMSProp
+from tf_amalgam.rules.rule import Rule
+from tf_amalgam.rules.sgd import SGD
+
+TEACHER_CLASSES: dict[str, type[Rule]] = {
+    rule.name: rule for rule in (SGD, Momentum, RMSProp, Adam, AddSign, PowerSign)
+}
+TEACHERS = tuple(TEACHER_CLASSES)
+POOLS = {"small": ("adam", "rmsprop"), "large": TEACHERS, "sgd_adam": ("sgd", "adam")}
+
+# Learning rates as direct teachers, found by the authors' grid search on Train.
+LEARNING_RATES = {
+    "sgd": 0.2,
+    "momentum": 0.5,
+    "rmsprop": 0.005,
+    "adam": 0.005,
+    "addsign": 0.1,
+    "powersign": 0.1,
+}
+
+# Learning rates inside a Choice pool in the released code; SGD has .2 beside Adam
+# alone. The paper gives none of its own.
+CHOICE_LEARNING_RATES = {
+    "sgd": 2.0,
+    "momentum": 2.0,
+    "rmsprop": 0.005,
+    "adam": 0.02,
+    "addsign": 1.0,
+    "powersign": 1.0,
+}
+
+
+def choice_learning_rates(names, preset) -> dict[str, float]:
+    """Returns the learning rate of each pool member inside a Choice rule."""
+    if preset != "released":
+        return {name: LEARNING_RATES[name] for name in names}
+    rates = {name: CHOICE_LEARNING_RATES[name] for name in names}
+    if set(names) == set(POOLS["sgd_adam"]):
+        rates["sgd"] = 0.2
+    return rates
+
+
+def as_config(rule: Rule) -> dict:
+    """Returns a teacher's name and hyperparameters, ready for JSON."""
+    return {"rule": rule.name, **rule.get_config()}
+
+
+def from_config(config: dict) -> Rule:
+    """Returns the teacher that `as_config` described."""
+    config = dict(config)
+    return TEACHER_CLASSES[config.pop("rule")](**config)

@@ -1,0 +1,145 @@
+"""One meta-training run from its folder to its folder: resume, progress, results."""
+
+import logging
+import time
+from typing import Any
+
+import tensorflow as tf
+import tqdm
+
+from tf_amalgam import plots, records
+from tf_amalgam.meta_train import labels
+from tf_amalgam.rules.choice import Choice
+from tf_amalgam.workdir import CURVES_FILE, MIXING_FILE, MIXING_PLOT, UNTRAINED_FILE
+
+
+def learn(
+    trainer, weights, folder, about, checkpoint_seconds, progress, label="amalgamating"
+):
+    """Returns the last state of a run, started anew or from its checkpoint.
+
+    Args:
+        trainer: a `meta_train.Trainer`.
+        weights: the student's first weights.
+        folder: a `Workdir`, or None to keep everything in memory.
+        about: what identifies the run, ready for JSON.
+        checkpoint_seconds: at least this long between two checkpoints.
+        progress: whether to show a progress bar.
+        label: its name.
+    """
+    settings = trainer.settings
+    if folder:
+        rule = trainer.players.student
+        folder.save_student(rule, weights, settings, about, UNTRAINED_FILE)
+    state = trainer.fresh_state(weights)
+    if folder is not None and (found := folder.restore()) is not None:
+        state = trainer.from_arrays(*found)
+    board = _Board(folder)
+    bar = tqdm.tqdm(
+        total=max(settings.meta_updates, state.updates),
+        initial=state.updates,
+        desc=label,
+        unit="update",
+        disable=not progress,
+        dynamic_ncols=True,
+    )
+    saved_at = time.monotonic()
+    try:
+        while True:
+            while trainer.validation_due(state):
+                state = trainer.validate(state)
+                board.validation(state)
+                bar.set_postfix_str(_standing(state))
+            if trainer.done(state):
+                break
+            state = trainer.step(state)
+            board.update(state)
+            bar.total = max(bar.total, state.updates)
+            bar.update(state.updates - bar.n)
+            if folder and time.monotonic() - saved_at >= checkpoint_seconds:
+                _save(folder, trainer, state, about)
+                saved_at = time.monotonic()
+    finally:
+        # On success, Ctrl-C, divergence or any error: nothing computed is lost.
+        bar.close()
+        board.close()
+        if folder:
+            _save(folder, trainer, state, about)
+    if state.skipped:
+        logging.warning(
+            "%d of %d meta-updates were skipped for non-finite meta-gradients.",
+            state.skipped,
+            state.updates,
+        )
+    if folder:
+        _draw(folder, trainer, state)
+    return state
+
+
+def outcome(about, state) -> dict:
+    """Returns what a run was, and what became of it."""
+    return {
+        **about,
+        "meta_updates": state.updates,
+        "meta_updates_skipped": state.skipped,
+        "best_after_meta_updates": state.best_updates,
+        "best_validation": state.best_score,
+        "versions": records.versions(),
+    }
+
+
+def _standing(state):
+    row = state.validations[-1]
+    return f"stage {row['stage'] + 1}, validation {row['score']:+.3f}"
+
+
+def _save(folder, trainer, state, about):
+    folder.save(trainer, state)
+    folder.save_student(
+        trainer.players.student,
+        state.best.weights,
+        trainer.settings,
+        outcome(about, state),
+    )
+
+
+def _draw(folder, trainer, state):
+    plots.meta_training(state.history, state.validations, folder.path / CURVES_FILE)
+    rule = trainer.players.student
+    if isinstance(rule, Choice):
+        steps = trainer.settings.validated_steps(state.progress.stage)
+        trace_TNK = trainer.mixing(state.best.weights, steps)
+        names, members = trainer.task.layout.names, labels(rule.pool)
+        folder.save_mixing(trace_TNK, names, members, MIXING_FILE)
+        plots.mixing(trace_TNK, names, members, folder.path / MIXING_PLOT)
+
+
+class _Board:
+    """TensorBoard scalars of a run; silent without a folder."""
+
+    def __init__(self, folder):
+        self._writer: Any = None
+        if folder is not None:
+            where = str(folder.path / "tensorboard")
+            self._writer = tf.summary.create_file_writer(where)
+
+    def update(self, state):
+        row = dict(state.history[-1])
+        step = row.pop("update")
+        self._scalars("meta", step, {**row, "skipped_in_all": state.skipped})
+
+    def validation(self, state):
+        row = dict(state.validations[-1])
+        del row["then"]
+        self._scalars("validation", row.pop("update"), row)
+
+    def _scalars(self, prefix, step, values):
+        if self._writer is None:
+            return
+        with self._writer.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(f"{prefix}/{name}", value, step=step)
+
+    def close(self):
+        if self._writer is not None:
+            self._writer.close()
