@@ -24,7 +24,7 @@ LAYERS = [
     {"meta_train", "checkpoints"},
     {"workdir"},
     {"run"},
-    {"experiment", "evaluation"},
+    {"experiment", "evaluation", "replicates"},
     {"bindings"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

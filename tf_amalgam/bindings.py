@@ -4,7 +4,7 @@ import pathlib
 
 import gin
 
-from tf_amalgam import data, evaluation, experiment, files, rules, tasks
+from tf_amalgam import data, evaluation, experiment, files, replicates, rules, tasks
 from tf_amalgam.curriculum import Stage
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.registry import unknown
@@ -88,3 +88,15 @@ def run(name, gin_files, gin_bindings, workdir):
             files.write_text(workdir / CONFIG_FILE, configuration)
             files.write_text(workdir / OPERATIVE_FILE, gin.operative_config_str())
     return result
+
+
+def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1):
+    """Runs `amalgamate` once for each replicate (see `replicates.run_replicates`)."""
+    parse(gin_files, gin_bindings)  # mistakes show before any work
+
+    def one(gin_files, gin_bindings, folder):
+        run("amalgamate", gin_files, gin_bindings, folder)
+
+    return replicates.run_replicates(
+        count, gin_files, gin_bindings, workdir, parallel, one
+    )

@@ -24,6 +24,8 @@ class Layout(NamedTuple):
         >>> layout = Layout(("kernel", "bias"), ((2, 3), (3,)))
         >>> layout.size, layout.sizes, layout.ranks
         (9, (6, 3), (2, 1))
+        >>> layout.titles
+        ('0 kernel 2x3', '1 bias 3')
     """
 
     names: tuple[str, ...]
@@ -49,6 +51,17 @@ class Layout(NamedTuple):
     def ranks(self) -> tuple[int, ...]:
         """Number of dimensions of each tensor."""
         return tuple(len(shape) for shape in self.shapes)
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """A title for each tensor: its place, last name and shape.
+
+        Keras' full names hold counters that differ from process to process.
+        """
+        return tuple(
+            f"{i} {name.split('/')[-1]} {'x'.join(map(str, shape))}"
+            for i, (name, shape) in enumerate(zip(self.names, self.shapes, strict=True))
+        )
 
     def segments(self, values_P):
         """Returns `values_P` (shape `[P, ...]`) cut into one piece per tensor."""

@@ -43,6 +43,25 @@ def meta_training(history, validations, path):
     _write(figure, path)
 
 
+def validations(curves, path):
+    """Draws validation scores by meta-update, one line per run.
+
+    Args:
+        curves: dict of label → list of (meta-update, score).
+    """
+    figure, axes = _figure(1, 1)
+    axis = axes[0][0]
+    for i, (label, points) in enumerate(curves.items()):
+        finite = [(x, y) for x, y in points if math.isfinite(y)]
+        x, y = zip(*finite, strict=True) if finite else ((), ())
+        axis.plot(x, y, "o-", ms=3, color=COLORS[i % len(COLORS)], label=label)
+    axis.set(title="Validation (held-out log improvement)", xlabel="meta-update")
+    axis.set_ylabel("nats")
+    axis.set_yscale("symlog", linthresh=2.0)
+    axis.legend(frameon=False, fontsize=8)
+    _write(figure, path)
+
+
 def mixing(trace_TNK, tensors, members, path):
     """Draws a Choice rule's mean mixing weights by step, one panel per tensor."""
     columns = min(3, len(tensors))

@@ -109,7 +109,7 @@ def _draw(folder, trainer, state):
     if isinstance(rule, Choice):
         steps = trainer.settings.validated_steps(state.progress.stage)
         trace_TNK = trainer.mixing(state.best.weights, steps)
-        names, members = trainer.task.layout.names, labels(rule.pool)
+        names, members = trainer.task.layout.titles, labels(rule.pool)
         folder.save_mixing(trace_TNK, names, members, MIXING_FILE)
         plots.mixing(trace_TNK, names, members, folder.path / MIXING_PLOT)
 

@@ -1,0 +1,324 @@
+"""Choice: the mixture by hand, as a student, as a teacher, as a Keras optimizer."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_amalgam
+from tests import helpers
+from tests.test_meta_gradient import directional_error
+from tf_amalgam import meta_step, rules, saved, tasks, workdir
+from tf_amalgam.layout import Layout
+from tf_amalgam.meta_step import Objective, Players
+from tf_amalgam.rules import SGD, Adam, Choice, Momentum, make_rule
+
+LAYOUT = Layout(("conv", "kernel", "bias"), ((2, 1, 1, 2), (3, 2), (3,)))
+POOL = (SGD(learning_rate=0.1), Momentum(learning_rate=0.3), Adam(learning_rate=0.02))
+
+
+def test_weight_counts_of_the_paper():
+    for pool, count in (("small", 5_482), ("large", 5_886)):
+        fresh = make_rule("choice", "released", pool=pool).init_weights(0)
+        assert sum(v.size for v in fresh.values()) == count
+
+
+def test_released_learning_rates_in_a_choice_pool():
+    def rates(pool, preset="released"):
+        return [m.learning_rate for m in make_rule("choice", preset, pool=pool).pool]
+
+    assert rates("large") == [2.0, 2.0, 0.005, 0.02, 1.0, 1.0]
+    assert rates("sgd_adam") == [0.2, 0.02]
+    assert rates("small") == [0.02, 0.005]
+    assert rates("small", "paper") == [0.005, 0.005]
+
+
+def test_a_step_equals_one_built_of_keras_layers(float64):
+    rule = Choice(pool=POOL, units=5)
+    weights = rule.init_weights(3)
+    cells = [keras.layers.LSTMCell(5) for _ in range(2)]
+    for i, (cell, inputs) in enumerate(zip(cells, (3 + 1 + 3, 5), strict=True)):
+        cell.build((None, inputs))
+        names = ("kernel", "recurrent_kernel", "bias")
+        cell.set_weights([weights[f"lstm_{i}/{name}"] for name in names])
+    states = [[tf.zeros((LAYOUT.size, 5))] * 2 for _ in cells]
+    pool_states = [member.init_state(LAYOUT, "float64") for member in POOL]
+    state = rule.init_state(LAYOUT, "float64")
+    generator = np.random.default_rng(0)
+    theta = tf.zeros(LAYOUT.size, tf.float64)
+    for t in range(1, 4):
+        g = tf.constant(generator.normal(size=LAYOUT.size))
+        step = tf.constant(float(t), tf.float64)
+        updates = []
+        for k, member in enumerate(POOL):
+            delta, pool_states[k] = member.update(
+                {}, g, theta, pool_states[k], LAYOUT, step
+            )
+            updates.append(delta)
+        updates = np.stack(updates, 1)
+        time = np.full((LAYOUT.size, 1), (t - 1) / 2000.0)
+        ranks = np.zeros((LAYOUT.size, 3))
+        ranks[4:10, 1] = 1.0  # the kernel; the convolution's rank 4 has no place
+        ranks[10:, 0] = 1.0  # the bias
+        x = np.concatenate([updates, time, ranks], 1)
+        for i, cell in enumerate(cells):
+            x, states[i] = cell(x, states[i])
+        logits = x @ weights["head/kernel"] + weights["head/bias"]
+        mix = np.exp(logits) / np.sum(np.exp(logits), 1, keepdims=True)
+        delta, state = rule.update(weights, g, theta, state, LAYOUT, step)
+        np.testing.assert_allclose(delta, np.sum(mix * updates, 1), rtol=1e-10)
+    assert np.std(mix) > 1e-3
+
+
+def test_softmax_is_safe_for_huge_logits():
+    rule = Choice(pool=POOL)
+    weights = rule.init_weights(0)
+    weights["head/bias"] = np.array([500.0, -500.0, 0.0], "float32")
+    g = tf.ones(LAYOUT.size)
+    mixture = rule.mix(weights, g, g, rule.init_state(LAYOUT), LAYOUT, tf.constant(1.0))
+    np.testing.assert_allclose(mixture.weights_PK[:, 0], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(mixture.delta_P, -0.1 * g, rtol=1e-5)
+
+
+def test_hard_variant_takes_one_member_and_gumbel_noise_in_training():
+    rule = Choice(pool=POOL, hardness=10.0)
+    weights = {k: 3.0 * v for k, v in rule.init_weights(1).items()}
+    g = tf.constant(np.random.default_rng(0).normal(size=LAYOUT.size), tf.float32)
+    arguments = (weights, g, g, rule.init_state(LAYOUT), LAYOUT, tf.constant(1.0))
+    used = rule.mix(*arguments).weights_PK.numpy()
+    assert set(np.unique(used)) <= {0.0, 1.0}
+    np.testing.assert_array_equal(used.sum(1), 1.0)
+    assert rule.noise_shape(LAYOUT) == (LAYOUT.size, 3)
+    half = np.full((LAYOUT.size, 3), 0.5, "float32")
+    soft = Choice(pool=POOL).mix(*arguments).weights_PK.numpy()
+    sharp = rule.mix(*arguments, noise=half).weights_PK.numpy()
+    # Equal noise for all shifts the logits alike: a softmax at temperature 1/10.
+    np.testing.assert_allclose(
+        sharp, soft**10 / np.sum(soft**10, 1, keepdims=True), rtol=1e-3, atol=1e-6
+    )
+    low = half.copy()
+    low[:, 0] = 1.0 - 1e-6  # a huge Gumbel number: the first member wins everywhere
+    np.testing.assert_allclose(rule.mix(*arguments, noise=low).weights_PK[:, 0], 1.0)
+
+
+def test_learned_rates_start_at_one():
+    plain, scaled = Choice(pool=POOL), Choice(pool=POOL, rate_range=2.0)
+    g = tf.constant(np.random.default_rng(0).normal(size=LAYOUT.size), tf.float32)
+
+    def delta(rule, weights):
+        state = rule.init_state(LAYOUT)
+        return rule.update(weights, g, g, state, LAYOUT, tf.constant(1.0))[0]
+
+    weights = scaled.init_weights(0)
+    np.testing.assert_array_equal(
+        delta(scaled, weights), delta(plain, plain.init_weights(0))
+    )
+    weights["rate/bias"] = np.full(3, 50.0, "float32")  # tanh = 1
+    np.testing.assert_allclose(
+        delta(scaled, weights),
+        np.exp(2.0) * delta(plain, plain.init_weights(0)),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"layers": 1}, {"hardness": 3.0}, {"rate_range": 1.0}]
+)
+def test_meta_gradient_of_a_choice_rule(float64, options):
+    rule = Choice(pool=POOL, units=4, **options)
+    who = Players(rule, (), ())
+    error, size = directional_error(helpers.tiny_task(), who, Objective())
+    assert size > 1e-4
+    assert error < 1e-6
+
+
+def test_meta_gradient_beside_a_choice_teacher(float64):
+    teacher = Choice(pool=POOL, units=4)
+    student = make_rule("rnnprop")
+    who = Players(student, (teacher,), (helpers.weights_of(teacher, 5),))
+    objective = Objective(scheme="choice", alpha=0.3, segment=3)
+    error, _ = directional_error(helpers.tiny_task(), who, objective)
+    assert error < 1e-6
+
+
+SMALL = {
+    "truncation_steps": 5,
+    "stages": ((5, 1), (10, 1)),
+    "choice_stages": ((5, 1), (10, 1)),
+    "period": 1,
+    "meta_batch": 2,
+    "scaling": 1.0,
+    "warmup_steps": 2,
+    "validation_optimizees": 1,
+    "replicas": 1,
+    "progress": False,
+    "scheme": "choice",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("choice")
+    return tf_amalgam.amalgamate(helpers.tiny_task(), workdir=folder, **SMALL), folder
+
+
+def test_one_call_trains_the_choice_rule_and_the_student(finished):
+    amalgam, folder = finished
+    assert amalgam.finished
+    assert amalgam.choice.finished
+    rule, weights, header = saved.read(folder / "choice")
+    assert [m.name for m in rule.pool] == ["adam", "rmsprop"]
+    np.testing.assert_array_equal(
+        helpers.flat(weights), helpers.flat(amalgam.choice.weights)
+    )
+    fresh = helpers.flat(saved.read(folder / "choice" / "untrained.npz")[1])
+    assert np.any(helpers.flat(weights) != fresh)
+    assert header["about"]["alpha"] == 0.0
+    # The student's distance is to that teacher, which moves as that rule does.
+    assert "distance/choice" in amalgam.history[0]
+    assert [t["rule"] for t in amalgam.about["teachers"]] == ["choice"]
+    assert "choice/" in (folder / "README.md").read_text()
+
+
+def test_the_teacher_is_the_trained_rule(monkeypatch):
+    """Its weights in the truncation are the best ones of the first half."""
+    seen = []
+    original = meta_step.truncation
+
+    def spy(task, players, *arguments, **options):
+        seen.append(players)
+        return original(task, players, *arguments, **options)
+
+    monkeypatch.setattr(meta_step, "truncation", spy)
+    amalgam = tf_amalgam.amalgamate(helpers.tiny_task(), **SMALL)
+    assert seen[0].teachers == ()
+    assert seen[-1].teachers == (amalgam.choice.rule,)
+    np.testing.assert_array_equal(
+        helpers.flat(seen[-1].teacher_weights), helpers.flat(amalgam.choice.weights)
+    )
+
+
+def test_mixing_weights_are_written_and_drawn(finished):
+    amalgam, folder = finished
+    rows = workdir.read_csv(folder / "choice" / "mixing.csv")
+    assert len(rows) == 10 * 4  # steps of a validation × tensors
+    assert {row["tensor"] for row in rows} == set(helpers.tiny_task().layout.titles)
+    for row in rows:
+        assert row["adam"] + row["rmsprop"] == pytest.approx(1.0)
+    last = amalgam.choice.validations[-1]
+    assert last["mixing/adam"] + last["mixing/rmsprop"] == pytest.approx(1.0)
+    assert (folder / "choice" / "mixing.png").stat().st_size > 1000
+    assert not (folder / "mixing.csv").exists()
+
+
+def test_interrupted_in_either_half_it_continues(finished, tmp_path, monkeypatch):
+    from tf_amalgam.meta_train import Trainer
+
+    whole, _ = finished
+    step = Trainer.step
+    for stop_after in (2, 2):  # updates: 3 of the Choice rule, 3 of the student
+        calls = []
+
+        def interrupted(self, state, calls=calls, stop_after=stop_after):
+            if len(calls) == stop_after:
+                raise KeyboardInterrupt
+            calls.append(1)
+            return step(self, state)
+
+        monkeypatch.setattr(Trainer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **SMALL)
+    monkeypatch.setattr(Trainer, "step", step)
+    again = tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **SMALL)
+    np.testing.assert_array_equal(
+        helpers.flat(again.weights), helpers.flat(whole.weights)
+    )
+    assert again.history == whole.history
+    assert again.choice.history == whole.choice.history
+
+
+def test_a_shared_choice_rule_is_taken_as_it_is(finished, tmp_path):
+    first, folder = finished
+    amalgam = tf_amalgam.amalgamate(
+        helpers.tiny_task(), workdir=tmp_path, choice=folder / "choice", **SMALL
+    )
+    assert amalgam.choice is None
+    assert amalgam.about["teachers"][0]["sha256"]
+    assert not (tmp_path / "choice").exists()
+    np.testing.assert_array_equal(
+        helpers.flat(amalgam.weights), helpers.flat(first.weights)
+    )
+
+
+def test_each_replicate_has_its_own(finished):
+    runs = [
+        tf_amalgam.amalgamate(helpers.tiny_task(), replicate=i, **SMALL) for i in (0, 1)
+    ]
+    starts = [run.choice.history[0]["first_loss"] for run in (*runs, finished[0])]
+    assert len(set(starts)) == 3
+
+
+def test_it_is_a_keras_optimizer(finished):
+    """The Keras optimizer walks as the pure rule does, from file to fit."""
+    _, folder = finished
+    optimizer = tf_amalgam.load(folder / "choice", warmup_steps=2)
+    assert type(optimizer).__name__ == "Choice"
+    task = helpers.tiny_task()
+    model = task.build_model(0)
+    model.compile(optimizer=optimizer, loss=task.compile_arguments()["loss"])
+    x, y = task.dataset.train
+    model.fit(x[:40], y[:40], batch_size=8, shuffle=False, verbose=0)
+    rule, weights, header = saved.read(folder / "choice")
+    theta = tf.constant(task.initial(0)[0])
+    state = rule.init_state(task.layout)
+    for t in range(5):
+        batch = (x[8 * t : 8 * t + 8], y[8 * t : 8 * t + 8])
+        _, g, _ = task.value_and_grad(theta, (), batch)
+        step = tf.constant(float(t + 1))
+        if t < 2:
+            state = rule.observe(g, state, step)
+            theta -= header["warmup_learning_rate"] * g
+        else:
+            delta, state = rule.update(weights, g, theta, state, task.layout, step)
+            theta += delta
+    found = np.concatenate([np.ravel(v) for v in model.get_weights()])
+    np.testing.assert_allclose(found, theta, rtol=1e-5, atol=1e-6)
+
+
+def test_it_finds_the_best_member_of_a_quadratic_pool():
+    """One member's rate suits the quadratic, the other crawls."""
+    good, slow = rules.SGD(learning_rate=1.0), rules.SGD(learning_rate=1e-3)
+    amalgam = tf_amalgam.amalgamate(
+        tasks.quadratic(dimensions=5, condition=2.0),
+        student=Choice(pool=(slow, good), units=8),
+        teachers=(),
+        stages=((20, 4),),
+        truncation_steps=20,
+        period=5,
+        meta_batch=2,
+        meta_learning_rate=0.02,
+        scaling=0.0,
+        warmup_steps=0,
+        validation_optimizees=1,
+        progress=False,
+    )
+    first, last = amalgam.validations[0], amalgam.validations[-1]
+    assert 0.3 < first["mixing/sgd_2"] < 0.7
+    assert last["mixing/sgd_2"] > 0.9
+    assert last["score"] < first["score"] - 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "at least two analytic rules"),
+        ({"pool": POOL[:1]}, "at least two analytic rules"),
+        ({"pool": (*POOL, rules.RNNProp())}, "at least two analytic rules"),
+        ({"pool": POOL, "hardness": -1.0}, "hardness must be at least 0"),
+        ({"pool": POOL, "rate_range": -1.0}, "rate_range must be at least 0"),
+        ({"pool": POOL, "layers": 0}, "layers must be a number above 0"),
+    ],
+)
+def test_mistakes(options, message):
+    with pytest.raises(ValueError, match=message):
+        Choice(**options)

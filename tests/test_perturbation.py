@@ -1,0 +1,236 @@
+"""Noise on weights and inputs: sizes, balls, and where it enters the meta-gradient."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_amalgam
+from tests import helpers
+from tests.test_meta_gradient import directional_error
+from tf_amalgam import meta_step, perturbation, rules
+from tf_amalgam.meta_step import Objective
+from tf_amalgam.perturbation import ADVERSARIAL, GAUSSIAN, KINDS, Perturbation
+
+SEED = tf.constant([3, 7])
+
+
+def weights():
+    generator = np.random.default_rng(0)
+    shapes = {"kernel": (30, 40), "bias": (400,)}
+    return {k: tf.constant(generator.normal(size=s)) for k, s in shapes.items()}
+
+
+def gradient():
+    generator = np.random.default_rng(1)
+    return {
+        k: tf.constant(generator.normal(size=w.shape)) for k, w in weights().items()
+    }
+
+
+def drawn(kind, radius, seed=SEED):
+    start = weights()
+    noisy = perturbation.add_noise(Perturbation(kind, radius), start, seed)
+    return {k: (noisy[k] - start[k]).numpy() for k in start}
+
+
+def attacked(kind, radius, steps=1, step_size=None):
+    """Returns ψ after all steps up one and the same gradient."""
+    how = Perturbation(kind, radius, steps, step_size)
+    psi = {k: tf.zeros_like(w) for k, w in weights().items()}
+    for _ in range(steps):
+        psi = perturbation.ascend(how, psi, gradient(), weights())
+    return {k: v.numpy() for k, v in psi.items()}
+
+
+def test_gaussian_noise_has_the_deviation_asked_for():
+    for psi in drawn("gaussian", 0.2).values():
+        # The standard error of a deviation from n draws is σ/√(2n).
+        assert np.std(psi) == pytest.approx(0.2, rel=4 / np.sqrt(2 * psi.size))
+        assert abs(np.mean(psi)) < 4 * 0.2 / np.sqrt(psi.size)
+
+
+def test_relative_noise_is_relative_to_each_tensor():
+    """σ‖w‖/√|w| (Eq. 5)."""
+    for name, psi in drawn("gaussian_relative", 0.1).items():
+        expected = 0.1 * np.linalg.norm(weights()[name]) / np.sqrt(psi.size)
+        assert np.std(psi) == pytest.approx(expected, rel=4 / np.sqrt(2 * psi.size))
+
+
+def test_noise_depends_on_its_seed_alone():
+    first, again = drawn("gaussian", 1.0), drawn("gaussian", 1.0)
+    np.testing.assert_array_equal(helpers.flat(first), helpers.flat(again))
+    for other in ([3, 8], [4, 7]):
+        new = drawn("gaussian", 1.0, tf.constant(other))
+        assert abs(np.corrcoef(helpers.flat(new), helpers.flat(first))[0, 1]) < 0.1
+    tensors = list(first.values())
+    mixed = np.corrcoef(tensors[0].ravel()[:400], tensors[1])[0, 1]
+    assert abs(mixed) < 0.2  # the tensors of one draw are independent
+
+
+def test_normalized_attack_by_hand():
+    """ψ = r‖w‖∇/‖∇‖ (Eq. 6): its length is r‖w‖, its direction the gradient's."""
+    for name, psi in attacked("normalized", 0.01).items():
+        g, w = gradient()[name].numpy(), weights()[name].numpy()
+        assert np.linalg.norm(psi) == pytest.approx(0.01 * np.linalg.norm(w))
+        assert np.sum(psi * g) == pytest.approx(np.linalg.norm(psi) * np.linalg.norm(g))
+
+
+def test_clipped_attack_keeps_a_short_gradient_and_cuts_a_long_one():
+    long = attacked("clipped", 1e-3)
+    short = attacked("clipped", 1e3)
+    for name, w in weights().items():
+        assert np.linalg.norm(long[name]) == pytest.approx(
+            1e-3 * np.linalg.norm(w.numpy())
+        )
+        np.testing.assert_allclose(short[name], gradient()[name])
+
+
+def test_fgsm_by_hand():
+    for name, psi in attacked("fgsm", 0.5).items():
+        np.testing.assert_array_equal(psi, 0.5 * np.sign(gradient()[name]))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_pgd_stays_in_its_ball_and_reaches_its_edge(steps):
+    """Up one gradient the best point of the ball is known."""
+    two, inf = attacked("pgd_l2", 0.5, steps), attacked("pgd_linf", 0.5, steps)
+    for name, g in gradient().items():
+        g = g.numpy()
+        np.testing.assert_allclose(two[name], 0.5 * g / np.linalg.norm(g), rtol=1e-9)
+        np.testing.assert_allclose(inf[name], 0.5 * np.sign(g))
+
+
+def test_pgd_takes_the_steps_it_is_told():
+    for name, psi in attacked("pgd_l2", 1.0, steps=3, step_size=0.1).items():
+        assert np.linalg.norm(psi) == pytest.approx(0.3), name
+
+
+def test_no_gradient_no_attack():
+    zero = {k: tf.zeros_like(w) for k, w in weights().items()}
+    for kind in ADVERSARIAL:
+        psi = perturbation.ascend(Perturbation(kind, 0.1), zero, zero, weights())
+        assert not np.any(helpers.flat(psi)), kind
+
+
+# In a truncation.
+
+TASK = helpers.tiny_task
+
+
+def truncation(objective, who=None, phi=None, seed=0):
+    task = TASK()
+    who = who or helpers.players()
+    carry = helpers.started(task, who, seed)
+    phi = phi or helpers.weights_of(who.student)
+    batches = helpers.constants(task.minibatches(1, 3, 5))
+    return meta_step.truncation(task, who, objective, phi, carry, batches), carry
+
+
+def test_radius_zero_is_the_identity():
+    expected = helpers.flat(truncation(Objective())[0])
+    for kind in KINDS:
+        found = truncation(Objective(perturbation=Perturbation(kind, 0.0)))[0]
+        np.testing.assert_array_equal(helpers.flat(found), expected, err_msg=kind)
+
+
+@pytest.mark.parametrize("kind", GAUSSIAN)
+def test_gaussian_is_the_truncation_at_noisy_weights(float64, kind):
+    noise = Perturbation(kind, 0.05)
+    who = helpers.players()
+    found, carry = truncation(Objective(perturbation=noise), who)
+    seed = tf.stack([carry.seed, carry.step])
+    noisy = perturbation.add_noise(noise, helpers.weights_of(who.student), seed)
+    expected, _ = truncation(Objective(), who, noisy)
+    plain, _ = truncation(Objective(), who)
+    np.testing.assert_allclose(helpers.flat(found), helpers.flat(expected))
+    assert np.abs(helpers.flat(found[0]) - helpers.flat(plain[0])).max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ADVERSARIAL)
+def test_attacks_raise_the_meta_loss(float64, kind):
+    radius = 1e-3 if kind in ("normalized", "clipped") else 1e-2
+    before = float(truncation(Objective())[0][2].loss)
+    noise = Perturbation(kind, radius, steps=1)
+    after = float(truncation(Objective(perturbation=noise))[0][2].loss)
+    assert after > before
+
+
+def test_more_attack_steps_find_more(float64):
+    losses = [
+        float(
+            truncation(
+                Objective(perturbation=Perturbation("normalized", 2e-3, steps=n))
+            )[0][2].loss
+        )
+        for n in (1, 3)
+    ]
+    assert losses[1] > losses[0]
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Objective(perturbation=Perturbation("gaussian", 0.05)),
+        Objective(perturbation=Perturbation("gaussian", 0.05, redrawn="inner_step")),
+        Objective(input_noise=0.3),
+        Objective(
+            input_noise=0.1,
+            segment=3,
+            perturbation=Perturbation("gaussian", 0.02, redrawn="inner_step"),
+        ),
+    ],
+)
+def test_noisy_meta_gradient_equals_finite_differences(float64, objective):
+    """The way back draws what the way forward drew, segments included."""
+    error, size = directional_error(TASK(), helpers.players(), objective)
+    assert size > 1e-3
+    assert error < 1e-6
+
+
+def test_noise_differs_between_steps_and_optimizees(float64):
+    inner = Objective(input_noise=0.5, alpha=0.0)
+    clean = np.asarray(truncation(Objective(alpha=0.0))[0][2].student_losses_T)
+    first = np.asarray(truncation(inner)[0][2].student_losses_T)
+    # One noise for all steps would be a constant shift of the gradient's mean.
+    assert len(set(np.round((first - clean)[1:], 12))) == 4
+    who = helpers.players()
+    carries = [helpers.started(TASK(), who, seed) for seed in (0, 1)]
+    assert int(carries[0].seed) != int(carries[1].seed)
+
+
+MIXTURE = rules.Choice(pool=(rules.SGD(learning_rate=1e-3), rules.SGD(1.0)), units=4)
+
+
+@pytest.mark.parametrize(("student", "gain"), [("rnnprop", 0.3), (MIXTURE, 0.015)])
+def test_a_perturbed_student_still_learns(student, gain):
+    amalgam = tf_amalgam.amalgamate(
+        TASK(),
+        student=student,
+        stages=((20, 3),),
+        truncation_steps=20,
+        meta_learning_rate=0.01,
+        scaling=1.0,
+        warmup_steps=5,
+        period=5,
+        meta_batch=2,
+        perturbation=Perturbation("gaussian_relative", 1e-3),
+        progress=False,
+    )
+    scores = [row["score"] for row in amalgam.validations]
+    assert min(scores) < scores[0] - gain
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "gausian"}, "Did you mean 'gaussian'"),
+        ({"radius": -1e-3}, "radius must be at least 0, received -0.001"),
+        ({"steps": 0}, "steps must be a whole number from 1"),
+        ({"step_size": 0.0}, "step_size must be above 0"),
+        ({"redrawn": "epoch"}, "Unknown redrawn"),
+        ({"kind": "fgsm", "redrawn": "inner_step"}, "goes with Gaussian noise only"),
+    ],
+)
+def test_mistakes(options, message):
+    with pytest.raises(ValueError, match=message):
+        Perturbation(**options)
