@@ -1,0 +1,96 @@
+"""The curriculum at work in a run: repeats, hand-over, and resuming at every point."""
+
+import numpy as np
+import pytest
+
+import tf_amalgam
+from tests import helpers
+from tests.test_meta_train import SMALL, same
+from tf_amalgam.meta_train import Trainer
+
+# Scores of successive validations: of the start, then of each period.
+#        start  good  much worse  again  |  start  good, finish
+SCRIPT = [1.0, -1.0, 5.0, -0.9, -1.0, -2.0, -3.0]
+OPTIONS = {**SMALL, "stages": ((6, 2), (12, 2)), "repeat_threshold": 0.5}
+
+
+@pytest.fixture(scope="module")
+def scripted():
+    """Validations score as the script says; returns the states before and after."""
+    monkeypatch = pytest.MonkeyPatch()
+    program, validate, seen = Trainer._program, Trainer.validate, []
+
+    def scored(self, kind, *key):
+        if kind == "validation":
+            return lambda weights, carry, batches, held_out: (self.score, 0.0)
+        return program(self, kind, *key)
+
+    def noted(self, state):
+        self.score = SCRIPT[len(state.validations)]
+        after = validate(self, state)
+        seen.append((state, after))
+        return after
+
+    monkeypatch.setattr(Trainer, "_program", scored)
+    monkeypatch.setattr(Trainer, "validate", noted)
+    yield seen
+    monkeypatch.undo()
+
+
+@pytest.fixture(scope="module")
+def whole(scripted):
+    return tf_amalgam.amalgamate(helpers.tiny_task(), **OPTIONS)
+
+
+def equal(a, b):
+    return np.array_equal(helpers.flat(a), helpers.flat(b))
+
+
+def test_what_the_curriculum_says_is_done(scripted, whole):
+    rows = whole.validations
+    assert [row["then"] for row in rows] == [
+        *("continue", "continue", "repeat", "next", "continue", "continue", "finish")
+    ]
+    assert [row["stage"] for row in rows] == [0, 0, 0, 0, 1, 1, 1]
+    assert [row["period"] for row in rows] == [0, 1, 2, 2, 0, 1, 2]
+    assert [row["repeat"] for row in rows] == [0, 0, 0, 1, 0, 0, 0]
+    good, bad, again = scripted[1][1], scripted[2], scripted[3]
+    # A repeated period starts from the last good weights and optimizer slots …
+    assert not equal(bad[0].now, good.now)
+    assert equal(bad[1].now, good.now)
+    # … on other optimizees, so it does not end where it ended before.
+    assert not equal(again[0].now, bad[0].now)
+    assert again[0].meta_epoch == bad[0].meta_epoch + 1
+    # The next stage starts from the best of this one (−1.0), not from the last (−0.9).
+    assert not equal(again[0].now, good.now)
+    assert equal(again[1].now, good.now)
+    assert equal(whole.weights, scripted[6][0].now.weights)
+    assert whole.about["best_validation"] == -3.0
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 4])
+def test_resumed_at_every_turn(scripted, whole, tmp_path, monkeypatch, stop_after):
+    """Right before a repeat, before a new stage, and in the middle of an unroll."""
+    assert len(whole.history) == 1 + 1 + 1 + 2 + 2  # one period is done twice
+    step, done = Trainer.step, []
+
+    def interrupted(self, state):
+        if len(done) == stop_after:
+            raise KeyboardInterrupt
+        done.append(1)
+        return step(self, state)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **OPTIONS)
+    monkeypatch.setattr(Trainer, "step", step)
+    resumed = tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **OPTIONS)
+    same(resumed, whole)
+
+
+def test_chances_lengthen_a_run(scripted):
+    options = {**OPTIONS, "stages": ((6, 1),), "chances": 2, "repeat_threshold": None}
+    amalgam = tf_amalgam.amalgamate(helpers.tiny_task(), **options)
+    # Best after period 1; periods 2 and 3 are not better.
+    assert [row["then"] for row in amalgam.validations][-1] == "finish"
+    assert len(amalgam.history) == 3
