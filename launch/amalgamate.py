@@ -8,6 +8,8 @@ The same command continues an interrupted run.
 
 from tf_amalgam.launch import binary
 
+binary.define_gin_flags()
+
 
 def main(_=None):
     """Runs `tf_amalgam.amalgamate` under the flags."""
