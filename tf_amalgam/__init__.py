@@ -26,6 +26,8 @@ _LATER = {
     "Stage": "tf_amalgam.settings",
     "amalgamate": "tf_amalgam.experiment",
     "evaluate": "tf_amalgam.evaluation",
+    "grid_search": "tf_amalgam.tuning",
+    "import_checkpoint": "tf_amalgam.importing",
     "load_dataset": "tf_amalgam.data",
     "versions": "tf_amalgam.records",
 }
@@ -43,6 +45,8 @@ __all__ = [
     "amalgamate",
     "available",
     "evaluate",
+    "grid_search",
+    "import_checkpoint",
     "load",
     "load_dataset",
     "versions",

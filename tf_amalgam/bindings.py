@@ -4,7 +4,7 @@ import pathlib
 
 import gin
 
-from tf_amalgam import data, evaluation, experiment, files, rules, tasks
+from tf_amalgam import data, evaluation, experiment, files, rules, tasks, tuning
 from tf_amalgam.rules.registry import unknown
 
 CONFIG_FILE = "config.gin"
@@ -15,6 +15,7 @@ OPERATIVE_FILE = "operative_config.gin"
 CONFIGURABLES = {
     "amalgamate": experiment.amalgamate,
     "evaluate": evaluation.evaluate,
+    "grid_search": tuning.grid_search,
     "tasks.conv": tasks.conv,
     "tasks.mlp": tasks.mlp,
     "tasks.quadratic": tasks.quadratic,
@@ -69,7 +70,7 @@ def parse(gin_files, gin_bindings=()):
 
 
 def run(name, gin_files, gin_bindings, workdir):
-    """Parses the configuration and calls `amalgamate` or `evaluate` with it.
+    """Parses the configuration and calls one of the functions above with it.
 
     The configuration is written into `workdir` before the call, the operative one
     (with every default) after it, also when the run was interrupted.
