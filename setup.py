@@ -59,6 +59,8 @@ setup(
         "console_scripts": [
             "amalgamate=tf_amalgam.launch.amalgamate:entry",
             "amalgam-evaluate=tf_amalgam.launch.evaluate:entry",
+            "amalgam-grid-search=tf_amalgam.launch.grid_search:entry",
+            "amalgam-import=tf_amalgam.launch.import_weights:entry",
         ]
     },
 )

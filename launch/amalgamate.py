@@ -7,34 +7,35 @@ The same command continues an interrupted run. With --replicates=8 it trains so 
 that differ in nothing but their randomness, each in a folder of its own.
 """
 
-from absl import flags as absl_flags
+from absl import flags
 from tf_amalgam.launch import binary
 
-absl_flags.DEFINE_integer(
+flags.DEFINE_integer(
     "replicates", 0, "Runs that differ in their randomness alone; 0 is one plain run."
 )
-absl_flags.DEFINE_integer("parallel", 1, "Replicates that run at the same time.")
+flags.DEFINE_integer("parallel", 1, "Replicates that run at the same time.")
+binary.define_gin_flags()
 
 
 def main(_=None):
     """Runs `tf_amalgam.amalgamate` under the flags."""
     from tf_amalgam import bindings
 
-    flags = binary.FLAGS
-    if flags.replicates:
+    given = binary.FLAGS
+    if given.replicates:
         bindings.run_replicates(
-            flags.replicates,
-            flags.gin_file,
-            flags.gin_bindings,
-            flags.workdir,
-            flags.parallel,
+            given.replicates,
+            given.gin_file,
+            given.gin_bindings,
+            given.workdir,
+            given.parallel,
         )
-        print(f"{flags.replicates} replicates: {flags.workdir}/replicates.csv")
+        print(f"{given.replicates} replicates: {given.workdir}/replicates.csv")
         return
     result = bindings.run(
-        "amalgamate", flags.gin_file, flags.gin_bindings, flags.workdir
+        "amalgamate", given.gin_file, given.gin_bindings, given.workdir
     )
-    print(f"Trained optimizer: {flags.workdir}/student.npz")
+    print(f"Trained optimizer: {given.workdir}/student.npz")
     print(f"Validation, untrained student to best: {_scores(result)}")
 
 

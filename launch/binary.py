@@ -12,12 +12,17 @@ from absl import logging as absl_logging
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_multi_string("gin_file", None, "A .gin file; may be given several times.")
-flags.DEFINE_multi_string(
-    "gin_bindings", [], "A gin binding that wins over the files; repeatable."
-)
-flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
-flags.mark_flags_as_required(["gin_file", "workdir"])
+
+def define_gin_flags():
+    """Defines the flags of a binary that a .gin file configures; call it on import."""
+    flags.DEFINE_multi_string(
+        "gin_file", None, "A .gin file; may be given several times."
+    )
+    flags.DEFINE_multi_string(
+        "gin_bindings", [], "A gin binding that wins over the files; repeatable."
+    )
+    flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
+    flags.mark_flags_as_required(["gin_file", "workdir"])
 
 
 def start(main):

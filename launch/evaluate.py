@@ -9,6 +9,8 @@ Finished runs are not run again.
 
 from tf_amalgam.launch import binary
 
+binary.define_gin_flags()
+
 
 def main(_=None):
     """Runs `tf_amalgam.evaluate` under the flags and prints its table."""

@@ -9,6 +9,8 @@ import pathlib
 from absl import flags
 from tf_amalgam.launch import binary
 
+binary.define_gin_flags()
+
 
 def main(_=None):
     """Amalgamates, evaluates the result beside its teachers, prints the table."""

@@ -35,3 +35,13 @@ def shared_data():
             "no prepared image sets: set TF_AMALGAM_TEST_DATA to a TFDS data_dir"
         )
     return helpers.SHARED_DATA
+
+
+@pytest.fixture
+def authors_weights():
+    """Folder of the authors' released checkpoints; the test is skipped without it."""
+    if helpers.AUTHORS_WEIGHTS is None:
+        pytest.skip(
+            "no released checkpoints: set TF_AMALGAM_TEST_WEIGHTS to their folder"
+        )
+    return helpers.AUTHORS_WEIGHTS

@@ -15,7 +15,9 @@ from tf_amalgam.tasks.task import Task
 _SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 _FOLDER = pathlib.Path(os.environ.get("TF_AMALGAM_TEST_DATA", _SHARED / "tfds"))
 SHARED_DATA = _FOLDER if _FOLDER.is_dir() else None
-_WEIGHTS = _SHARED / "authors_weights"
+_WEIGHTS = pathlib.Path(
+    os.environ.get("TF_AMALGAM_TEST_WEIGHTS", _SHARED / "authors_weights")
+)
 AUTHORS_WEIGHTS = _WEIGHTS if _WEIGHTS.is_dir() else None
 
 
@@ -76,6 +78,29 @@ def started(task, who, seed=0, scaling=1.0, warmup=3):
 def weights_of(rule, seed=0):
     dtype = keras.config.floatx()
     return {k: tf.constant(v, dtype) for k, v in rule.init_weights(seed).items()}
+
+
+def released_checkpoint(prefix, weights, **others):
+    """Writes weights, and `others`, as the authors' released code names them."""
+    suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
+    variables = {
+        "_CHECKPOINTABLE_OBJECT_GRAPH": tf.constant(b"graph"),
+        f"optimizer/beta_1{suffix}": 0.9,
+        f"save_counter{suffix}": 1,
+    }
+    for name, value in {**weights, **others}.items():
+        for ours, theirs in (("lstm_", "recurrent/"), ("head/", "delta/")):
+            name = name.replace(ours, f"network/{theirs}")
+        variables[f"{name}{suffix}"] = value
+        slot = f"{name}/.OPTIMIZER_SLOT/optimizer"
+        variables[f"{slot}/m{suffix}"] = np.zeros_like(value)
+    pathlib.Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=list(variables),
+        shape_and_slices=[""] * len(variables),
+        tensors=[tf.convert_to_tensor(value) for value in variables.values()],
+    )
 
 
 def flat(tree):

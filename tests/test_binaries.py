@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
+from tests import helpers
 from tests.test_gin import TINY
+from tf_amalgam import rules, saved
 
 FILE = "gin_configs/experiments/quickstart.gin"
 
@@ -38,15 +40,50 @@ def test_amalgamate_then_evaluate(tmp_path):
     assert (tmp_path / "evaluation" / "curves.png").is_file()
 
 
+def test_grid_search(tmp_path):
+    run = binary(
+        "grid_search",
+        "--gin_file=gin_configs/experiments/grid_search.gin",
+        f"--workdir={tmp_path}",
+        *(f"--gin_bindings={line}" for line in TINY),
+        "--gin_bindings=grid_search.teachers = ['sgd']",
+    )
+    assert run.returncode == 0, run.stderr
+    assert "| teacher | 0.01 " in run.stdout
+    assert f"{tmp_path}/pool.gin" in run.stdout
+    assert (tmp_path / "pool.gin").is_file()
+
+
+def test_import(tmp_path):
+    weights = rules.RNNProp().init_weights(4)
+    helpers.released_checkpoint(tmp_path / "1" / "weights", weights)
+    run = binary(
+        "import_weights", f"--checkpoint={tmp_path}/1", f"--output={tmp_path}/mine.npz"
+    )
+    assert run.returncode == 0, run.stderr
+    assert f"tf_amalgam.load('{tmp_path}/mine.npz')" in run.stdout
+    assert saved.load(tmp_path / "mine.npz").rule.normalizer == "constant"
+
+
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("module", "flags", "message"),
     [
-        ((f"--gin_file={FILE}",), "Flag --workdir must have a value"),
-        (("--gin_file=nothing.gin", "--workdir=x"), "error: Unknown gin file"),
+        ("amalgamate", [f"--gin_file={FILE}"], "Flag --workdir must have a value"),
+        (
+            "amalgamate",
+            ["--gin_file=nothing.gin", "--workdir=x"],
+            "error: Unknown gin file",
+        ),
+        ("import_weights", ["--output=x.npz"], "Flag --checkpoint must have a value"),
+        (
+            "import_weights",
+            ["--checkpoint=nothing", "--output=x.npz"],
+            "error: There is no checkpoint at nothing",
+        ),
     ],
 )
-def test_mistakes_end_in_one_message(flags, message):
-    run = binary("amalgamate", *flags)
+def test_mistakes_end_in_one_message(module, flags, message):
+    run = binary(module, *flags)
     assert run.returncode != 0
     assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stderr

@@ -1,6 +1,5 @@
 """Evaluation through compile and fit: equal terms, records, the table from records."""
 
-import functools
 import json
 import math
 
@@ -11,7 +10,6 @@ import pytest
 import tf_amalgam
 from tests import helpers
 from tf_amalgam import evaluation, plots, records, rules
-from tf_amalgam.rules import RNNProp
 
 OPTIONS = {"epochs": 2, "seeds": (0, 1), "warmup_steps": 5, "progress": False}
 
@@ -110,6 +108,17 @@ def test_other_settings_are_refused(finished):
             helpers.tiny_task(),
             workdir=finished[1],
             **{**OPTIONS, "epochs": 3},
+        )
+
+
+def test_other_hyperparameters_are_refused(finished):
+    """A record says what made it; its label alone does not."""
+    with pytest.raises(ValueError, match="other settings.*beta_1: 0.9 there, 0.5 here"):
+        tf_amalgam.evaluate(
+            {"adam": rules.Adam(0.005, beta_1=0.5)},
+            helpers.tiny_task(),
+            workdir=finished[1],
+            **OPTIONS,
         )
 
 
@@ -224,6 +233,7 @@ def test_unreadable_records_are_named(tmp_path):
         ([], {}, "at least one optimizer"),
         (["adam", "adam"], {}, "same label"),
         (["adam"], {"epochs": 0}, "epochs must be a whole number"),
+        (["adam"], {"seeds": []}, "at least one seed"),
         ({"keras": keras.optimizers.Adam}, {}, "same warm-up"),
     ],
 )
@@ -243,39 +253,19 @@ def test_optimizees_need_distinct_names(tmp_path):
 
 
 @pytest.mark.slow
-def test_authors_weights_reproduce_their_figures(tmp_path, shared_data):
+def test_authors_weights_reproduce_their_figures(
+    tmp_path, shared_data, authors_weights
+):
     """RNNProp with the released weights, Train on MNIST, 2 epochs.
 
     Known figures (test loss): choice-large/1 .0368, min-max/1 .0415; the released
     Adam teacher .0423. One seed here, so within seed noise (the paper's Table 5:
     about 6 % on Train) of them.
     """
-    import tensorflow as tf
-
-    if helpers.AUTHORS_WEIGHTS is None:
-        pytest.skip("the authors' released weights are not here")
-
-    def weights(name):
-        reader = tf.train.load_checkpoint(
-            str(helpers.AUTHORS_WEIGHTS / name / "1/weights")
-        )
-        keys = {
-            key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): key
-            for key in reader.get_variable_to_shape_map()
-        }
-        renamed = {}
-        for ours in RNNProp().init_weights(0):
-            theirs = ours.replace("lstm_", "network/recurrent/").replace(
-                "head/", "network/delta/"
-            )
-            match = [key for short, key in keys.items() if short.endswith(theirs)]
-            renamed[ours] = reader.get_tensor(min(match, key=len))
-        return renamed
-
     task = tf_amalgam.tasks.conv("mnist", shared_data, name="Train")
     optimizers = {
-        name: functools.partial(
-            tf_amalgam.RNNProp, weights(name), normalizer="constant"
+        name: tf_amalgam.import_checkpoint(
+            authors_weights / name / "1", tmp_path / f"{name}.npz"
         )
         for name in ("choice-large", "min-max")
     }

@@ -1,5 +1,6 @@
 """Every .gin file parses, builds and takes two tiny meta-steps; mistakes are named."""
 
+import json
 import pathlib
 
 import gin
@@ -7,6 +8,7 @@ import pytest
 import tf_amalgam.gin_configs
 
 from tf_amalgam import bindings
+from tf_amalgam.tuning import PAPER_GRID
 
 ROOT = pathlib.Path(tf_amalgam.gin_configs.__file__).parent
 EXPERIMENTS = sorted(p.name for p in (ROOT / "experiments").glob("*.gin"))
@@ -34,6 +36,10 @@ TINY = [
     "evaluate.seeds = [0]",
     "evaluate.epochs = 1",
     "evaluate.progress = False",
+    "grid_search.learning_rates = [0.01, 0.1, 0.2]",
+    "grid_search.epochs = 1",
+    "grid_search.warmup_steps = 1",
+    "grid_search.progress = False",
 ]
 
 
@@ -47,6 +53,7 @@ def test_all_experiments_are_known():
     assert set(EXPERIMENTS) == {
         "mnist_min_max_small.gin",
         "mnist_evaluate.gin",
+        "grid_search.gin",
         "quickstart.gin",
     }
 
@@ -57,7 +64,7 @@ def test_parts_parse(name):
     assert gin.config_str()
 
 
-@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if "evaluate" not in n])
+@pytest.mark.parametrize("name", ["mnist_min_max_small.gin", "quickstart.gin"])
 def test_experiments_take_two_meta_steps(name, tmp_path):
     amalgam = bindings.run(
         "amalgamate", [f"gin_configs/experiments/{name}"], TINY, tmp_path
@@ -80,6 +87,24 @@ def test_evaluations_run(name, tmp_path):
 
 
 FILE = "gin_configs/experiments/quickstart.gin"
+
+
+def test_grid_search_runs_and_its_pool_is_trained_with(tmp_path):
+    small = [*TINY, "grid_search.teachers = 'small'", "grid_search.preset = 'released'"]
+    name = "gin_configs/experiments/grid_search.gin"
+    found = bindings.run("grid_search", [name], small, tmp_path / "grid")
+    tuned = [{"rule": rule.name, **rule.get_config()} for rule in found.teachers]
+    assert tuned[1]["beta_2"] == 0.9  # as in the released code
+    experiment = tmp_path / "mine.gin"
+    experiment.write_text(f"include '{FILE}'\ninclude '{tmp_path}/grid/pool.gin'\n")
+    bindings.run("amalgamate", [experiment], TINY, tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert settings["teachers"] == tuned
+
+
+def test_the_grid_is_the_papers():
+    bindings.parse(["gin_configs/experiments/grid_search.gin"])
+    assert tuple(gin.query_parameter("grid_search.learning_rates")) == PAPER_GRID
 
 
 @pytest.mark.parametrize(

@@ -24,3 +24,12 @@ def test_meta_training_draws_any_history(tmp_path):
         assert path.read_bytes()[:4] == b"\x89PNG"
         sizes[name] = path.stat().st_size
     assert sizes["whole"] > sizes["empty"]
+
+
+def test_losses_by_learning_rate_draws_what_diverged_too(tmp_path):
+    inf = float("inf")
+    losses = {"adam": {0.1: 0.5, 1.0: inf}, "sgd": {0.1: inf, 1.0: inf}}
+    for name, given in (("some", losses), ("none", {"sgd": losses["sgd"]})):
+        path = tmp_path / f"{name}.png"
+        plots.loss_by_learning_rate(given, path, "title")
+        assert path.read_bytes()[:4] == b"\x89PNG"

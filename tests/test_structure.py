@@ -18,13 +18,14 @@ LAYERS = [
     {"data", "amalgamation", "perturbation", "curriculum", "optimizer"},
     {"optimizers", "tasks"},
     {"saved", "unroll", "records"},
-    {"plots"},
+    {"plots", "importing"},
     {"meta_step"},
     {"settings"},
     {"meta_train", "checkpoints"},
     {"workdir"},
     {"run"},
     {"experiment", "evaluation", "replicates"},
+    {"tuning"},
     {"bindings"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -52,7 +53,9 @@ def imported(path):
 
 
 def module_file(name):
-    base = PACKAGE.joinpath(*name.split(".")[1:])
+    parts = name.split(".")[1:]
+    # The folder launch/ is installed as tf_amalgam.launch.
+    base = (ROOT if parts[:1] == ["launch"] else PACKAGE).joinpath(*parts)
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if path.is_file():
             return path
@@ -110,14 +113,26 @@ def test_build_has_a_target_for_each_module_with_its_imports():
         source = str(file.relative_to(ROOT))
         needed = set()
         for name in imported(file):
-            if name.startswith("tf_amalgam.launch."):
-                needed.add(by_source[f"launch/{name.split('.')[2]}.py"])
-            elif name == "tf_amalgam.gin_configs":
+            if name == "tf_amalgam.gin_configs":
                 needed.add("gin_configs")
             elif path := module_file(name):
                 needed.add(by_source[str(path.relative_to(ROOT))])
         needed.discard(by_source[source])
         assert targets[by_source[source]][1] == needed, f"BUILD: deps of {source}"
+
+
+def test_console_scripts_exist():
+    scripts = re.findall(
+        r'"([a-z-]+)=tf_amalgam\.launch\.(\w+):entry"', (ROOT / "setup.py").read_text()
+    )
+    assert {name for name, _ in scripts} == {
+        "amalgamate",
+        "amalgam-evaluate",
+        "amalgam-grid-search",
+        "amalgam-import",
+    }
+    for _, module in scripts:
+        assert "\ndef entry():\n" in (ROOT / "launch" / f"{module}.py").read_text()
 
 
 def run(code):

@@ -28,6 +28,8 @@ _LATER = {
     "Stage": "tf_amalgam.curriculum",
     "amalgamate": "tf_amalgam.experiment",
     "evaluate": "tf_amalgam.evaluation",
+    "grid_search": "tf_amalgam.tuning",
+    "import_checkpoint": "tf_amalgam.importing",
     "load_dataset": "tf_amalgam.data",
     "versions": "tf_amalgam.records",
 }
@@ -47,6 +49,8 @@ __all__ = [
     "amalgamate",
     "available",
     "evaluate",
+    "grid_search",
+    "import_checkpoint",
     "load",
     "load_dataset",
     "versions",

@@ -4,7 +4,16 @@ import pathlib
 
 import gin
 
-from tf_amalgam import data, evaluation, experiment, files, replicates, rules, tasks
+from tf_amalgam import (
+    data,
+    evaluation,
+    experiment,
+    files,
+    replicates,
+    rules,
+    tasks,
+    tuning,
+)
 from tf_amalgam.curriculum import Stage
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.registry import unknown
@@ -19,6 +28,7 @@ CONFIGURABLES = {
     "evaluate": evaluation.evaluate,
     "Stage": Stage,
     "Perturbation": Perturbation,
+    "grid_search": tuning.grid_search,
     "tasks.conv": tasks.conv,
     "tasks.mlp": tasks.mlp,
     "tasks.quadratic": tasks.quadratic,
@@ -73,7 +83,7 @@ def parse(gin_files, gin_bindings=()):
 
 
 def run(name, gin_files, gin_bindings, workdir):
-    """Parses the configuration and calls `amalgamate` or `evaluate` with it.
+    """Parses the configuration and calls one of the functions above with it.
 
     The configuration is written into `workdir` before the call, the operative one
     (with every default) after it, also when the run was interrupted.

@@ -1,5 +1,6 @@
 """Training fresh optimizees with any optimizer through `model.compile` and `fit`."""
 
+import json
 import math
 import pathlib
 import statistics
@@ -31,6 +32,7 @@ def evaluate(
     warmup_learning_rate: float = 0.01,
     preset: str = "paper",
     progress: bool = True,
+    write_report: bool = True,
 ) -> list[dict]:
     """Trains every optimizee with every optimizer and seed; returns the records.
 
@@ -50,10 +52,12 @@ def evaluate(
         warmup_steps, warmup_learning_rate: the warm-up of every optimizer.
         preset: hyperparameters of analytic optimizers given by name.
         progress: whether to show a progress bar.
+        write_report: whether to make `table.md` and `curves.png`.
 
     Raises:
         ValueError: for an unknown optimizer, two optimizees or optimizers of one
-            name, or a record made with other settings; before any work starts.
+            name, or a record made with other settings or hyperparameters; before
+            any work starts.
     """
     tasks = [tasks] if not isinstance(tasks, (list, tuple)) else list(tasks)
     makers = _makers(optimizers, preset, warmup_steps, warmup_learning_rate)
@@ -63,6 +67,8 @@ def evaluate(
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be a whole number from 1, received {epochs!r}.")
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    if not seeds:
+        raise ValueError("evaluate needs at least one seed; received none.")
     jobs = [(task, label, seed) for task in tasks for seed in seeds for label in makers]
     terms = {
         "epochs": epochs,
@@ -70,8 +76,10 @@ def evaluate(
         "warmup_learning_rate": warmup_learning_rate,
         "preset": preset,
     }
+    configs = {label: _brief(make().get_config()) for label, make in makers.items()}
     for task, label, seed in jobs:
-        _check_record(workdir, task, label, seed, {**terms, "task": task.describe()})
+        settings = {**configs[label], **terms, "task": task.describe()}
+        _check_record(workdir, task, label, seed, settings)
     with tqdm.tqdm(
         total=len(jobs), desc="evaluating", unit="run", disable=not progress
     ) as bar:
@@ -90,7 +98,8 @@ def evaluate(
         for label in makers
         for seed in seeds
     ]
-    report(found, workdir)
+    if write_report:
+        report(found, workdir)
     return found
 
 
@@ -238,8 +247,12 @@ def _check_record(workdir, task, label, seed, settings):
     path = records.record_path(workdir, task.name, label, seed)
     if not path.is_file():
         return
-    found = records.read(path)["settings"]
-    different = [k for k in settings if found.get(k) != settings[k]]
+    record = records.read(path)
+    found = {**record["optimizer_config"], **record["settings"]}
+    settings = json.loads(json.dumps(settings))  # tuples are lists in a record
+    # Keras numbers names, and another version of it may know other options.
+    known = settings.keys() & found.keys() - {"name"}
+    different = [k for k in sorted(known) if found[k] != settings[k]]
     if different:
         text = "; ".join(
             f"{k}: {found.get(k)} there, {settings[k]} here" for k in different

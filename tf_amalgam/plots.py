@@ -125,6 +125,44 @@ def learning_curves(records, path, title=None):
     _write(figure, path)
 
 
+def loss_by_learning_rate(losses, path, title=None):
+    """Draws each teacher's loss over its learning rates, log axes, the best ringed.
+
+    Args:
+        losses: dict of teacher → {learning rate: loss}; an infinite loss stands for
+            a diverged rate, which gets a cross at the upper edge.
+        path: of the figure.
+        title: above it.
+
+    What lies above ten times the usual loss is cut off, or one bad rate would hide
+    the others.
+    """
+    figure, axes = _figure(1, 1)
+    axis = axes[0][0]
+    for i, (name, by_rate) in enumerate(losses.items()):
+        color = COLORS[i % len(COLORS)]
+        whole = {rate: y for rate, y in by_rate.items() if math.isfinite(y)}
+        axis.plot(whole.keys(), whole.values(), "o-", ms=3, color=color, label=name)
+        if whole:
+            best = min(whole, key=whole.__getitem__)
+            axis.plot(best, whole[best], "o", ms=9, mfc="none", color=color)
+        diverged = [rate for rate in by_rate if rate not in whole]
+        # Teachers below one another, so that no cross hides another.
+        height = [1.0 - 0.03 * i] * len(diverged)
+        axis.plot(
+            diverged, height, "x", color=color, transform=axis.get_xaxis_transform()
+        )
+    axis.set(xscale="log", title=title or "")
+    axis.set(xlabel="learning rate (× diverged)", ylabel="validation loss")
+    drawn = [y for v in losses.values() for y in v.values() if math.isfinite(y)]
+    if drawn:
+        axis.set_yscale("log")
+        top = min(10.0 * statistics.median_low(drawn), max(drawn))
+        axis.set_ylim(0.8 * min(drawn), 1.6 * top)
+    axis.legend(frameon=False, fontsize=8)
+    _write(figure, path)
+
+
 def _figure(rows, columns):
     # The object interface, so that no display and no global state is touched.
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -89,7 +89,12 @@ def table(records) -> str:
         for value, form in COLUMNS.values():
             cells.append(_mean([value(r) for r in whole], form))
         rows.append(cells)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    return markdown(rows)
+
+
+def markdown(rows) -> str:
+    """Returns rows of cells as a Markdown table; the first row is its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
         for row in rows

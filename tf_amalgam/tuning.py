@@ -1,0 +1,227 @@
+"""Learning rates of the teachers by the paper's grid search."""
+
+import dataclasses
+import logging
+import math
+import pathlib
+import statistics
+from typing import NamedTuple
+
+from tf_amalgam import evaluation, files, plots, records, rules
+from tf_amalgam.tasks.task import Task
+
+# {5e-4, 1e-3, 2e-3, …, 1} (Huang et al. 2022, section 4 and C.2), in 1-2-5 steps.
+PAPER_GRID = (5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+POOL_FILE = "pool.gin"
+TABLE_FILE = "grid.md"
+FIGURE_FILE = "grid.png"
+
+
+class GridSearch(NamedTuple):
+    """What a grid search found.
+
+    Attributes:
+        teachers: the teachers at their best learning rates; `amalgamate` takes them.
+        losses: teacher → {learning rate: mean validation loss after the last epoch};
+            infinite where a run diverged.
+        at_edge: names of the teachers whose best learning rate is the grid's first
+            or last.
+    """
+
+    teachers: tuple[rules.Rule, ...]
+    losses: dict[str, dict[float, float]]
+    at_edge: tuple[str, ...]
+
+
+def grid_search(
+    task,
+    teachers="large",
+    *,
+    workdir,
+    learning_rates=PAPER_GRID,
+    seeds=(0,),
+    epochs: int = 5,
+    warmup_steps: int = 100,
+    warmup_learning_rate: float = 0.01,
+    preset: str = "paper",
+    progress: bool = True,
+) -> GridSearch:
+    """Tunes the learning rate of every teacher on one optimizee.
+
+    The best rate has the lowest mean over seeds of the validation loss after the last
+    epoch (Huang et al. 2022, section 4: 5 epochs of Train on MNIST). A rate that
+    diverged with any seed is not chosen. Every run is one of `evaluate`'s, so the same
+    call continues an interrupted search, and a wider grid on the same folder trains
+    only what is new.
+
+    Args:
+        task: the optimizee, a `tf_amalgam.Task`.
+        teachers: a pool's name (`"small"`, `"large"`), or a sequence of teachers'
+            names and analytic rules (their own learning rates do not matter).
+        workdir: folder of the records; gets a table (`grid.md`), a figure
+            (`grid.png`) and the tuned pool for experiments to include (`pool.gin`).
+        learning_rates: the grid, numbers above 0.
+        seeds: whole numbers, one run each per teacher and rate.
+        epochs: passes over the training data.
+        warmup_steps, warmup_learning_rate: the warm-up of every run.
+        preset: hyperparameters of teachers given by name.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: for a teacher, a grid or a folder that cannot be used, before any
+            work starts.
+        RuntimeError: if all rates of a teacher diverged; table and figure are written.
+    """
+    if not isinstance(task, Task):
+        raise ValueError(
+            "A grid search tunes on one optimizee, a tf_amalgam.Task; received "
+            f"{type(task).__name__}."
+        )
+    pool = _pool(teachers, preset)
+    rates = _grid(learning_rates)
+    found = evaluation.evaluate(
+        {
+            _label(rule.name, rate): dataclasses.replace(rule, learning_rate=rate)
+            for rule in pool
+            for rate in rates
+        },
+        task,
+        workdir=workdir,
+        seeds=seeds,
+        epochs=epochs,
+        warmup_steps=warmup_steps,
+        warmup_learning_rate=warmup_learning_rate,
+        preset=preset,
+        progress=progress,
+        write_report=False,  # a line per teacher and rate would hide everything
+    )
+    losses = {
+        rule.name: {rate: _loss(found, rule.name, rate) for rate in rates}
+        for rule in pool
+    }
+    folder = pathlib.Path(workdir)
+    title = f"Validation loss on {task.name} after {epochs} epochs"
+    files.write_text(folder / TABLE_FILE, table(losses, title))
+    plots.loss_by_learning_rate(losses, folder / FIGURE_FILE, title)
+    best = {name: _best(name, by_rate) for name, by_rate in losses.items()}
+    at_edge = tuple(name for name in best if _at_edge(best[name], rates))
+    for name in at_edge:
+        logging.warning(
+            "The best learning rate of %s, %s, lies at the edge of the grid. Extend "
+            "the grid there; finished runs are kept.",
+            name,
+            best[name],
+        )
+    tuned = tuple(
+        dataclasses.replace(rule, learning_rate=best[rule.name]) for rule in pool
+    )
+    seeds = sorted({record["seed"] for record in found})
+    source = [
+        f"Learning rates found by grid search on {task.name} ({task.dataset.name}):",
+        f"lowest validation loss after {epochs} epochs, mean over seeds {seeds}.",
+        f"Grid: {', '.join(map(str, rates))}.",
+        f"Preset {preset}; warm-up of {warmup_steps} SGD steps at "
+        f"{warmup_learning_rate}.",
+    ]
+    files.write_text(folder / POOL_FILE, pool_gin(tuned, losses, at_edge, source))
+    return GridSearch(tuned, losses, at_edge)
+
+
+def table(losses, title) -> str:
+    """Returns teachers × learning rates as Markdown, the best of each in bold."""
+    rates = list(next(iter(losses.values())))
+    rows = [["teacher", *map(str, rates)]]
+    for name, by_rate in losses.items():
+        cells = {
+            rate: f"{loss:.4g}" if math.isfinite(loss) else "diverged"
+            for rate, loss in by_rate.items()
+        }
+        best = min(by_rate, key=by_rate.__getitem__)
+        if math.isfinite(by_rate[best]):
+            cells[best] = f"**{cells[best]}**"
+        rows.append([name, *cells.values()])
+    return f"{title}, by learning rate.\n\n{records.markdown(rows)}\n"
+
+
+def pool_gin(pool, losses, at_edge, source) -> str:
+    """Returns a .gin file that makes `amalgamate` use these teachers.
+
+    All hyperparameters that are not a rule's defaults are bound, so that the teachers
+    are what was tuned under any preset.
+    """
+    lines = [f"# {line}" for line in source]
+    for rule in pool:
+        loss = losses[rule.name][rule.learning_rate]
+        note = "; at the edge of the grid" if rule.name in at_edge else ""
+        lines += [
+            "",
+            f"# validation loss {loss:.4g}{note}",
+            f"rules.{rule.name}.learning_rate = {rule.learning_rate!r}",
+        ]
+        for field in dataclasses.fields(rule):
+            value = getattr(rule, field.name)
+            if field.name != "learning_rate" and value != field.default:
+                lines.append(f"rules.{rule.name}.{field.name} = {value!r}")
+    references = [f"    @rules.{rule.name}()," for rule in pool]
+    lines += ["", "amalgamate.teachers = [", *references, "]"]
+    return "\n".join(lines) + "\n"
+
+
+def _pool(teachers, preset):
+    pool = rules.make_pool(teachers, preset)
+    names = [rule.name for rule in pool]
+    for name in names:
+        if name not in rules.TEACHERS:
+            raise ValueError(
+                f"{name} has no learning rate to tune. Teachers of a grid search: "
+                f"{', '.join(rules.TEACHERS)}."
+            )
+        if names.count(name) > 1:
+            raise ValueError(
+                f"{name} stands twice among the teachers ({', '.join(names)}); a grid "
+                "search tunes each once. Search the other in a workdir of its own."
+            )
+    return pool
+
+
+def _grid(learning_rates):
+    """Returns the rates in ascending order."""
+    rates = list(learning_rates)
+    if not rates:
+        raise ValueError("A grid search needs at least one learning rate; got none.")
+    for rate in rates:
+        number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+        if not number or not 0 < rate < math.inf:
+            raise ValueError(
+                f"Learning rates must be finite numbers above 0, received {rate!r}."
+            )
+    if len(set(rates)) < len(rates):
+        raise ValueError(f"A learning rate stands twice in the grid: {rates}.")
+    return sorted(map(float, rates))
+
+
+def _label(name, rate):
+    return f"{name}-{rate}"
+
+
+def _loss(found, name, rate):
+    """Returns the mean loss over seeds; infinite where one of them diverged."""
+    runs = [r for r in found if r["optimizer"] == _label(name, rate)]
+    if any(run["diverged"] for run in runs):
+        return math.inf
+    return statistics.fmean(run["curves"]["val_loss"][-1] for run in runs)
+
+
+def _best(name, by_rate):
+    rate = min(by_rate, key=by_rate.__getitem__)
+    if math.isinf(by_rate[rate]):
+        raise RuntimeError(
+            f"Every learning rate of {name} diverged: {', '.join(map(str, by_rate))}. "
+            "Extend the grid downwards; finished runs are kept."
+        )
+    return rate
+
+
+def _at_edge(rate, rates):
+    return len(rates) > 1 and rate in (rates[0], rates[-1])
