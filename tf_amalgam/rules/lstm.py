@@ -18,6 +18,13 @@ def lstm_step(inputs_PF, hidden_PH, cell_PH, kernel, recurrent_kernel, bias):
     return ops.sigmoid(o) * ops.tanh(cell_PH), cell_PH
 
 
+def cell_weights(weights, prefix):
+    """Returns kernel, recurrent kernel and bias of the recurrent cell at `prefix`."""
+    return [
+        weights[f"{prefix}/{part}"] for part in ("kernel", "recurrent_kernel", "bias")
+    ]
+
+
 def init_lstm(prefix, inputs, units, seed):
     """Returns fresh weights `{prefix/kernel: …}` as NumPy arrays.
 
