@@ -12,10 +12,13 @@ from tf_amalgam.optimizers import (
     SGD,
     Adam,
     AddSign,
+    LearnedScalars,
     Momentum,
+    Original,
     PowerSign,
     RMSProp,
     RNNProp,
+    Scale,
 )
 from tf_amalgam.saved import available, load
 
@@ -34,10 +37,13 @@ __all__ = [
     "SGD",
     "Adam",
     "AddSign",
+    "LearnedScalars",
     "Momentum",
+    "Original",
     "PowerSign",
     "RMSProp",
     "RNNProp",
+    "Scale",
     "Stage",
     "Task",
     "amalgamate",

@@ -1,8 +1,10 @@
-"""Update rules: the six teachers and the student."""
+"""Update rules: the six teachers and the learned rules."""
 
 from tf_amalgam.rules.adam import Adam
 from tf_amalgam.rules.addsign import AddSign
+from tf_amalgam.rules.learned_scalars import LearnedScalars
 from tf_amalgam.rules.momentum import Momentum
+from tf_amalgam.rules.original import Original
 from tf_amalgam.rules.powersign import PowerSign
 from tf_amalgam.rules.registry import (
     LEARNING_RATES,
@@ -18,6 +20,7 @@ from tf_amalgam.rules.registry import (
 from tf_amalgam.rules.rmsprop import RMSProp
 from tf_amalgam.rules.rnnprop import RNNProp
 from tf_amalgam.rules.rule import Rule
+from tf_amalgam.rules.scale import Scale
 from tf_amalgam.rules.sgd import SGD
 
 __all__ = [
@@ -29,11 +32,14 @@ __all__ = [
     "TEACHERS",
     "Adam",
     "AddSign",
+    "LearnedScalars",
     "Momentum",
+    "Original",
     "PowerSign",
     "RMSProp",
     "RNNProp",
     "Rule",
+    "Scale",
     "make_pool",
     "make_rule",
     "rule_class",

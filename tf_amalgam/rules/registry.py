@@ -6,16 +6,30 @@ from typing import Any
 
 from tf_amalgam.rules.adam import Adam
 from tf_amalgam.rules.addsign import AddSign
+from tf_amalgam.rules.learned_scalars import LearnedScalars
 from tf_amalgam.rules.momentum import Momentum
+from tf_amalgam.rules.original import Original
 from tf_amalgam.rules.powersign import PowerSign
 from tf_amalgam.rules.rmsprop import RMSProp
 from tf_amalgam.rules.rnnprop import RNNProp
 from tf_amalgam.rules.rule import Rule
+from tf_amalgam.rules.scale import Scale
 from tf_amalgam.rules.sgd import SGD
 
 RULES: dict[str, type[Rule]] = {
     rule.name: rule
-    for rule in (SGD, Momentum, RMSProp, Adam, AddSign, PowerSign, RNNProp)
+    for rule in (
+        SGD,
+        Momentum,
+        RMSProp,
+        Adam,
+        AddSign,
+        PowerSign,
+        RNNProp,
+        Original,
+        Scale,
+        LearnedScalars,
+    )
 }
 
 TEACHERS = ("sgd", "momentum", "rmsprop", "adam", "addsign", "powersign")
@@ -31,7 +45,7 @@ LEARNING_RATES = {
     "powersign": 0.1,
 }
 
-# How the released code normalizes moments; everywhere else it is bias-corrected.
+# What the released code does differently; everywhere else moments are bias-corrected.
 RELEASED: dict[str, dict[str, Any]] = {
     "momentum": {"normalizer": "none"},
     "rmsprop": {"beta_2": 0.9, "normalizer": "none"},
@@ -39,6 +53,7 @@ RELEASED: dict[str, dict[str, Any]] = {
     "addsign": {"normalizer": "none"},
     "powersign": {"normalizer": "none"},
     "rnnprop": {"normalizer": "constant"},
+    "original": {"preprocessing": "raw"},
 }
 PRESETS = ("paper", "released")
 
@@ -60,22 +75,34 @@ def rule_class(name: str) -> type[Rule]:
 def make_rule(name: str, preset: str = "paper", **hyperparameters) -> Rule:
     """Returns a rule by name under a preset; hyperparameters win over both.
 
-    An analytic rule gets the tuned learning rate of `LEARNING_RATES`.
+    An analytic rule gets the tuned learning rate of `LEARNING_RATES`, and learned
+    scalars start from all that their base would get.
     """
     if preset not in PRESETS:
         raise ValueError(unknown("preset", preset, PRESETS))
     cls = rule_class(name)
-    config: dict[str, Any] = {}
-    if preset == "released":
-        config.update(RELEASED.get(name, {}))
-    if name in LEARNING_RATES:
-        config["learning_rate"] = LEARNING_RATES[name]
+    if name == LearnedScalars.name:
+        config = _preset(hyperparameters.get("base", LearnedScalars.base), preset)
+        if "learning_rate" in config:
+            config["initial_learning_rate"] = config.pop("learning_rate")
+    else:
+        config = _preset(name, preset)
     config.update(hyperparameters)
     try:
         return cls(**config)
     except TypeError as error:
         fields = ", ".join(field.name for field in dataclasses.fields(cls))
         raise ValueError(f"{name}: {error}. Its hyperparameters: {fields}.") from None
+
+
+def _preset(name, preset):
+    """Returns the hyperparameters that a preset gives a rule."""
+    config: dict[str, Any] = {}
+    if preset == "released":
+        config.update(RELEASED.get(name, {}))
+    if name in LEARNING_RATES:
+        config["learning_rate"] = LEARNING_RATES[name]
+    return config
 
 
 def make_pool(teachers, preset: str = "paper") -> tuple[Rule, ...]:
