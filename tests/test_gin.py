@@ -64,6 +64,18 @@ def test_parts_parse(name):
     assert gin.config_str()
 
 
+@pytest.mark.parametrize("name", [n for n in PARTS if n.startswith("rules/")])
+def test_students_take_two_meta_steps(name, tmp_path):
+    task = ["amalgamate.task = @tasks.quadratic()"]
+    files = [f"gin_configs/{name}"]
+    amalgam = bindings.run("amalgamate", files, TINY + task, tmp_path)
+    assert [row["update"] for row in amalgam.history] == [1, 2]
+    assert (
+        f"amalgamate.student = @rules.{amalgam.rule.name}()"
+        in (tmp_path / "config.gin").read_text()
+    )
+
+
 @pytest.mark.parametrize("name", ["mnist_min_max_small.gin", "quickstart.gin"])
 def test_experiments_take_two_meta_steps(name, tmp_path):
     amalgam = bindings.run(

@@ -64,6 +64,55 @@ def test_against_keras_layers(float64, preset):
     np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-9)
 
 
+def test_extended_inputs_against_keras_cells(float64):
+    """The gradient too, all three inputs beside the outputs of both layers."""
+    rule = RNNProp(inputs="extended", alpha=0.001, normalizer="constant")
+    fresh = rule.init_weights(3)
+    assert sum(w.size for w in fresh.values()) == 5464
+    np.testing.assert_array_equal(fresh["head/kernel"], 0.0)
+    weights = {k: v.astype("float64") for k, v in fresh.items()}
+    weights["head/kernel"] = np.random.default_rng(0).normal(size=(23, 1))
+    cells = [keras.layers.LSTMCell(20) for _ in range(2)]
+    parts = ("kernel", "recurrent_kernel", "bias")
+    for i, (cell, width) in enumerate(zip(cells, (3, 23), strict=True)):
+        cell.build((None, width))
+        cell.set_weights([weights[f"lstm_{i}/{p}"] for p in parts])
+    states = [[keras.ops.zeros((10, 20), "float64")] * 2 for _ in cells]
+    m, v, expected = np.zeros(10), np.zeros(10), []
+    for g in gradients():
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        root = np.sqrt(v / 0.001 + 1e-10)
+        inputs = x = np.stack([g, m / 0.1 / root, g / root], axis=1)
+        for i, cell in enumerate(cells):
+            x, states[i] = cell(keras.ops.convert_to_tensor(x), states[i])
+            x = np.concatenate([x, inputs], axis=1)
+        y = x @ weights["head/kernel"] + weights["head/bias"]
+        expected.append(-0.001 * np.tanh(y[:, 0]))
+    ours = trajectory(rule, weights, gradients())
+    assert np.abs(ours).max() > 1e-4
+    np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("output", ["adam_lr", "rmsprop_lr"])
+def test_output_scales_an_analytic_step(output):
+    """By exp(tanh y), y being what the plain rule's tanh sees."""
+    plain, scaling = RNNProp(), RNNProp(output=output, alpha=0.2)
+    weights = {k: 3.0 * v.astype("float64") for k, v in plain.init_weights(1).items()}
+    assert sum(w.size for w in weights.values()) == 5141
+    tanh_y = trajectory(plain, weights, gradients()) / -0.1
+    assert np.ptp(tanh_y) > 0.1
+    base = make_rule(output.removesuffix("_lr"), learning_rate=0.2)
+    steps = trajectory(base, {}, gradients())
+    ours = trajectory(scaling, weights, gradients())
+    np.testing.assert_allclose(ours, np.exp(tanh_y) * steps, rtol=1e-9)
+
+
+@pytest.mark.parametrize("option", ["inputs", "output"])
+def test_unknown_variants_are_named(option):
+    with pytest.raises(ValueError, match=f"{option} must be one of"):
+        RNNProp(**{option: "adam"})
+
+
 def test_zero_head_moves_nothing():
     rule = RNNProp()
     weights = rule.init_weights(0)

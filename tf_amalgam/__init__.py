@@ -13,10 +13,13 @@ from tf_amalgam.optimizers import (
     Adam,
     AddSign,
     Choice,
+    LearnedScalars,
     Momentum,
+    Original,
     PowerSign,
     RMSProp,
     RNNProp,
+    Scale,
 )
 from tf_amalgam.saved import available, load
 
@@ -39,11 +42,14 @@ __all__ = [
     "Adam",
     "AddSign",
     "Choice",
+    "LearnedScalars",
     "Momentum",
+    "Original",
     "Perturbation",
     "PowerSign",
     "RMSProp",
     "RNNProp",
+    "Scale",
     "Stage",
     "Task",
     "amalgamate",

@@ -2,6 +2,7 @@
 
 Shape letters used throughout the package:
   P  coordinates of the optimizee (all its trainable tensors, end to end)
+  N  trainable tensors of the optimizee
   H  hidden units of a learned rule
   T  inner steps of one truncation
   K  teachers
@@ -72,6 +73,23 @@ class Layout(NamedTuple):
             total += size
             ends.append(total)
         return ops.split(values_P, ends, axis=0)
+
+    def segment_mean(self, values_PF):
+        """Returns the mean over the coordinates of each tensor, `[N, F]`."""
+        pieces = self.segments(values_PF)
+        return ops.stack([ops.mean(piece, axis=0) for piece in pieces])
+
+    def spread(self, values_NF):
+        """Returns each tensor's row at all of its coordinates, `[P, F]`."""
+        # Broadcasts, not a gather: a gather's gradient is sparse, or slow to add up.
+        width = values_NF.shape[1]
+        return ops.concatenate(
+            [
+                ops.broadcast_to(values_NF[n : n + 1], (size, width))
+                for n, size in enumerate(self.sizes)
+            ],
+            axis=0,
+        )
 
     def split(self, values_P):
         """Returns the tensors, in their own shapes, that `values_P` holds."""

@@ -1,4 +1,4 @@
-"""The teachers and the student as Keras optimizers."""
+"""The teachers and the learned rules as Keras optimizers."""
 
 import keras
 
@@ -64,9 +64,42 @@ class Choice(LearnedOptimizer):
     rule_type = rules.Choice
 
 
+@register
+class Original(LearnedOptimizer):
+    """θ ← θ − α·LSTM(g) of Andrychowicz et al. 2016, 320 bytes of state a parameter."""
+
+    rule_type = rules.Original
+
+
+@register
+class Scale(LearnedOptimizer):
+    """Hierarchical GRUs of Wichrowska et al. 2017, 120 bytes of state a parameter."""
+
+    rule_type = rules.Scale
+
+
+@register
+class LearnedScalars(LearnedOptimizer):
+    """An analytic optimizer whose learning rate and decays are meta-learned."""
+
+    rule_type = rules.LearnedScalars
+
+
 OPTIMIZERS = {
     cls.rule_type.name: cls
-    for cls in (SGD, Momentum, RMSProp, Adam, AddSign, PowerSign, RNNProp, Choice)
+    for cls in (
+        SGD,
+        Momentum,
+        RMSProp,
+        Adam,
+        AddSign,
+        PowerSign,
+        RNNProp,
+        Choice,
+        Original,
+        Scale,
+        LearnedScalars,
+    )
 }
 
 

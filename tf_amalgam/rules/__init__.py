@@ -3,7 +3,9 @@
 from tf_amalgam.rules.adam import Adam
 from tf_amalgam.rules.addsign import AddSign
 from tf_amalgam.rules.choice import Choice
+from tf_amalgam.rules.learned_scalars import LearnedScalars
 from tf_amalgam.rules.momentum import Momentum
+from tf_amalgam.rules.original import Original
 from tf_amalgam.rules.powersign import PowerSign
 from tf_amalgam.rules.registry import (
     LEARNING_RATES,
@@ -20,6 +22,7 @@ from tf_amalgam.rules.registry import (
 from tf_amalgam.rules.rmsprop import RMSProp
 from tf_amalgam.rules.rnnprop import RNNProp
 from tf_amalgam.rules.rule import Rule
+from tf_amalgam.rules.scale import Scale
 from tf_amalgam.rules.sgd import SGD
 from tf_amalgam.rules.teachers import as_config
 
@@ -33,11 +36,14 @@ __all__ = [
     "Adam",
     "AddSign",
     "Choice",
+    "LearnedScalars",
     "Momentum",
+    "Original",
     "PowerSign",
     "RMSProp",
     "RNNProp",
     "Rule",
+    "Scale",
     "as_config",
     "choice_pool",
     "make_pool",

@@ -8,7 +8,7 @@ from keras import ops
 
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.rules import teachers
-from tf_amalgam.rules.lstm import init_lstm, layer_weights, lstm_step
+from tf_amalgam.rules.lstm import cell_weights, init_lstm, lstm_step
 from tf_amalgam.rules.rule import AnalyticRule, Rule, check_positive, zeros
 
 # The one-hot feature knows tensors of 1, 2 and 3 dimensions; convolution kernels,
@@ -137,7 +137,7 @@ class Choice(Rule):
         hidden, cell = [], []
         for i in range(self.layers):
             x, c = lstm_step(
-                x, state.hidden[i], state.cell[i], *layer_weights(weights, f"lstm_{i}")
+                x, state.hidden[i], state.cell[i], *cell_weights(weights, f"lstm_{i}")
             )
             hidden.append(x)
             cell.append(c)

@@ -18,10 +18,10 @@ def lstm_step(inputs_PF, hidden_PH, cell_PH, kernel, recurrent_kernel, bias):
     return ops.sigmoid(o) * ops.tanh(cell_PH), cell_PH
 
 
-def layer_weights(weights, name):
-    """Returns the kernel, recurrent kernel and bias of one layer."""
+def cell_weights(weights, prefix):
+    """Returns kernel, recurrent kernel and bias of the recurrent cell at `prefix`."""
     return [
-        weights[f"{name}/{part}"] for part in ("kernel", "recurrent_kernel", "bias")
+        weights[f"{prefix}/{part}"] for part in ("kernel", "recurrent_kernel", "bias")
     ]
 
 

@@ -1,11 +1,18 @@
 """Running moments of the gradient and their three normalizations."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 from keras import ops
 
-from tf_amalgam.rules.rule import AnalyticRule, check_decay, check_positive, zeros
+from tf_amalgam.rules.rule import (
+    AnalyticRule,
+    check_choice,
+    check_decay,
+    check_positive,
+    zeros,
+)
 
 # What the hats over m and v mean:
 #   bias_corrected  m/(1−β₁ᵗ), v/(1−β₂ᵗ)   the paper; Kingma & Ba 2015
@@ -54,6 +61,11 @@ def hat(average, beta, step, normalizer):
     return average / (1.0 - beta**step)
 
 
+def logit(beta):
+    """Returns the number whose sigmoid is `beta`: how a decay is learned."""
+    return math.log(beta) - math.log1p(-beta)
+
+
 def by_root(value, v_hat, epsilon):
     """Returns value/√(v̂ + ε): ε stands inside the root (released code)."""
     return value / ops.sqrt(v_hat + epsilon)
@@ -61,11 +73,7 @@ def by_root(value, v_hat, epsilon):
 
 def check_normalizer(rule):
     """Raises ValueError for a normalizer that does not exist."""
-    if rule.normalizer not in NORMALIZERS:
-        raise ValueError(
-            f"{type(rule).__name__}: normalizer must be one of "
-            f"{', '.join(NORMALIZERS)}; received {rule.normalizer!r}."
-        )
+    check_choice(rule, "normalizer", NORMALIZERS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,11 @@ import difflib
 from typing import Any
 
 from tf_amalgam.rules.choice import Choice
+from tf_amalgam.rules.learned_scalars import LearnedScalars
+from tf_amalgam.rules.original import Original
 from tf_amalgam.rules.rnnprop import RNNProp
 from tf_amalgam.rules.rule import Rule
+from tf_amalgam.rules.scale import Scale
 from tf_amalgam.rules.teachers import (
     LEARNING_RATES,
     POOLS,
@@ -18,10 +21,10 @@ from tf_amalgam.rules.teachers import (
 
 RULES: dict[str, type[Rule]] = {
     **TEACHER_CLASSES,
-    **{rule.name: rule for rule in (RNNProp, Choice)},
+    **{rule.name: rule for rule in (RNNProp, Choice, Original, Scale, LearnedScalars)},
 }
 
-# How the released code normalizes moments; everywhere else it is bias-corrected.
+# What the released code does differently; everywhere else moments are bias-corrected.
 RELEASED: dict[str, dict[str, Any]] = {
     "momentum": {"normalizer": "none"},
     "rmsprop": {"beta_2": 0.9, "normalizer": "none"},
@@ -29,6 +32,7 @@ RELEASED: dict[str, dict[str, Any]] = {
     "addsign": {"normalizer": "none"},
     "powersign": {"normalizer": "none"},
     "rnnprop": {"normalizer": "constant"},
+    "original": {"preprocessing": "raw"},
 }
 PRESETS = ("paper", "released")
 
@@ -51,16 +55,18 @@ def make_rule(name: str, preset: str = "paper", **hyperparameters) -> Rule:
     """Returns a rule by name under a preset; hyperparameters win over both.
 
     An analytic rule gets the tuned learning rate of `LEARNING_RATES`; a Choice rule's
-    `pool` may be a pool's name, or hold teachers' names beside rules.
+    `pool` may be a pool's name, or hold teachers' names beside rules; learned scalars
+    start from all that their base would get.
     """
     if preset not in PRESETS:
         raise ValueError(unknown("preset", preset, PRESETS))
     cls = rule_class(name)
-    config: dict[str, Any] = {}
-    if preset == "released":
-        config.update(RELEASED.get(name, {}))
-    if name in LEARNING_RATES:
-        config["learning_rate"] = LEARNING_RATES[name]
+    if name == LearnedScalars.name:
+        config = _preset(hyperparameters.get("base", LearnedScalars.base), preset)
+        if "learning_rate" in config:
+            config["initial_learning_rate"] = config.pop("learning_rate")
+    else:
+        config = _preset(name, preset)
     config.update(hyperparameters)
     if cls is Choice:
         config["pool"] = choice_pool(config.get("pool", "small"), preset)
@@ -69,6 +75,16 @@ def make_rule(name: str, preset: str = "paper", **hyperparameters) -> Rule:
     except TypeError as error:
         fields = ", ".join(field.name for field in dataclasses.fields(cls))
         raise ValueError(f"{name}: {error}. Its hyperparameters: {fields}.") from None
+
+
+def _preset(name, preset):
+    """Returns the hyperparameters that a preset gives a rule."""
+    config: dict[str, Any] = {}
+    if preset == "released":
+        config.update(RELEASED.get(name, {}))
+    if name in LEARNING_RATES:
+        config["learning_rate"] = LEARNING_RATES[name]
+    return config
 
 
 def make_pool(teachers, preset: str = "paper") -> tuple[Rule, ...]:

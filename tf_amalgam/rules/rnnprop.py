@@ -3,11 +3,10 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops
 
-from tf_amalgam.numerics import derive_seed
-from tf_amalgam.rules.lstm import init_lstm, layer_weights, lstm_step
+from tf_amalgam.rules.dense import dense, init_constant, init_dense
+from tf_amalgam.rules.lstm import cell_weights, init_lstm, lstm_step
 from tf_amalgam.rules.moments import (
     Moments,
     by_root,
@@ -15,7 +14,25 @@ from tf_amalgam.rules.moments import (
     hat,
     update_moments,
 )
-from tf_amalgam.rules.rule import Rule, check_decay, check_positive, zeros
+from tf_amalgam.rules.rule import (
+    Rule,
+    check_choice,
+    check_decay,
+    check_positive,
+    zeros,
+)
+
+# What the network sees:
+#   basic     (m̂/√v̂, g/√v̂)      Lv et al. 2017
+#   extended  (g, m̂/√v̂, g/√v̂), also beside the outputs of both LSTMs; zero head
+#             (released code, "RNNPropExtended", at α = .001)
+INPUTS = ("basic", "extended")
+
+# What its output y does:
+#   tanh        δ = −α·tanh(y)                     Lv et al. 2017
+#   adam_lr     δ = −α·exp(tanh(y))·m̂/√v̂           released code, "AdamLR"
+#   rmsprop_lr  δ = −α·exp(tanh(y))·g/√v̂           released code, "RMSPropLR"
+OUTPUTS = ("tanh", "adam_lr", "rmsprop_lr")
 
 
 class RNNPropState(NamedTuple):
@@ -34,7 +51,8 @@ class RNNProp(Rule):
     """Lv et al. 2017, as in Huang et al. 2022, C.1.1; 5,141 weights at H = 20.
 
     Inputs per coordinate (m̂/√v̂, g/√v̂), in that order → LSTM(H) → LSTM(H) →
-    dense(1) → δ = −α·tanh(y).
+    dense(1) → δ = −α·tanh(y). `inputs` and `output` name variants of the released
+    code (see `INPUTS`, `OUTPUTS`); extended inputs make it 5,464 weights.
     """
 
     name = "rnnprop"
@@ -44,19 +62,25 @@ class RNNProp(Rule):
     beta_2: float = 0.999
     epsilon: float = 1e-10
     normalizer: str = "bias_corrected"
+    inputs: str = "basic"
+    output: str = "tanh"
 
     def __post_init__(self):
         check_positive(self, "units", "alpha", "epsilon")
         check_decay(self, "beta_1", "beta_2")
         check_normalizer(self)
+        check_choice(self, "inputs", INPUTS)
+        check_choice(self, "output", OUTPUTS)
 
     def init_weights(self, seed):
-        glorot = keras.initializers.GlorotUniform(derive_seed(seed, "head"))
+        if self.inputs == "basic":
+            seen, beside, head = 2, 0, init_dense("head", self.units, seed)
+        else:
+            seen, beside, head = 3, 3, init_constant("head", self.units + 3)
         return {
-            **init_lstm("lstm_0", 2, self.units, seed),
-            **init_lstm("lstm_1", self.units, self.units, seed),
-            "head/kernel": ops.convert_to_numpy(glorot((self.units, 1))),
-            "head/bias": ops.convert_to_numpy(ops.zeros(1)),
+            **init_lstm("lstm_0", seen, self.units, seed),
+            **init_lstm("lstm_1", self.units + beside, self.units, seed),
+            **head,
         }
 
     def init_state(self, layout, dtype="float32"):
@@ -71,25 +95,38 @@ class RNNProp(Rule):
 
     def update(self, weights, grads_P, params_P, state, layout, step):
         moments = update_moments(grads_P, state, self.beta_1, self.beta_2)
-        inputs_PF = self._inputs(grads_P, moments, step)
+        m_tilde, g_tilde = self._normalized(grads_P, moments, step)
+        inputs = [m_tilde, g_tilde]
+        if self.inputs == "extended":
+            inputs = [grads_P, *inputs]
+        inputs_PF = ops.stack(inputs, axis=1)
         hidden_0, cell_0 = lstm_step(
-            inputs_PF, state.hidden_0, state.cell_0, *layer_weights(weights, "lstm_0")
+            inputs_PF, state.hidden_0, state.cell_0, *cell_weights(weights, "lstm_0")
         )
         hidden_1, cell_1 = lstm_step(
-            hidden_0, state.hidden_1, state.cell_1, *layer_weights(weights, "lstm_1")
+            self._beside(hidden_0, inputs_PF),
+            state.hidden_1,
+            state.cell_1,
+            *cell_weights(weights, "lstm_1"),
         )
-        y_P1 = hidden_1 @ weights["head/kernel"] + weights["head/bias"]
-        delta_P = -self.alpha * ops.tanh(y_P1[:, 0])
+        y_P = ops.tanh(dense(self._beside(hidden_1, inputs_PF), weights, "head"))
         state = RNNPropState(moments.m, moments.v, hidden_0, cell_0, hidden_1, cell_1)
-        return delta_P, state
+        if self.output == "tanh":
+            return -self.alpha * y_P, state
+        direction_P = m_tilde if self.output == "adam_lr" else g_tilde
+        return -self.alpha * ops.exp(y_P) * direction_P, state
 
-    def _inputs(self, grads_P, moments: Moments, step):
+    def _beside(self, hidden_PH, inputs_PF):
+        """Returns a layer's output, with the shortcut of extended inputs."""
+        if self.inputs == "basic":
+            return hidden_PH
+        return ops.concatenate([hidden_PH, inputs_PF], axis=1)
+
+    def _normalized(self, grads_P, moments: Moments, step):
+        """Returns (m̂/√v̂, g/√v̂)."""
         m_hat = hat(moments.m, self.beta_1, step, self.normalizer)
         v_hat = hat(moments.v, self.beta_2, step, self.normalizer)
-        return ops.stack(
-            [
-                by_root(m_hat, v_hat, self.epsilon),
-                by_root(grads_P, v_hat, self.epsilon),
-            ],
-            axis=1,
+        return (
+            by_root(m_hat, v_hat, self.epsilon),
+            by_root(grads_P, v_hat, self.epsilon),
         )

@@ -19,9 +19,16 @@ class Rule:
     so that a tape, a perturbation or a finite difference reaches them. All its
     mathematics is in `keras.ops`: it knows neither TensorFlow nor files, and
     works in the dtype it is given.
+
+    Attributes:
+        name: what the registry knows it by.
+        coordinatewise: whether each coordinate's step depends on that coordinate
+            alone; False for a rule that couples the coordinates of a tensor, or
+            tensors.
     """
 
     name: ClassVar[str]
+    coordinatewise: ClassVar[bool] = True
 
     def init_weights(self, seed: int) -> dict:
         """Returns fresh weights by name, as NumPy arrays."""
@@ -87,6 +94,16 @@ def check_positive(rule, *fields):
                 f"{type(rule).__name__}: {field} must be a number above 0, "
                 f"received {value!r}."
             )
+
+
+def check_choice(rule, field, known):
+    """Raises ValueError unless the named hyperparameter is one of `known`."""
+    value = getattr(rule, field)
+    if value not in known:
+        raise ValueError(
+            f"{type(rule).__name__}: {field} must be one of {', '.join(known)}; "
+            f"received {value!r}."
+        )
 
 
 def check_decay(rule, *fields):

@@ -5,10 +5,10 @@ from tf_amalgam.rules.addsign import AddSign
 from tf_amalgam.rules.momentum import Momentum
 from tf_amalgam.rules.powersign import PowerSign
 from tf_amalgam.rules.rmsprop import RMSProp
-from tf_amalgam.rules.rule import Rule
+from tf_amalgam.rules.rule import AnalyticRule, Rule
 from tf_amalgam.rules.sgd import SGD
 
-TEACHER_CLASSES: dict[str, type[Rule]] = {
+TEACHER_CLASSES: dict[str, type[AnalyticRule]] = {
     rule.name: rule for rule in (SGD, Momentum, RMSProp, Adam, AddSign, PowerSign)
 }
 TEACHERS = tuple(TEACHER_CLASSES)

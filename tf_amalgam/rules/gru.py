@@ -1,0 +1,37 @@
+"""One step of a gated recurrent unit, on every coordinate (or tensor) at once."""
+
+import keras
+from keras import ops
+
+from tf_amalgam.numerics import derive_seed
+
+
+def gru_step(inputs_PF, hidden_PH, kernel, recurrent_kernel, bias):
+    """Returns hidden_PH after one step (Cho et al. 2014).
+
+    tanh activation, sigmoid recurrent activation, gates in the order z, r, h; the
+    reset gate acts after the recurrent product, with a bias `[2, 3H]` of its own
+    (Keras' default, so that its weights fit).
+    """
+    x_z, x_r, x_h = ops.split(inputs_PF @ kernel + bias[0], 3, axis=1)
+    h_z, h_r, h_h = ops.split(hidden_PH @ recurrent_kernel + bias[1], 3, axis=1)
+    z, r = ops.sigmoid(x_z + h_z), ops.sigmoid(x_r + h_r)
+    return z * hidden_PH + (1.0 - z) * ops.tanh(x_h + r * h_h)
+
+
+def init_gru(prefix, inputs, units, seed):
+    """Returns fresh weights `{prefix/kernel: …}` as NumPy arrays.
+
+    glorot-uniform kernel, orthogonal recurrent kernel, zero biases (Keras' defaults).
+    """
+    glorot = keras.initializers.GlorotUniform(derive_seed(seed, prefix, "kernel"))
+    orthogonal = keras.initializers.Orthogonal(
+        seed=derive_seed(seed, prefix, "recurrent_kernel")
+    )
+    return {
+        f"{prefix}/kernel": ops.convert_to_numpy(glorot((inputs, 3 * units))),
+        f"{prefix}/recurrent_kernel": ops.convert_to_numpy(
+            orthogonal((units, 3 * units))
+        ),
+        f"{prefix}/bias": ops.convert_to_numpy(ops.zeros((2, 3 * units))),
+    }
