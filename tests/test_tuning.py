@@ -137,7 +137,9 @@ def test_other_hyperparameters_are_no_finished_run(copied):
     tf_amalgam.grid_search(quadratic(), ["momentum"], **options)
     with pytest.raises(ValueError, match="normalizer: bias_corrected there, none here"):
         tf_amalgam.grid_search(
-            quadratic(), [rules.Momentum(normalizer="none")], **options
+            quadratic(),
+            [rules.Momentum(learning_rate=1.0, normalizer="none")],
+            **options,
         )
 
 

@@ -223,7 +223,9 @@ class AnalyticOptimizer(RuleOptimizer):
         if learning_rate is None:
             learning_rate = rules.LEARNING_RATES[self.rule_type.name]
         hyperparameters = _taken(self.rule_type, kwargs)
-        super().__init__(self.rule_type(**hyperparameters), {}, learning_rate, **kwargs)
+        # Keras' own learning rate multiplies the rule's step.
+        rule = self.rule_type(learning_rate=1.0, **hyperparameters)
+        super().__init__(rule, {}, learning_rate, **kwargs)
 
     def get_config(self):
         config = super().get_config()

@@ -1,6 +1,7 @@
 """The one interface that everything hangs on: an update rule on a flat vector."""
 
 import dataclasses
+import math
 from typing import ClassVar, NamedTuple
 
 from keras import ops
@@ -70,13 +71,24 @@ class Rule:
         return dataclasses.asdict(self)
 
 
+# A learning rate is a choice: there is none that would do anywhere.
+NOT_GIVEN = math.nan
+
+
 @dataclasses.dataclass(frozen=True)
 class AnalyticRule(Rule):
     """A rule with a learning rate and nothing learned."""
 
-    learning_rate: float = 1.0
+    learning_rate: float = NOT_GIVEN
 
     def __post_init__(self):
+        if self.learning_rate is NOT_GIVEN:
+            raise ValueError(
+                f"{type(self).__name__} needs a learning_rate. A teacher's should be "
+                "tuned: `amalgam-grid-search` does that, and "
+                f"`rules.make_rule({self.name!r})` has the one that the paper's "
+                "authors found for their Train optimizee."
+            )
         check_positive(self, "learning_rate")
 
 
