@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import tf_amalgam
-from tests import helpers
+from tests import helpers, test_meta_gradient
 from tf_amalgam import tasks
 from tf_amalgam.layout import Layout
+from tf_amalgam.meta_step import Objective
 from tf_amalgam.rules import Scale
 from tf_amalgam.rules.gru import gru_step, init_gru
 
@@ -277,6 +278,75 @@ def test_permuted_tensors_give_the_permuted_step():
 def test_mistakes_are_explained(options, message):
     with pytest.raises(ValueError, match=message):
         Scale(**options)
+
+
+@pytest.mark.parametrize("segment", [1, 3])
+def test_meta_gradient_equals_finite_differences(float64, monkeypatch, segment):
+    """Through a whole truncation, whose rule states have rows of three kinds."""
+    weights = helpers.constants(trained(Scale(), 0.1))
+    monkeypatch.setattr(helpers, "weights_of", lambda rule: weights)
+    who = helpers.players(student="scale")
+    error, size = test_meta_gradient.directional_error(
+        helpers.tiny_task(), who, Objective(alpha=0.3, segment=segment)
+    )
+    assert size > 1e-3
+    assert error < 1e-6
+
+
+def steps_of_keras(weights, shapes, grads):
+    """Returns the variables after the Keras optimizer's steps; None is no gradient."""
+    variables = [keras.Variable(np.zeros(shape)) for shape in shapes]
+    weights = {k: v.astype("float32") for k, v in weights.items()}
+    optimizer = tf_amalgam.Scale(weights, warmup_steps=0)
+    optimizer.build(variables)
+    for row in grads:
+        optimizer.apply(row, variables)
+    return [v.numpy() for v in variables]
+
+
+def steps_of_rule(weights, shapes, grads):
+    """Returns the same for the rule itself, on a layout of these tensors alone."""
+    layout = Layout(tuple("abc")[: len(shapes)], shapes)
+    flat = [
+        np.concatenate([np.ravel(g) for g in row]).astype("float64") for row in grads
+    ]
+    deltas, _ = trajectory(Scale(), weights, flat, layout)
+    return layout.split(deltas.sum(axis=0))
+
+
+SHAPES = ((3, 2), (4,), ())
+
+
+def rows_of_gradients():
+    generator = np.random.default_rng(8)
+    return [
+        [generator.normal(size=shape).astype("float32") for shape in SHAPES]
+        for _ in range(STEPS)
+    ]
+
+
+def test_keras_optimizer_equals_the_rule():
+    weights, grads = trained(Scale()), rows_of_gradients()
+    theirs = steps_of_rule(weights, SHAPES, grads)
+    for found, expected in zip(
+        steps_of_keras(weights, SHAPES, grads), theirs, strict=True
+    ):
+        assert np.abs(expected).max() > 0.01
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.xfail(strict=True, reason="the optimizer cuts every state as if [P, …]")
+def test_keras_optimizer_leaves_a_tensor_without_gradient_alone():
+    """As if the others were the whole model."""
+    weights, grads = trained(Scale()), rows_of_gradients()
+    without = [[a, None, c] for a, _, c in grads]
+    first, second, third = steps_of_keras(weights, SHAPES, without)
+    np.testing.assert_array_equal(second, 0.0)
+    expected = steps_of_rule(
+        weights, (SHAPES[0], SHAPES[2]), [[a, c] for a, _, c in grads]
+    )
+    np.testing.assert_allclose(first, expected[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(third, expected[1], rtol=1e-4, atol=1e-5)
 
 
 def test_it_learns_quadratics():
