@@ -106,6 +106,8 @@ def test_other_variables_are_named(tmp_path):
         tmp_path,
         "of rnnprop. Missing: network/delta/bias; not expected: network/gate.",
     )
+    helpers.released_checkpoint(tmp_path / "b", WEIGHTS, **{"network/gate": np.ones(3)})
+    refused(tmp_path / "b", tmp_path, "Missing: none; not expected: network/gate.")
 
 
 def test_a_keras_model_is_no_student(tmp_path):
