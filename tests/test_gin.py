@@ -6,7 +6,8 @@ import gin
 import pytest
 import tf_amalgam.gin_configs
 
-from tf_amalgam import bindings
+from tests import helpers
+from tf_amalgam import bindings, data
 
 ROOT = pathlib.Path(tf_amalgam.gin_configs.__file__).parent
 EXPERIMENTS = sorted(p.name for p in (ROOT / "experiments").glob("*.gin"))
@@ -25,14 +26,74 @@ TINY = [
     "amalgamate.validation_optimizees = 1",
     "amalgamate.validation_steps = 2",
     "amalgamate.progress = False",
-    "conv.dataset = 'digits'",
-    "conv.filters = [(4, 3)]",
-    "conv.batch_size = 16",
-    "mlp.dataset = 'digits'",
+    "Train/conv.dataset = 'digits'",
+    "Train/conv.filters = [(4, 3)]",
+    "Train/conv.batch_size = 16",
     "evaluate.seeds = [0]",
     "evaluate.epochs = 1",
     "evaluate.progress = False",
 ]
+
+
+# File → macro, name, minibatch and trainable parameters (method, Table 1; residual nets
+# have 1,824 or 3,616 statistics besides).
+OPTIMIZEES = {
+    "train": ("Train", "Train", 128, 18_122),
+    "mlp": ("MLP", "MLP", 128, 15_910),
+    "wider": ("Wider", "Wider", 128, 61_834),
+    "deeper": ("Deeper", "Deeper", 128, 75_242),
+    "deeper_strided": ("DeeperStrided", "Deeper (strided)", 128, 72_042),
+    "fmnist": ("FMNIST", "FMNIST", 128, 18_122),
+    "svhn": ("SVHN", "SVHN", 128, 21_290),
+    "cifar": ("CIFAR", "CIFAR", 128, 68_170),
+    "small_batch": ("SmallBatch", "Small Batch", 32, 18_122),
+    "resnet28": ("ResNet", "ResNet", 128, 372_330 - 1_824),
+    "resnet52": ("ResNet52", "ResNet-52", 128, 763_882 - 3_616),
+    "resnet52_cifar100": (
+        "ResNet52CIFAR100",
+        "ResNet-52 CIFAR-100",
+        128,
+        769_732 - 3_616,
+    ),
+    "quadratic": ("Quadratic", "quadratic_10", 80, 10),
+    "rastrigin": ("Rastrigin", "Rastrigin", 1, 10),
+}
+
+# Where each optimizee's images are from (B.1), and their shape and classes.
+IMAGES = {
+    "mnist": ((28, 28, 1), 10),
+    "fashion_mnist": ((28, 28, 1), 10),
+    "svhn_cropped": ((32, 32, 3), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+}
+SETS = {
+    "fmnist": "fashion_mnist",
+    "svhn": "svhn_cropped",
+    "cifar": "cifar10",
+    "resnet28": "cifar10",
+    "resnet52": "cifar10",
+    "resnet52_cifar100": "cifar100",
+}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Gives made-up images of the real shapes; returns what was asked for."""
+    calls = []
+
+    def image_set(name, data_dir, held_out):
+        calls.append((name, data_dir))
+        shape, classes = IMAGES[name]
+        return helpers.noise_images(shape, classes, examples=128, name=name)
+
+    monkeypatch.setattr(data, "_image_set", image_set)
+    return calls
+
+
+def value_of(macro):
+    """Builds what a macro stands for."""
+    return gin.get_configurable(f"{macro}/gin.macro")()
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +114,49 @@ def test_all_experiments_are_known():
 def test_parts_parse(name):
     bindings.parse([f"gin_configs/{name}"])
     assert gin.config_str()
+
+
+def test_all_optimizees_are_known():
+    files = {p.stem for p in (ROOT / "tasks").glob("*.gin")}
+    assert files == set(OPTIMIZEES) | {"data", "all"}
+
+
+@pytest.mark.parametrize("name", OPTIMIZEES)
+def test_optimizees_build(name, asked):
+    """Each file alone, on made-up images: name, data, minibatch, parameters."""
+    macro, label, batch_size, parameters = OPTIMIZEES[name]
+    # A binding outside its scope would reach other files' optimizees.
+    lines = (ROOT / "tasks" / f"{name}.gin").read_text().splitlines()
+    assert not [line for line in lines if line.startswith("tasks.")]
+    bindings.parse([f"gin_configs/tasks/{name}.gin"], ["data_dir = '/some/where'"])
+    task = value_of(macro)
+    assert (task.name, task.batch_size) == (label, batch_size)
+    assert task.layout.size == parameters
+    if name in ("quadratic", "rastrigin"):
+        assert not asked
+    else:
+        assert asked == [(SETS.get(name, "mnist"), "/some/where")]
+
+
+def test_optimizees_stand_side_by_side(asked):
+    """All in one configuration; none takes another's parameters."""
+    bindings.parse(
+        ["gin_configs/tasks/all.gin"],
+        ["evaluate.tasks = %all_tasks", "Wider/tasks.conv.batch_size = 16"],
+    )
+    found = value_of("all_tasks")
+    expected = [
+        OPTIMIZEES[name]
+        for name in (
+            *("train", "mlp", "wider", "deeper", "small_batch"),
+            *("fmnist", "svhn", "cifar", "resnet28"),
+        )
+    ]
+    assert [task.name for task in found] == [label for _, label, _, _ in expected]
+    assert [task.layout.size for task in found] == [size for *_, size in expected]
+    sizes = [task.batch_size for task in found]
+    assert sizes == [128, 128, 16, 128, 32, 128, 128, 128, 128]
+    assert {where for _, where in asked} == {None}
 
 
 @pytest.mark.parametrize("name", [n for n in EXPERIMENTS if "evaluate" not in n])
