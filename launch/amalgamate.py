@@ -1,7 +1,7 @@
 """Trains an optimizer out of a pool of known ones, as a .gin file says.
 
     amalgamate --gin_file=gin_configs/experiments/mnist_min_max_small.gin \
-        --workdir=runs/mnist --gin_bindings='tasks.conv.data_dir="…"'
+        --workdir=runs/mnist --gin_bindings='data_dir="…"'
 
 The same command continues an interrupted run. With --replicates=8 it trains so many
 that differ in nothing but their randomness, each in a folder of its own.

@@ -1,5 +1,6 @@
 """Small real optimizees and comparisons that several test files share."""
 
+import functools
 import os
 import pathlib
 
@@ -10,6 +11,8 @@ import tensorflow as tf
 from tf_amalgam import meta_step
 from tf_amalgam.data import Dataset, Split
 from tf_amalgam.rules import make_pool, make_rule
+from tf_amalgam.tasks import networks
+from tf_amalgam.tasks.resnet import resnet_model
 from tf_amalgam.tasks.task import Task
 
 _SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
@@ -24,14 +27,14 @@ AUTHORS_WEIGHTS = _WEIGHTS if _WEIGHTS.is_dir() else None
 # Enough meta-training for a student to learn a small quadratic, in seconds (tried with
 # five seeds).
 SHORT_LESSON = {
-    "stages": ((1, 30),),
+    "stages": ((20, 3),),
     "alpha": 0.01,
     "truncation_steps": 20,
     "meta_batch": 1,
     "meta_learning_rate": 0.01,
     "scaling": 0.0,
     "warmup_steps": 1,
-    "validation_period": 10,
+    "period": 10,
     "validation_optimizees": 1,
     "replicas": 1,
     "progress": False,
@@ -68,6 +71,24 @@ def tiny_task(batch_size=8):
         batch_size,
         ("accuracy",),
     )
+
+
+def noise_images(shape=(8, 8, 1), classes=3, examples=48, name="noise"):
+    """Returns made-up 8-bit images, with every class among the labels."""
+    generator = np.random.default_rng(11)
+
+    def split():
+        x = generator.integers(0, 256, (examples, *shape), dtype=np.uint8)
+        return Split(x, np.arange(examples, dtype="int32") % classes)
+
+    return Dataset(name, split(), split(), split())
+
+
+def tiny_resnet_task():
+    """Returns a residual net with BatchNorm, of 9 convolutions and 3 blocks."""
+    dataset = noise_images()
+    model_fn = functools.partial(resnet_model, (8, 8, 1), (8, 8, 1), 3, 10, (2, 3, 4))
+    return networks.classifier("tiny resnet", model_fn, dataset, 8)
 
 
 def players(

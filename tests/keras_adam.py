@@ -23,4 +23,4 @@ class KerasAdamRule(MomentsRule):
 
 def adapted(learning_rate=0.01, **kwargs):
     """Returns Keras' Adam inside our adapter."""
-    return RuleOptimizer(KerasAdamRule(), {}, learning_rate, **kwargs)
+    return RuleOptimizer(KerasAdamRule(1.0), {}, learning_rate, **kwargs)

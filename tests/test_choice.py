@@ -311,7 +311,7 @@ def test_it_finds_the_best_member_of_a_quadratic_pool():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "at least two analytic rules"),
+        ({"pool": ()}, "at least two analytic rules"),
         ({"pool": POOL[:1]}, "at least two analytic rules"),
         ({"pool": (*POOL, rules.RNNProp())}, "at least two analytic rules"),
         ({"pool": POOL, "hardness": -1.0}, "hardness must be at least 0"),

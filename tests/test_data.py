@@ -29,6 +29,51 @@ def test_images_hold_out_training_data(shared_data):
     np.testing.assert_array_equal(again.validation.x[:50], mnist.validation.x[:50])
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "others"),
+    [
+        ("svhn_cropped", 10, {}),
+        ("cifar100", 100, {"coarse_label": 3}),
+    ],
+)
+def test_made_up_images_in_the_form_of(name, classes, others, tmp_path, monkeypatch):
+    """TFDS' own builder writes made-up images (no copy of the real ones is here)."""
+    import tensorflow_datasets as tfds
+
+    generator = np.random.default_rng(0)
+    made_up = {
+        split: (
+            generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8),
+            np.arange(count) % classes,
+        )
+        for split, count in (("train", 120), ("test", 30), ("extra", 5))
+    }
+
+    def examples(split):
+        for i, (image, label) in enumerate(zip(*made_up[split], strict=True)):
+            yield i, {"image": image, "label": label, "id": str(i), **others}
+
+    monkeypatch.setattr(
+        tfds.builder_cls(name),
+        "_split_generators",
+        lambda self, manager: {split: examples(split) for split in made_up},
+    )
+    tfds.builder(name, data_dir=tmp_path).download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    found = data.load_dataset(name, tmp_path, validation_examples=20)
+    assert found.example_shape == (32, 32, 3)
+    assert found.train.x.dtype == np.uint8
+    assert [len(split.x) for split in found[1:]] == [100, 20, 30]
+    assert set(found.train.y) | set(found.validation.y) == set(range(classes))
+    assert rows(found.train) | rows(found.validation) == {
+        image.tobytes() for image in made_up["train"][0]
+    }
+    labels = {x.tobytes(): y for x, y in zip(*made_up["test"], strict=True)}
+    for image, label in zip(*found.test, strict=True):
+        assert labels[image.tobytes()] == label
+
+
 def test_batches_are_permutations_by_epoch():
     index = data.batch_indices(examples=10, batch_size=3, seed=1, start=0, count=6)
     assert index.shape == (6, 3)

@@ -7,11 +7,12 @@ import gin
 import pytest
 import tf_amalgam.gin_configs
 
-from tf_amalgam import bindings
+from tests import helpers
+from tf_amalgam import bindings, data
 from tf_amalgam.tuning import PAPER_GRID
 
 ROOT = pathlib.Path(tf_amalgam.gin_configs.__file__).parent
-EXPERIMENTS = sorted(p.name for p in (ROOT / "experiments").glob("*.gin"))
+EXPERIMENTS = sorted(p.stem for p in (ROOT / "experiments").glob("*.gin"))
 PARTS = sorted(
     str(p.relative_to(ROOT))
     for p in ROOT.rglob("*.gin")
@@ -29,10 +30,9 @@ TINY = [
     "amalgamate.validation_optimizees = 1",
     "amalgamate.validation_steps = 2",
     "amalgamate.progress = False",
-    "conv.dataset = 'digits'",
-    "conv.filters = [(4, 3)]",
-    "conv.batch_size = 16",
-    "mlp.dataset = 'digits'",
+    "Train/conv.dataset = 'digits'",
+    "Train/conv.filters = [(4, 3)]",
+    "Train/conv.batch_size = 16",
     "evaluate.seeds = [0]",
     "evaluate.epochs = 1",
     "evaluate.progress = False",
@@ -43,19 +43,117 @@ TINY = [
 ]
 
 
+# File → macro, name, minibatch and trainable parameters (method, Table 1; residual nets
+# have 1,824 or 3,616 statistics besides).
+OPTIMIZEES = {
+    "train": ("Train", "Train", 128, 18_122),
+    "mlp": ("MLP", "MLP", 128, 15_910),
+    "wider": ("Wider", "Wider", 128, 61_834),
+    "deeper": ("Deeper", "Deeper", 128, 75_242),
+    "deeper_strided": ("DeeperStrided", "Deeper (strided)", 128, 72_042),
+    "fmnist": ("FMNIST", "FMNIST", 128, 18_122),
+    "svhn": ("SVHN", "SVHN", 128, 21_290),
+    "cifar": ("CIFAR", "CIFAR", 128, 68_170),
+    "small_batch": ("SmallBatch", "Small Batch", 32, 18_122),
+    "resnet28": ("ResNet", "ResNet", 128, 372_330 - 1_824),
+    "resnet52": ("ResNet52", "ResNet-52", 128, 763_882 - 3_616),
+    "resnet52_cifar100": (
+        "ResNet52CIFAR100",
+        "ResNet-52 CIFAR-100",
+        128,
+        769_732 - 3_616,
+    ),
+    "quadratic": ("Quadratic", "quadratic_10", 80, 10),
+    "rastrigin": ("Rastrigin", "Rastrigin", 1, 10),
+}
+
+# Where each optimizee's images are from (B.1), and their shape and classes.
+IMAGES = {
+    "mnist": ((28, 28, 1), 10),
+    "fashion_mnist": ((28, 28, 1), 10),
+    "svhn_cropped": ((32, 32, 3), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+}
+SETS = {
+    "fmnist": "fashion_mnist",
+    "svhn": "svhn_cropped",
+    "cifar": "cifar10",
+    "resnet28": "cifar10",
+    "resnet52": "cifar10",
+    "resnet52_cifar100": "cifar100",
+}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Gives made-up images of the real shapes; returns what was asked for."""
+    calls = []
+
+    def image_set(name, data_dir, held_out):
+        calls.append((name, data_dir))
+        shape, classes = IMAGES[name]
+        return helpers.noise_images(shape, classes, examples=128, name=name)
+
+    monkeypatch.setattr(data, "_image_set", image_set)
+    return calls
+
+
+def value_of(macro):
+    """Builds what a macro stands for."""
+    return gin.get_configurable(f"{macro}/gin.macro")()
+
+
 @pytest.fixture(autouse=True)
 def cleared():
     yield
     gin.clear_config()
 
 
-def test_all_experiments_are_known():
-    assert set(EXPERIMENTS) == {
-        "mnist_min_max_small.gin",
-        "mnist_evaluate.gin",
-        "grid_search.gin",
-        "quickstart.gin",
-    }
+# Experiments that are whole in one file; all others are given beside a form.
+WHOLE = ("mnist_min_max_small", "mnist_evaluate", "grid_search", "quickstart")
+NAMED = [name for name in EXPERIMENTS if name not in WHOLE]
+FORMS = sorted(p.stem for p in (ROOT / "forms").glob("*.gin"))
+
+
+def test_every_experiment_is_on_the_page():
+    """docs/experiments.md names them all, ranges by their ends."""
+    docs = pathlib.Path(__file__).resolve().parents[1] / "docs" / "experiments.md"
+    text = docs.read_text()
+    ends = {"gaussian": ("5e-4", "1e-1"), "adversarial": ("1e-4", "1e-2")}
+    for name in (*NAMED, *FORMS):
+        kind, _, size = name.removeprefix("figure6_").partition("_")
+        if name.startswith("figure6_") and size not in ends[kind]:
+            continue
+        assert name in text or (size and f"`_{size}`" in text), name
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_experiments_take_two_meta_steps(name, tmp_path):
+    files = ["gin_configs/forms/cpu.gin", f"gin_configs/experiments/{name}.gin"]
+    amalgam = bindings.run("amalgamate", files, TINY, tmp_path)
+    assert [row["update"] for row in amalgam.history] == [1, 2]
+    assert (amalgam.choice is not None) == ("choice" in name or "table6" in name)
+    about = amalgam.about
+    assert (about["perturbation"] is not None) == ("gaussian" in name or "adv" in name)
+    assert (about["input_noise"] > 0) == ("input_noise" in name)
+    size = name.rpartition("_")[2]
+    if name.startswith("figure6"):
+        assert about["perturbation"]["radius"] == float(size)
+    if name.startswith("table6"):
+        assert about["input_noise"] == float(size)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "cpu"])
+def test_forms_take_two_meta_steps(form, tmp_path):
+    name = "gin_configs/experiments/figure1_min_max_small.gin"
+    files = [f"gin_configs/forms/{form}.gin", name]
+    amalgam = bindings.run("amalgamate", files, TINY, tmp_path)
+    assert [row["update"] for row in amalgam.history] == [1, 2]
+    assert amalgam.about["preset"] == form
+    # What TINY left alone is the paper's (C.3).
+    assert amalgam.about["curriculum"]["chances"] == 5
+    assert amalgam.about["curriculum"]["repeat_threshold"] == 0.5
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -74,6 +172,49 @@ def test_students_take_two_meta_steps(name, tmp_path):
         f"amalgamate.student = @rules.{amalgam.rule.name}()"
         in (tmp_path / "config.gin").read_text()
     )
+
+
+def test_all_optimizees_are_known():
+    files = {p.stem for p in (ROOT / "tasks").glob("*.gin")}
+    assert files == set(OPTIMIZEES) | {"data", "all"}
+
+
+@pytest.mark.parametrize("name", OPTIMIZEES)
+def test_optimizees_build(name, asked):
+    """Each file alone, on made-up images: name, data, minibatch, parameters."""
+    macro, label, batch_size, parameters = OPTIMIZEES[name]
+    # A binding outside its scope would reach other files' optimizees.
+    lines = (ROOT / "tasks" / f"{name}.gin").read_text().splitlines()
+    assert not [line for line in lines if line.startswith("tasks.")]
+    bindings.parse([f"gin_configs/tasks/{name}.gin"], ["data_dir = '/some/where'"])
+    task = value_of(macro)
+    assert (task.name, task.batch_size) == (label, batch_size)
+    assert task.layout.size == parameters
+    if name in ("quadratic", "rastrigin"):
+        assert not asked
+    else:
+        assert asked == [(SETS.get(name, "mnist"), "/some/where")]
+
+
+def test_optimizees_stand_side_by_side(asked):
+    """All in one configuration; none takes another's parameters."""
+    bindings.parse(
+        ["gin_configs/tasks/all.gin"],
+        ["evaluate.tasks = %all_tasks", "Wider/tasks.conv.batch_size = 16"],
+    )
+    found = value_of("all_tasks")
+    expected = [
+        OPTIMIZEES[name]
+        for name in (
+            *("train", "mlp", "wider", "deeper", "small_batch"),
+            *("fmnist", "svhn", "cifar", "resnet28"),
+        )
+    ]
+    assert [task.name for task in found] == [label for _, label, _, _ in expected]
+    assert [task.layout.size for task in found] == [size for *_, size in expected]
+    sizes = [task.batch_size for task in found]
+    assert sizes == [128, 128, 16, 128, 32, 128, 128, 128, 128]
+    assert {where for _, where in asked} == {None}
 
 
 @pytest.mark.parametrize("name", ["mnist_min_max_small.gin", "quickstart.gin"])

@@ -30,16 +30,26 @@ def derivatives(task, params_P, direction_P, batch):
     return float(loss), grads_P.numpy(), curved_P.numpy()
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (17, 13, 3), (12, 12, 5)])
-def test_conv_net_equals_keras_layers(float64, shape):
-    """With patches (9 and 27 numbers) and without (45), odd sides too."""
-    filters = ((4, 3), (6, 2))
+@pytest.mark.parametrize(
+    ("shape", "filters"),
+    [
+        ((28, 28, 1), ((4, 3), (6, 2))),
+        ((17, 13, 3), ((4, 3), (6, 2))),
+        ((12, 12, 5), ((4, 3), (6, 2))),
+        ((17, 13, 3), ((4, 3, 1, 2), (6, 2, 3))),
+        ((14, 12, 5), ((4, 3, 2, 2), (6, 2, 1))),
+        ((12, 12, 1), ((4, 3, 1), (6, 2, 2, 3))),
+    ],
+)
+def test_conv_net_equals_keras_layers(float64, shape, filters):
+    """With patches (9 and 27 numbers) and without (45), odd sides, pools, strides."""
 
     def reference():
         layers = [keras.Input(shape, dtype="uint8"), keras.layers.Rescaling(1 / 255)]
-        for count, size in filters:
-            layers.append(keras.layers.Conv2D(count, size, activation="relu"))
-            layers.append(keras.layers.MaxPooling2D())
+        for count, size, *rest in filters:
+            pool, stride = (*rest, *(2, 1)[len(rest) :])
+            layers.append(keras.layers.Conv2D(count, size, stride, activation="relu"))
+            layers.append(keras.layers.MaxPooling2D(pool))
         layers += [keras.layers.Flatten(), keras.layers.Dense(10)]
         return keras.Sequential(layers)
 
@@ -129,7 +139,7 @@ def test_layers_that_draw_or_learn_are_not_prepared():
 
 def test_saved_and_loaded(tmp_path):
     shape = (9, 9, 1)
-    model = networks.conv_model(shape, shape, 10, ((4, 3), (3, 2)))
+    model = networks.conv_model(shape, shape, 10, ((4, 3, 1, 2), (3, 2, 2)))
     x = np.random.default_rng(0).integers(0, 256, (2, *shape), dtype=np.uint8)
     model.save(tmp_path / "m.keras")
     np.testing.assert_array_equal(
@@ -143,3 +153,7 @@ def test_output_shapes_are_known_before_the_call():
     assert patches.shape == (None, 7, 6, 18)
     assert ConvBlock(5, 3, 2, of_patches=True)(patches).shape == (None, 3, 3, 5)
     assert ConvBlock(5, 3)(images).shape == (None, 7, 6, 5)
+    # Places 0, 2, 4, 6 of 7 and 0, 2, 4 of 6, then pairs of them.
+    assert ConvBlock(5, 3, stride=2)(images).shape == (None, 4, 3, 5)
+    strided = ConvBlock(5, 3, 2, stride=2, of_patches=True)
+    assert strided(patches).shape == (None, 2, 1, 5)

@@ -81,6 +81,33 @@ def test_six_teachers(float64):
     assert error < 1e-6
 
 
+def normalized_task():
+    """Returns a small net with BatchNorm, smooth so that differences converge."""
+
+    def model():
+        return keras.Sequential(
+            [
+                keras.Input((4, 4, 1), dtype="uint8"),
+                keras.layers.Rescaling(1 / 255),
+                keras.layers.Conv2D(2, 3),
+                keras.layers.BatchNormalization(),
+                keras.layers.Activation("tanh"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(3),
+            ]
+        )
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return Task("normalized", model, helpers.noise_images((4, 4, 1)), loss, 8)
+
+
+def test_batch_norm(float64):
+    objective = Objective(alpha=0.3)
+    error, size = directional_error(normalized_task(), helpers.players(), objective)
+    assert size > 1e-3
+    assert error < 1e-6
+
+
 def test_first_order_differs_where_the_loss_curves(float64):
     task, who = helpers.tiny_task(), helpers.players()
     error, _ = directional_error(task, who, Objective(alpha=0.3, second_order=False))

@@ -335,7 +335,6 @@ def test_keras_optimizer_equals_the_rule():
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="the optimizer cuts every state as if [P, …]")
 def test_keras_optimizer_leaves_a_tensor_without_gradient_alone():
     """As if the others were the whole model."""
     weights, grads = trained(Scale()), rows_of_gradients()

@@ -8,45 +8,84 @@ import tensorflow as tf
 from tests import helpers
 from tf_amalgam import tasks
 from tf_amalgam.tasks import networks
+from tf_amalgam.tasks.resnet import resnet_model
 from tf_amalgam.tasks.task import Task
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
+MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
+TRAIN, WIDER = ((16, 3), (32, 5)), ((32, 3), (64, 5))
+DEEPER = ((16, 3, 1), (32, 3, 1), (32, 3, 2), (64, 3, 1), (64, 3, 2))
+STRIDED = ((16, 3, 1), (32, 3, 1, 2), (32, 3, 1), (64, 3, 1, 2), (64, 3, 1))
+WIDTHS = (16, 32, 64)
+
+
 @pytest.mark.parametrize(
     ("model", "parameters"),
     [
-        (networks.conv_model((28, 28, 1), (28, 28, 1), 10, ((16, 3), (32, 5))), 18_122),
-        (networks.conv_model((28, 28, 1), (28, 28, 1), 10, ((32, 3), (64, 5))), 61_834),
-        (networks.conv_model((32, 32, 3), (32, 32, 3), 10, ((16, 3), (32, 5))), 21_290),
-        (networks.conv_model((32, 32, 3), (32, 32, 3), 10, ((32, 3), (64, 5))), 68_170),
-        (networks.mlp_model((28, 28, 1), 10, (20,), "sigmoid"), 15_910),
+        (networks.conv_model(MNIST, MNIST, 10, TRAIN), 18_122),
+        (networks.conv_model(MNIST, MNIST, 10, WIDER), 61_834),
+        (networks.conv_model(MNIST, MNIST, 10, DEEPER), 75_242),
+        (networks.conv_model(MNIST, MNIST, 10, STRIDED), 72_042),
+        (networks.conv_model(CIFAR, CIFAR, 10, TRAIN), 21_290),
+        (networks.conv_model(CIFAR, CIFAR, 10, WIDER), 68_170),
+        (networks.mlp_model(MNIST, 10, (20,), "sigmoid"), 15_910),
     ],
 )
 def test_parameter_counts_of_the_paper(model, parameters):
     assert model.count_params() == parameters
 
 
+@pytest.mark.parametrize(
+    ("depth", "classes", "parameters", "statistics"),
+    [
+        # BatchNorm's statistics, by hand: 2 · (9·16 + 8·32 + 8·64) at depth 28.
+        (28, 10, 372_330, 1_824),
+        # 2 · (17·16 + 16·32 + 16·64)
+        (52, 10, 763_882, 3_616),
+        (52, 100, 769_732, 3_616),
+    ],
+)
+def test_parameter_counts_of_residual_nets(depth, classes, parameters, statistics):
+    model = resnet_model(CIFAR, CIFAR, classes, depth, WIDTHS)
+    assert model.count_params() == parameters
+    moving = sum(v.value.shape.num_elements() for v in model.non_trainable_variables)
+    assert moving == statistics
+
+
+def test_residual_block_by_hand():
+    """x + F(x) with F's ReLU inside: F ≥ 0, and F = 0 where its last scale is 0."""
+    model = resnet_model((8, 8, 1), (8, 8, 1), 3, 10, (2, 2, 2))
+    adds = [layer for layer in model.layers if isinstance(layer, keras.layers.Add)]
+    sizes = [tuple(layer.output.shape[1:]) for layer in adds]
+    assert sizes == [(8, 8, 2), (4, 4, 2), (2, 2, 2)]  # a pool between stages
+    x = helpers.noise_images().train.x[:4]
+    ends = keras.Model(model.inputs[0], [*adds[0].input, adds[0].output])
+    before, change, after = (end.numpy() for end in ends(x))
+    assert change.min() == 0.0
+    assert change.max() > 0.0
+    np.testing.assert_allclose(after, before + change, rtol=1e-6)
+    norms = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    norms[2].gamma.assign(keras.ops.zeros(2))  # the first block's second
+    before, change, after = (end.numpy() for end in ends(x))
+    np.testing.assert_array_equal(after, before)
+
+
+def test_resnet_on_digits_makes_images_of_rows():
+    task = tasks.resnet("digits", depth=10, widths=(2, 3, 4), batch_size=16)
+    assert task.name == "resnet10_digits"
+    assert task.layout.shapes[0] == (3, 3, 1, 2)
+    assert task.layout.shapes[-1] == (10,)
+
+
 def test_conv_on_digits_makes_images_of_rows():
     task = tasks.conv("digits", filters=((4, 3),), batch_size=16)
     assert task.layout.shapes == ((3, 3, 1, 4), (4,), (36, 10), (10,))
-
-
-def test_quadratic_gradient_is_known(float64):
-    """∇ = A(θ − θ*), A = XᵀX/N with eigenvalues from 1/condition to 1."""
-    task = tasks.quadratic(dimensions=6, condition=20.0)
-    x, y = task.dataset.train
-    hessian = x.T @ x / len(x)
-    np.testing.assert_allclose(
-        np.linalg.eigvalsh(hessian), np.geomspace(0.05, 1.0, 6), rtol=1e-10
-    )
-    target = np.linalg.lstsq(x, y, rcond=None)[0][:, 0]
-    theta = np.random.default_rng(0).normal(size=6)
-    batch = tuple(b[0] for b in task.minibatches(0, 0, 1))
-    loss, grads_P, _ = task.value_and_grad(tf.constant(theta), (), batch)
-    away = theta - target
-    assert float(loss) == pytest.approx(0.5 * away @ hessian @ away)
-    np.testing.assert_allclose(grads_P, hessian @ away, rtol=1e-10)
 
 
 def test_gradient_equals_keras(float64):
@@ -184,6 +223,26 @@ BLOBS = helpers.blobs()
             ),
             "infinite",
         ),
+        (lambda: tasks.resnet(depth=27), "multiple of 6.*depth=27"),
+        (lambda: tasks.resnet(depth=4), "multiple of 6.*depth=4"),
+        (lambda: tasks.resnet(widths=(16, 32)), r"three stages.*\(16, 32\)"),
+        (
+            lambda: resnet_model((3, 8, 1), (3, 8, 1), 3, 10, WIDTHS),
+            r"4x4 pixels.*\(3, 8, 1\)",
+        ),
+        (lambda: tasks.conv("digits", filters=(16, 3)), r"filters\[0\]=16: each"),
+        (lambda: tasks.conv("digits", filters=((4, 3, 1, 1, 1),)), "each convolution"),
+        (lambda: tasks.conv("digits", filters=((4, 3, 0),)), "numbers from 1"),
+        (lambda: tasks.conv("digits", filters=((4, 2.5),)), "whole numbers"),
+        (
+            lambda: tasks.conv("digits", filters=((4, 3), (4, 5))),
+            r"filters\[1\]=\(4, 5\) leaves nothing of its 3x3 images",
+        ),
+        (lambda: tasks.conv("digits", filters=((4, 9),)), "nothing of its 8x8 images"),
+        (
+            lambda: tasks.conv("digits", filters=((4, 7, 1), (4, 1, 3))),
+            "nothing of its 2x2 images .kernel 1, stride 1, then pool 3",
+        ),
         (lambda: helpers.tiny_task(batch_size=500), "larger than its 96"),
         (lambda: helpers.tiny_task(batch_size=0), "at least 1"),
     ],
@@ -191,26 +250,6 @@ BLOBS = helpers.blobs()
 def test_mistakes_are_explained(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_batch_norm_reaches_the_meta_gradient():
-    """A truncation over a model with state runs, and moves that state."""
-    from tf_amalgam import meta_step
-
-    task = Task("normalized", normalized_model, helpers.blobs(), CROSS_ENTROPY, 8)
-    who = helpers.players()
-    carry = helpers.started(task, who)
-    batches = helpers.constants(task.minibatches(1, 3, 4))
-    gradient, after, _ = meta_step.truncation(
-        task,
-        who,
-        meta_step.Objective(),
-        helpers.weights_of(who.student),
-        carry,
-        batches,
-    )
-    assert np.isfinite(helpers.flat(gradient)).all()
-    assert np.any(after.student.model_state[0] != carry.student.model_state[0])
 
 
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "none"])

@@ -32,6 +32,8 @@ CONFIGURABLES = {
     "tasks.conv": tasks.conv,
     "tasks.mlp": tasks.mlp,
     "tasks.quadratic": tasks.quadratic,
+    "tasks.rastrigin": tasks.rastrigin,
+    "tasks.resnet": tasks.resnet,
     "load_dataset": data.load_dataset,
     **{f"rules.{name}": cls for name, cls in rules.RULES.items()},
 }

@@ -10,6 +10,7 @@ from keras import ops, tree
 from tf_amalgam import rules
 from tf_amalgam.layout import Layout, concat
 from tf_amalgam.numerics import derive_seed
+from tf_amalgam.rules.rule import AnalyticRule
 
 PACKAGE = "tf_amalgam"
 
@@ -217,7 +218,7 @@ class AnalyticOptimizer(RuleOptimizer):
             `warmup_learning_rate`, and what every Keras optimizer takes.
     """
 
-    rule_type: type[rules.Rule]
+    rule_type: type[AnalyticRule]
 
     def __init__(self, learning_rate=None, **kwargs):
         if learning_rate is None:

@@ -22,6 +22,9 @@ VARIANTS = {
     "rnnprop, rmsprop_lr": {"output": "rmsprop_lr"},
     "original, raw": {"preprocessing": "raw"},
     "scale, no shortcut": {"shortcut": False},
+    "choice, large": {"pool": "large", "units": 6},
+    "choice, shallow": {"layers": 1},
+    "choice, learned rates": {"rate_range": 1.0},
     **{f"learned_scalars, {base}": {"base": base} for base in rules.TEACHERS},
 }
 RULES = {
@@ -78,14 +81,15 @@ def test_moves_and_keeps_shapes_and_dtype(rule):
     assert deltas.dtype == np.float64
     assert np.abs(deltas).max() > 0
     assert type(after) is type(before)
-    for old, new in zip(before, after, strict=True):
+    pairs = zip(tf.nest.flatten(before), tf.nest.flatten(after), strict=True)
+    for old, new in pairs:
         assert (old.shape, old.dtype) == (new.shape, new.dtype)
 
 
 def test_permuted_coordinates_give_the_permuted_step(rule):
     """Among all coordinates, or among those of a tensor where tensors matter."""
     generator = np.random.default_rng(3)
-    if rule.coordinatewise:
+    if not rule.sees_tensors:
         order = generator.permutation(LAYOUT.size)
     else:
         pieces = LAYOUT.segments(np.arange(LAYOUT.size))
@@ -155,8 +159,14 @@ def test_observing_is_what_updating_does_to_moments(rule):
         np.testing.assert_allclose(
             getattr(seen, name), getattr(updated, name), rtol=1e-6
         )
+    if isinstance(rule, rules.Choice):  # its pool's moments
+        found, expected = helpers.flat(seen.pool), helpers.flat(updated.pool)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        moments = {"pool"}
     for name in set(getattr(state, "_fields", ())) - moments:
-        np.testing.assert_array_equal(getattr(seen, name), getattr(state, name))
+        np.testing.assert_array_equal(
+            helpers.flat(getattr(seen, name)), helpers.flat(getattr(state, name))
+        )
 
 
 @pytest.mark.parametrize("name", LEARNED)

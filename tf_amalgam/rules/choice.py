@@ -1,15 +1,17 @@
 """Choice: a learned mixture of known optimizers, the teacher of Optimal Choice."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 from keras import ops
 
 from tf_amalgam.numerics import derive_seed
-from tf_amalgam.rules import teachers
+from tf_amalgam.rules.adam import Adam
 from tf_amalgam.rules.lstm import cell_weights, init_lstm, lstm_step
+from tf_amalgam.rules.rmsprop import RMSProp
 from tf_amalgam.rules.rule import AnalyticRule, Rule, check_positive, zeros
+from tf_amalgam.rules.teachers import LEARNING_RATES, as_config, from_config
 
 # The one-hot feature knows tensors of 1, 2 and 3 dimensions; convolution kernels,
 # with 4, get zeros (released code).
@@ -42,7 +44,7 @@ class Choice(Rule):
     5,886 for six.
 
     Attributes:
-        pool: the members, analytic rules.
+        pool: the members, analytic rules; by default the small pool.
         units: of each LSTM layer.
         layers: LSTM layers; 1 is the "shallow" variant.
         time_scale: inner steps after which the time feature is 1.
@@ -54,7 +56,8 @@ class Choice(Rule):
     """
 
     name = "choice"
-    pool: tuple = ()
+    sees_tensors: ClassVar[bool] = True  # their number of dimensions
+    pool: tuple = (Adam(LEARNING_RATES["adam"]), RMSProp(LEARNING_RATES["rmsprop"]))
     units: int = 20
     layers: int = 2
     time_scale: float = 2000.0
@@ -62,9 +65,7 @@ class Choice(Rule):
     rate_range: float = 0.0
 
     def __post_init__(self):
-        members = tuple(
-            teachers.from_config(m) if isinstance(m, dict) else m for m in self.pool
-        )
+        members = tuple(from_config(m) if isinstance(m, dict) else m for m in self.pool)
         object.__setattr__(self, "pool", members)
         check_positive(self, "units", "layers", "time_scale")
         if len(members) < 2 or not all(isinstance(m, AnalyticRule) for m in members):
@@ -81,7 +82,7 @@ class Choice(Rule):
 
     def get_config(self):
         config = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        config["pool"] = [teachers.as_config(member) for member in self.pool]
+        config["pool"] = [as_config(member) for member in self.pool]
         return config
 
     def init_weights(self, seed):

@@ -26,10 +26,12 @@ class Rule:
         coordinatewise: whether each coordinate's step depends on that coordinate
             alone; False for a rule that couples the coordinates of a tensor, or
             tensors.
+        sees_tensors: whether it matters in which tensor a coordinate lies.
     """
 
     name: ClassVar[str]
     coordinatewise: ClassVar[bool] = True
+    sees_tensors: ClassVar[bool] = False
 
     def init_weights(self, seed: int) -> dict:
         """Returns fresh weights by name, as NumPy arrays."""

@@ -71,6 +71,7 @@ class Scale(Rule):
 
     name = "scale"
     coordinatewise: ClassVar[bool] = False
+    sees_tensors: ClassVar[bool] = True
     parameter_units: int = 20
     tensor_units: int = 10
     global_units: int = 10

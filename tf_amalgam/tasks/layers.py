@@ -51,14 +51,16 @@ class ConvBlock(layers.Layer):
         filters: output channels.
         size: side of the square kernel.
         pool: side of the pooling windows; 1 leaves them out.
+        stride: steps of the kernel over the image.
         of_patches: the input is `ImagePatches(size)` of the images.
     """
 
-    def __init__(self, filters, size, pool=1, of_patches=False, **kwargs):
+    def __init__(self, filters, size, pool=1, stride=1, of_patches=False, **kwargs):
         super().__init__(**kwargs)
         self.filters = filters
         self.size = size
         self.pool = pool
+        self.stride = stride
         self.of_patches = of_patches
         self._initializer = keras.initializers.GlorotUniform()  # draws its seed now
 
@@ -75,18 +77,22 @@ class ConvBlock(layers.Layer):
 
     def call(self, x):
         if self.of_patches:
+            if self.stride > 1:
+                x = x[:, :: self.stride, :: self.stride]
             flat = ops.reshape(x, (-1, x.shape[-1]))
             y = ops.matmul(flat, ops.reshape(self.kernel, (-1, self.filters)))
             y = ops.reshape(y, (-1, *x.shape[1:3], self.filters))
         else:
-            y = ops.conv(x, self.kernel, padding="valid")
+            y = ops.conv(x, self.kernel, strides=self.stride, padding="valid")
         if self.pool > 1:
             y = max_pool(y, self.pool)
         return ops.relu(y + self.bias)
 
     def compute_output_shape(self, shape):
         less = 0 if self.of_patches else self.size - 1
-        height, width = ((side - less) // self.pool for side in shape[1:3])
+        height, width = (
+            ((side - less - 1) // self.stride + 1) // self.pool for side in shape[1:3]
+        )
         return (shape[0], height, width, self.filters)
 
     def get_config(self):
@@ -95,6 +101,7 @@ class ConvBlock(layers.Layer):
             "filters": self.filters,
             "size": self.size,
             "pool": self.pool,
+            "stride": self.stride,
             "of_patches": self.of_patches,
         }
 

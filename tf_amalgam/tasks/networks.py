@@ -1,17 +1,19 @@
-"""The optimizees of the paper (B.2), and a quadratic one."""
+"""The paper's perceptron and convolutional optimizees (Huang et al. 2022, B.2)."""
 
 import functools
 
 import keras
-import numpy as np
 from keras import layers
 
-from tf_amalgam.data import Dataset, Split, load_dataset
+from tf_amalgam.data import load_dataset
 from tf_amalgam.tasks.layers import ConvBlock, ImagePatches
 from tf_amalgam.tasks.task import Task
 
 # The first convolution reads patches of up to this many numbers.
 PATCH_NUMBERS = 32
+
+# Pool and stride of a convolution that is given by filters and kernel size alone.
+USUAL = (2, 1)
 
 
 def mlp(
@@ -25,9 +27,9 @@ def mlp(
     """Returns the paper's MLP optimizee: 784-20 sigmoid-10, 15,910 parameters."""
     found = load_dataset(dataset, data_dir)
     model_fn = functools.partial(
-        mlp_model, found.example_shape, _classes(found), tuple(hidden), activation
+        mlp_model, found.example_shape, classes(found), tuple(hidden), activation
     )
-    return _classifier(name or f"mlp_{dataset}", model_fn, found, batch_size)
+    return classifier(name or f"mlp_{dataset}", model_fn, found, batch_size)
 
 
 def conv(
@@ -40,52 +42,32 @@ def conv(
     """Returns a convolutional optimizee; by default the paper's Train net.
 
     Train (Table 2a): conv 16@3×3, pool 2, conv 32@5×5, pool 2, dense 10; valid
-    padding, ReLU; 18,122 parameters on MNIST. `filters` lists (filters, kernel)
-    of each convolution, each followed by a pool: ((32, 3), (64, 5)) is Wider.
+    padding, ReLU; 18,122 parameters on MNIST.
+
+    Args:
+        dataset, data_dir: see `data.load_dataset`.
+        filters: (filters, kernel size[, pool[, stride]]) of each convolution; the
+            pool is 2 and the stride 1 where they are left out, and a pool of 1 is
+            none. ((32, 3), (64, 5)) is Wider.
+        batch_size: examples in a minibatch.
+        name: for records and curves.
+
+    Raises:
+        ValueError: for an entry of another form, or where nothing is left of the
+            images.
     """
     found = load_dataset(dataset, data_dir)
-    shape = found.example_shape
-    shape = shape if len(shape) == 3 else _as_image(shape)
     model_fn = functools.partial(
-        conv_model, found.example_shape, shape, _classes(found), tuple(filters)
+        conv_model,
+        found.example_shape,
+        image_shape(found),
+        classes(found),
+        tuple(filters),
     )
-    return _classifier(name or f"conv_{dataset}", model_fn, found, batch_size)
+    return classifier(name or f"conv_{dataset}", model_fn, found, batch_size)
 
 
-def quadratic(dimensions=10, condition=10.0, noise=0.0, seed=0, batch_size=None):
-    """Returns ½(θ−θ*)ᵀA(θ−θ*) as a linear regression without noise on labels.
-
-    With the whole data as one minibatch (`batch_size=None`) the loss is exactly
-    quadratic with A = XᵀX/N, whose eigenvalues run from 1/condition to 1; with
-    smaller minibatches, or `noise` on the targets, gradients are noisy.
-    """
-    generator = np.random.default_rng(seed)
-    examples = 8 * dimensions
-    basis = np.linalg.qr(generator.normal(size=(examples, dimensions)))[0]
-    scales = np.sqrt(examples * np.geomspace(1.0 / condition, 1.0, dimensions))
-    x = basis * scales
-    target = generator.normal(size=(dimensions, 1))
-    y = x @ target + noise * generator.normal(size=(examples, 1))
-    x, y = x.astype(keras.config.floatx()), y.astype(keras.config.floatx())
-    split = Split(x, y)
-    # A quadratic has no unseen examples: every split is the whole of it.
-    dataset = Dataset(f"quadratic_{dimensions}", split, split, split)
-    return Task(
-        f"quadratic_{dimensions}",
-        functools.partial(_linear_model, dimensions),
-        dataset,
-        half_squared_error,
-        batch_size or examples,
-    )
-
-
-@keras.saving.register_keras_serializable("tf_amalgam")
-def half_squared_error(y_true, y_pred):
-    """Returns ½(y − ŷ)² per example."""
-    return 0.5 * keras.ops.sum(keras.ops.square(y_true - y_pred), axis=-1)
-
-
-def mlp_model(input_shape, classes, hidden, activation):
+def mlp_model(input_shape, outputs, hidden, activation):
     """Returns a Keras MLP on 8-bit images; outputs are logits."""
     return keras.Sequential(
         [
@@ -93,50 +75,81 @@ def mlp_model(input_shape, classes, hidden, activation):
             layers.Rescaling(1 / 255),
             layers.Flatten(),
             *(layers.Dense(units, activation=activation) for units in hidden),
-            layers.Dense(classes),
+            layers.Dense(outputs),
         ]
     )
 
 
-def conv_model(input_shape, image_shape, classes, filters):
+def conv_model(input_shape, shape, outputs, filters):
     """Returns a Keras convolutional net on 8-bit images; outputs are logits."""
-    size = filters[0][1]
-    patches = size**2 * image_shape[-1] <= PATCH_NUMBERS
-    body = [ImagePatches(size)] if patches else []
-    for i, (count, size) in enumerate(filters):
-        body.append(ConvBlock(count, size, pool=2, of_patches=patches and i == 0))
     return keras.Sequential(
         [
             keras.Input(input_shape, dtype="uint8"),
             layers.Rescaling(1 / 255),
-            layers.Reshape(image_shape),
-            *body,
+            layers.Reshape(shape),
+            *_convolutions(filters, shape),
             layers.Flatten(),
-            layers.Dense(classes),
+            layers.Dense(outputs),
         ]
     )
 
 
-def _linear_model(dimensions):
-    return keras.Sequential(
-        [
-            keras.Input((dimensions,)),
-            layers.Dense(1, use_bias=False, kernel_initializer="random_normal"),
-        ]
-    )
+def _convolutions(filters, shape):
+    """Returns the layers of `filters` on images of this shape."""
+    found, shape = [], (None, *shape)
+    for i, entry in enumerate(filters):
+        count, size, pool, stride = _four(i, entry)
+        patches = i == 0 and size**2 * shape[-1] <= PATCH_NUMBERS
+        block = ConvBlock(count, size, pool, stride, of_patches=patches)
+        added: list = [ImagePatches(size), block] if patches else [block]
+        before = shape
+        for layer in added:
+            shape = layer.compute_output_shape(shape)
+        found += added
+        if min(shape[1:3]) < 1:
+            raise ValueError(
+                f"filters[{i}]={entry!r} leaves nothing of its {before[1]}x{before[2]} "
+                f"images (kernel {size}, stride {stride}, then pool {pool}). Use fewer "
+                "convolutions, or smaller kernels, pools and strides."
+            )
+    return found
 
 
-def _classifier(name, model_fn, dataset, batch_size):
+def _four(i, entry):
+    """Returns (filters, kernel size, pool, stride) of an entry of `filters`."""
+    if (
+        not isinstance(entry, (tuple, list))
+        or not 2 <= len(entry) <= 4
+        or not all(isinstance(number, int) and number >= 1 for number in entry)
+    ):
+        raise ValueError(
+            f"filters[{i}]={entry!r}: each convolution is (filters, kernel size[, "
+            "pool[, stride]]), whole numbers from 1, as in ((16, 3), (32, 5))."
+        )
+    return (*entry, *USUAL[len(entry) - 2 :])
+
+
+def classifier(name, model_fn, dataset, batch_size):
+    """Returns the `Task` of a model whose outputs are logits of classes."""
     # Made here and not once for all: a loss keeps the floatx of its making.
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     return Task(name, model_fn, dataset, loss, batch_size, ("accuracy",))
 
 
-def _classes(dataset):
+def classes(dataset):
+    """Returns how many classes a data set's labels name."""
     return int(dataset.train.y.max()) + 1
 
 
-def _as_image(shape):
+def image_shape(dataset):
+    """Returns (height, width, channels); digits come as rows of 64 numbers.
+
+    Raises:
+        ValueError: for examples that are no images.
+    """
+    shape = dataset.example_shape
+    if len(shape) == 3:
+        return shape
     side = round(shape[0] ** 0.5)
     if len(shape) != 1 or side * side != shape[0]:
         raise ValueError(

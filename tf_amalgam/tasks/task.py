@@ -13,6 +13,7 @@ import tensorflow as tf
 from tf_amalgam import data
 from tf_amalgam.layout import Layout, concat
 from tf_amalgam.tasks.layers import ImagePatches
+from tf_amalgam.tasks.moments import exact_moments
 
 # Layers that have nothing to train and do the same in training and inference.
 PREPARING = (
@@ -173,9 +174,10 @@ class Task:
 
     def _loss_of(self, params, model_state, batch, training):
         x, y = self.prepare(batch)
-        outputs, state, losses = self._body.stateless_call(
-            params, list(model_state), x, training=training, return_losses=True
-        )
+        with exact_moments:  # the second derivative of normalizing layers
+            outputs, state, losses = self._body.stateless_call(
+                params, list(model_state), x, training=training, return_losses=True
+            )
         loss = tf.reduce_mean(self._loss(y, outputs))
         for penalty in losses:
             loss += tf.cast(penalty, loss.dtype)
