@@ -1,7 +1,7 @@
 """Tunes the learning rates of teachers on an optimizee, as a .gin file says.
 
     amalgam-grid-search --gin_file=gin_configs/experiments/grid_search.gin \
-        --workdir=runs/grid --gin_bindings='tasks.conv.data_dir="…"'
+        --workdir=runs/grid --gin_bindings='data_dir="…"'
 
 Experiments then include runs/grid/pool.gin. Finished runs are not run again.
 """
