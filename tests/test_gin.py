@@ -147,14 +147,15 @@ def test_named_experiments_take_two_meta_steps(name, tmp_path):
         assert about["input_noise"] == float(size)
 
 
-SHORT = "amalgamate.max_periods = 1"  # whatever its chances
+# Whatever its chances and repeats.
+SHORT = ["amalgamate.max_periods = 1", "amalgamate.max_repeats = 0"]
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "cpu"])
 def test_forms_take_two_meta_steps(form, tmp_path):
     name = "gin_configs/experiments/figure1_min_max_small.gin"
     files = [f"gin_configs/forms/{form}.gin", name]
-    amalgam = bindings.run("amalgamate", files, [*TINY, SHORT], tmp_path)
+    amalgam = bindings.run("amalgamate", files, [*TINY, *SHORT], tmp_path)
     assert [row["update"] for row in amalgam.history] == [1, 2]
     assert amalgam.about["preset"] == form
     # What TINY left alone is the paper's (C.3).
