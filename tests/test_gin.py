@@ -10,6 +10,7 @@ from tf_amalgam import bindings
 
 ROOT = pathlib.Path(tf_amalgam.gin_configs.__file__).parent
 EXPERIMENTS = sorted(p.name for p in (ROOT / "experiments").glob("*.gin"))
+EVALUATIONS = ["mnist_evaluate.gin", "private_kmnist.gin"]  # and the quickstart
 PARTS = sorted(
     str(p.relative_to(ROOT))
     for p in ROOT.rglob("*.gin")
@@ -29,6 +30,9 @@ TINY = [
     "conv.filters = [(4, 3)]",
     "conv.batch_size = 16",
     "mlp.dataset = 'digits'",
+    "kmnist_dp/conv.dataset = 'digits'",
+    "kmnist_dp/conv.filters = [(4, 3)]",
+    "kmnist_dp/conv.batch_size = 16",
     "evaluate.seeds = [0]",
     "evaluate.epochs = 1",
     "evaluate.progress = False",
@@ -45,6 +49,7 @@ def test_all_experiments_are_known():
     assert set(EXPERIMENTS) == {
         "mnist_min_max_small.gin",
         "mnist_evaluate.gin",
+        "private_kmnist.gin",
         "quickstart.gin",
     }
 
@@ -55,7 +60,7 @@ def test_parts_parse(name):
     assert gin.config_str()
 
 
-@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if "evaluate" not in n])
+@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if n not in EVALUATIONS])
 def test_experiments_take_two_meta_steps(name, tmp_path):
     amalgam = bindings.run(
         "amalgamate", [f"gin_configs/experiments/{name}"], TINY, tmp_path
@@ -66,7 +71,7 @@ def test_experiments_take_two_meta_steps(name, tmp_path):
     assert "amalgamate.meta_learning_rate" in operative
 
 
-@pytest.mark.parametrize("name", ["mnist_evaluate.gin", "quickstart.gin"])
+@pytest.mark.parametrize("name", [*EVALUATIONS, "quickstart.gin"])
 def test_evaluations_run(name, tmp_path):
     students = ["student = 'adam'", "untrained = 'sgd'"] if "quick" in name else []
     found = bindings.run(

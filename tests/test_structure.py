@@ -13,9 +13,9 @@ PACKAGE = ROOT / "tf_amalgam"
 
 # A module may import from its own layer's predecessors only.
 LAYERS = [
-    {"numerics", "layout", "files"},
+    {"numerics", "layout", "files", "privacy"},
     {"rules"},
-    {"data", "amalgamation", "optimizer"},
+    {"data", "amalgamation", "optimizer", "private_gradients"},
     {"optimizers", "tasks"},
     {"saved", "unroll", "records"},
     {"plots"},

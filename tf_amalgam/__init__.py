@@ -27,6 +27,7 @@ _LATER = {
     "amalgamate": "tf_amalgam.experiment",
     "evaluate": "tf_amalgam.evaluation",
     "load_dataset": "tf_amalgam.data",
+    "private_model": "tf_amalgam.tasks.private_model",
     "versions": "tf_amalgam.records",
 }
 
@@ -45,6 +46,7 @@ __all__ = [
     "evaluate",
     "load",
     "load_dataset",
+    "private_model",
     "versions",
 ]
 

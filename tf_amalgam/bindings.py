@@ -17,6 +17,7 @@ CONFIGURABLES = {
     "evaluate": evaluation.evaluate,
     "tasks.conv": tasks.conv,
     "tasks.mlp": tasks.mlp,
+    "tasks.private": tasks.private,
     "tasks.quadratic": tasks.quadratic,
     "load_dataset": data.load_dataset,
     **{f"rules.{name}": cls for name, cls in rules.RULES.items()},
