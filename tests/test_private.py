@@ -218,7 +218,7 @@ def test_examples_without_a_gradient_have_a_second_derivative():
                 Mechanism(clip, 0.0, None),
                 tf.constant([0, 0]),
             ).grads_P
-        jacobian = tape.gradient(grads_P, params_P, output_gradients=[1.0, 1.0])
+        jacobian = tape.gradient(grads_P, params_P, output_gradients=tf.ones(2))
         # The first example adds I/2; the second, when clipped, only C/n across.
         second = [0.5, 0.5] if clip > 1 else [0.5 * clip / 0.5, 0.0]
         np.testing.assert_allclose(jacobian, np.add(0.5, second), rtol=1e-5)

@@ -75,7 +75,9 @@ def _query_class():
     """Returns the query, made when first needed as its base loads late."""
     gaussian_query = imported("tensorflow_privacy.privacy.dp_query.gaussian_query")
 
-    class SeededGaussianSumQuery(gaussian_query.GaussianSumQuery):
+    base: Any = gaussian_query.GaussianSumQuery
+
+    class SeededGaussianSumQuery(base):
         """`GaussianSumQuery` with seeded noise, in any precision, twice differentiable.
 
         The base draws its noise from TensorFlow's stateful generator and takes no
@@ -148,8 +150,8 @@ def own_state(model_state, seeds, place):
     ]
 
 
-def next_seeds(before, after, seeds):
-    """Returns the seeds after one example's pass.
+def seed_steps(before, after, seeds):
+    """Returns by how much one example's pass moved each seed on.
 
     Raises:
         ValueError: if anything else of the model's state was updated.
@@ -161,13 +163,14 @@ def next_seeds(before, after, seeds):
                 f"{tuple(new.shape)}); private training needs models whose outputs for "
                 "one example depend on that example and the weights alone."
             )
-    return [value for value, seed in zip(after, seeds, strict=True) if seed]
+    triples = zip(before, after, seeds, strict=True)
+    return [new - old for old, new, seed in triples if seed]
 
 
-def with_seeds(model_state, seeds, seeds_B):
-    """Returns the state after a minibatch: the first example's seeds, the rest kept."""
-    new = iter(seeds_B)
+def moved_on(model_state, seeds, steps_B):
+    """Returns the state after a minibatch: seeds moved on, the rest kept."""
+    steps = iter(steps_B)  # the same for every example
     return tuple(
-        next(new)[0] if seed else value
+        value + next(steps)[0] if seed else value
         for value, seed in zip(model_state, seeds, strict=True)
     )

@@ -83,7 +83,8 @@ class PrivateTask(Task):
         if isinstance(batch, PrivateBatch) or len(batch) == 2:
             return batch if isinstance(batch, PrivateBatch) else super().prepare(batch)
         x, y, seed = batch
-        return PrivateBatch(*super().prepare((x, y)), seed)
+        ready = super().prepare((x, y))
+        return PrivateBatch(ready.x, ready.y, seed)
 
     def value_and_grad(self, params_P, model_state, batch):
         """Returns `(loss, grads_P, model_state)`: the mean loss, the private gradient.
@@ -106,7 +107,7 @@ class PrivateTask(Task):
             loss, after = super(PrivateTask, self)._loss_of(
                 self.layout.split(params_P), state, Prepared(x[None], y[None]), True
             )
-            return loss, private_gradients.next_seeds(state, after, self._seeds)
+            return loss, private_gradients.seed_steps(state, after, self._seeds)
 
         places = tf.range(tf.shape(batch.y)[0])
         found = private_gradients.private_gradient(
@@ -116,7 +117,7 @@ class PrivateTask(Task):
             self.mechanism,
             batch.seed,
         )
-        state = private_gradients.with_seeds(model_state, self._seeds, found.aux)
+        state = private_gradients.moved_on(model_state, self._seeds, found.aux)
         return tf.reduce_mean(found.losses), found.grads_P, state
 
     def training_model(self, seed):

@@ -102,8 +102,10 @@ class PrivateModel(keras.Model):
                 return_losses=True,
             )
             loss = tf.reduce_mean(loss_of_examples(y[None], outputs))
-            loss = tf.cast(weight, loss.dtype) * loss + sum(tf.cast(p, loss.dtype) for p in penalties)
-            after = private_gradients.next_seeds(state, after, seeds)
+            loss = tf.cast(weight, loss.dtype) * loss + sum(
+                tf.cast(p, loss.dtype) for p in penalties
+            )
+            after = private_gradients.seed_steps(state, after, seeds)
             return loss, (outputs[0], after)
 
         found = private_gradients.private_gradient(
@@ -120,8 +122,8 @@ class PrivateModel(keras.Model):
             batch_size=total,
             replicas=strategy_replicas,
         )
-        outputs, seeds_B = found.aux
-        after = private_gradients.with_seeds(model_state, seeds, seeds_B)
+        outputs, steps_B = found.aux
+        after = private_gradients.moved_on(model_state, seeds, steps_B)
         for variable, value, seed in zip(
             network.non_trainable_variables, after, seeds, strict=True
         ):
