@@ -33,6 +33,9 @@ TINY = [
     "Train/conv.dataset = 'digits'",
     "Train/conv.filters = [(4, 3)]",
     "Train/conv.batch_size = 16",
+    "kmnist_dp/conv.dataset = 'digits'",
+    "kmnist_dp/conv.filters = [(4, 3)]",
+    "kmnist_dp/conv.batch_size = 16",
     "evaluate.seeds = [0]",
     "evaluate.epochs = 1",
     "evaluate.progress = False",
@@ -65,11 +68,14 @@ OPTIMIZEES = {
     ),
     "quadratic": ("Quadratic", "quadratic_10", 80, 10),
     "rastrigin": ("Rastrigin", "Rastrigin", 1, 10),
+    "mnist_dp": ("MNISTDP", "MNIST-DP", 128, 18_122),
+    "kmnist_dp": ("KMNISTDP", "KMNIST-DP", 128, 18_122),
 }
 
 # Where each optimizee's images are from (B.1), and their shape and classes.
 IMAGES = {
     "mnist": ((28, 28, 1), 10),
+    "kmnist": ((28, 28, 1), 10),
     "fashion_mnist": ((28, 28, 1), 10),
     "svhn_cropped": ((32, 32, 3), 10),
     "cifar10": ((32, 32, 3), 10),
@@ -82,6 +88,7 @@ SETS = {
     "resnet28": "cifar10",
     "resnet52": "cifar10",
     "resnet52_cifar100": "cifar100",
+    "kmnist_dp": "kmnist",
 }
 
 
@@ -111,7 +118,10 @@ def cleared():
 
 
 # Experiments that are whole in one file; all others are given beside a form.
-WHOLE = ("mnist_min_max_small", "mnist_evaluate", "grid_search", "quickstart")
+WHOLE = (
+    *("mnist_min_max_small", "mnist_evaluate", "private_kmnist"),
+    *("grid_search", "quickstart"),
+)
 NAMED = [name for name in EXPERIMENTS if name not in WHOLE]
 FORMS = sorted(p.stem for p in (ROOT / "forms").glob("*.gin"))
 
@@ -232,7 +242,9 @@ def test_experiments_take_two_meta_steps(name, tmp_path):
     assert "amalgamate.meta_learning_rate" in operative
 
 
-@pytest.mark.parametrize("name", ["mnist_evaluate.gin", "quickstart.gin"])
+@pytest.mark.parametrize(
+    "name", ["mnist_evaluate.gin", "private_kmnist.gin", "quickstart.gin"]
+)
 def test_evaluations_run(name, tmp_path):
     students = ["student = 'adam'", "untrained = 'sgd'"] if "quick" in name else []
     found = bindings.run(

@@ -13,9 +13,12 @@ PACKAGE = ROOT / "tf_amalgam"
 
 # A module may import from its own layer's predecessors only.
 LAYERS = [
-    {"numerics", "layout", "files"},
+    {"numerics", "layout", "files", "privacy"},
     {"rules"},
-    {"data", "amalgamation", "perturbation", "curriculum", "optimizer"},
+    {
+        *("data", "amalgamation", "perturbation", "curriculum", "optimizer"),
+        "private_gradients",
+    },
     {"optimizers", "tasks"},
     {"saved", "unroll", "records"},
     {"plots", "importing"},

@@ -34,6 +34,7 @@ _LATER = {
     "grid_search": "tf_amalgam.tuning",
     "import_checkpoint": "tf_amalgam.importing",
     "load_dataset": "tf_amalgam.data",
+    "private_model": "tf_amalgam.tasks.private_model",
     "versions": "tf_amalgam.records",
 }
 
@@ -59,6 +60,7 @@ __all__ = [
     "import_checkpoint",
     "load",
     "load_dataset",
+    "private_model",
     "versions",
 ]
 

@@ -31,6 +31,7 @@ CONFIGURABLES = {
     "grid_search": tuning.grid_search,
     "tasks.conv": tasks.conv,
     "tasks.mlp": tasks.mlp,
+    "tasks.private": tasks.private,
     "tasks.quadratic": tasks.quadratic,
     "tasks.rastrigin": tasks.rastrigin,
     "tasks.resnet": tasks.resnet,

@@ -114,11 +114,12 @@ def train_once(optimizer, task, seed, epochs) -> dict:
     """Trains one fresh optimizee; returns its record.
 
     Curves hold one value per epoch: training loss, validation loss, and the task's
-    metrics. `test` is measured once, at the end. A run whose loss stops being
+    metrics. `test` is measured once, at the end; a private task's record says under
+    `privacy` what epsilon the steps have spent. A run whose loss stops being
     finite ends there and says `diverged`; its last validation loss is NaN-free
     (`Infinity` in JSON).
     """
-    model = task.build_model(derive_seed(seed, "initial", task.name))
+    model = task.training_model(derive_seed(seed, "initial", task.name))
     model.compile(optimizer=optimizer, **task.compile_arguments())
     batch_size, dataset = task.batch_size, task.dataset
     per_epoch = len(dataset.train.x) // batch_size
@@ -154,6 +155,7 @@ def train_once(optimizer, task, seed, epochs) -> dict:
             *dataset.test, batch_size=1000, verbose=0, return_dict=True
         )
     steps = watch.seconds[UNTIMED_STEPS:] or watch.seconds
+    privacy = task.privacy_report(len(watch.losses))
     return {
         "task": task.name,
         "seed": seed,
@@ -165,6 +167,7 @@ def train_once(optimizer, task, seed, epochs) -> dict:
         "step_milliseconds": 1e3 * statistics.median(steps),
         "optimizer_config": _brief(optimizer.get_config()),
         "versions": records.versions(),
+        **({"privacy": privacy} if privacy else {}),
     }
 
 

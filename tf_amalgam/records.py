@@ -77,9 +77,13 @@ def table(records) -> str:
     """Returns a Markdown table: one row per optimizee and optimizer.
 
     Figures are means over seeds, ± one standard deviation where there are several
-    seeds. Diverged runs are counted, and left out of the means.
+    seeds. Diverged runs are counted, and left out of the means. Where any run was
+    private, a last column says the largest epsilon of the runs, and its delta.
     """
     header = ["optimizee", "optimizer", "runs", "diverged", *COLUMNS]
+    private = any("privacy" in r for r in records)
+    if private:
+        header.append("epsilon")
     rows = [header]
     pairs = dict.fromkeys((r["task"], r["optimizer"]) for r in records)
     for task, optimizer in pairs:
@@ -88,6 +92,8 @@ def table(records) -> str:
         cells = [task, optimizer, str(len(runs)), str(len(runs) - len(whole))]
         for value, form in COLUMNS.values():
             cells.append(_mean([value(r) for r in whole], form))
+        if private:
+            cells.append(_epsilon(runs))
         rows.append(cells)
     return markdown(rows)
 
@@ -101,6 +107,15 @@ def markdown(rows) -> str:
     ]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _epsilon(runs):
+    """Returns the largest epsilon and its delta; ∞ for any run without a claim."""
+    privacies = [r.get("privacy", {}) for r in runs]
+    if any(p.get("epsilon") is None for p in privacies):
+        return "∞"
+    worst = max(privacies, key=lambda p: p["epsilon"])
+    return f"{worst['epsilon']:.2f} (delta {worst['delta']:g})"
 
 
 def _mean(values, form):

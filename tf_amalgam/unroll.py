@@ -9,7 +9,8 @@ forward pass, one step backwards needs
 
 So no activation of the network outlives its step, the meta loss costs no further
 pass (its gradient is g_t/M_t), and the first-order option needs no network at all
-on the way back.
+on the way back. Where g_t is not ∇log M_t (private gradients), the loss is
+differentiated along.
 """
 
 import functools
@@ -269,17 +270,23 @@ def student_adjoint(
     def _through_optimizee(i, params_P, grads_P, grads_bar):
         """Returns d/dθ_t of [share·log M_t + ⟨λ_g, g_t⟩]."""
         per_loss = share / (trace.losses.read(i) + LOG_EPSILON)
-        if not second_order:
+        if task.exact_gradients and not second_order:
             return per_loss * grads_P
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(params_P)
-            _, again_P, _ = task.value_and_grad(
+            loss, again_P, _ = task.value_and_grad(
                 params_P, read_all(trace.model_states, i), take(task, batches, i)
             )
+        targets = [(again_P, grads_bar)] if second_order else []
+        if not task.exact_gradients:
+            targets.append((loss, per_loss))
         curved_P = tape.gradient(
-            again_P, params_P, output_gradients=grads_bar, unconnected_gradients="zero"
+            [target for target, _ in targets],
+            params_P,
+            output_gradients=[adjoint for _, adjoint in targets],
+            unconnected_gradients="zero",
         )
-        return per_loss * grads_P + curved_P
+        return curved_P + (per_loss * grads_P if task.exact_gradients else 0.0)
 
     zeros = lambda tree: tf.nest.map_structure(tf.zeros_like, tree)  # noqa: E731
     carry = (zeros(trace.params.read(0)), zeros(rule_state), zeros(phi))

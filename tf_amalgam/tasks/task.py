@@ -45,7 +45,10 @@ class Task:
         batch_size: examples in a minibatch, B.
         layout: where each trainable tensor lies in the flat vector.
         metrics: names of Keras metrics that evaluation reports.
+        exact_gradients: whether `value_and_grad` returns the gradient of its loss.
     """
+
+    exact_gradients = True
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class Task:
         self.metrics = tuple(metrics)
         self._model_fn = model_fn
         self._loss_identifier = loss
-        self._loss = _per_example(keras.losses.get(loss))
+        self._loss = per_example(keras.losses.get(loss))
         self._model = self.build_model(seed=0)
         self._check_type()
         self._head, self._body = _split(self._model)
@@ -113,6 +116,10 @@ class Task:
         """Returns a fresh Keras model whose initial weights depend on `seed` alone."""
         with _seeded(seed):
             return self._model_fn()
+
+    def training_model(self, seed):
+        """Returns a fresh Keras model that `fit` trains: that of `build_model`."""
+        return self.build_model(seed)
 
     def initial(self, seed):
         """Returns `(params_P, model_state)` of a fresh initialization, as NumPy."""
@@ -160,6 +167,10 @@ class Task:
     def compile_arguments(self):
         """Returns the `loss` and `metrics` for `model.compile`."""
         return {"loss": self._loss_identifier, "metrics": list(self.metrics)}
+
+    def privacy_report(self, steps):
+        """Returns what a record says about privacy after so many steps; here none."""
+        return {}
 
     def describe(self):
         """Returns what identifies this optimizee, ready for JSON."""
@@ -263,7 +274,7 @@ def _split(model):
     return head, keras.Sequential([start, *model.layers[count:]])
 
 
-def _per_example(loss):
+def per_example(loss):
     """Returns the loss without its own mean.
 
     On several replicas Keras divides a mean by their number, as its trainers sum

@@ -1,0 +1,214 @@
+"""Private training through compile and fit: any optimizer, any number of devices."""
+
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import tf_amalgam
+from tests import helpers
+from tests.test_private import MIDDLE, NUMBERS, with_layer
+from tf_amalgam import evaluation, rules
+from tf_amalgam.numerics import derive_seed
+from tf_amalgam.tasks import private
+
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+DATA = tuple(part[:21] for part in helpers.blobs().train)
+
+
+def compiled(network, optimizer=None, loss=CROSS_ENTROPY, noise_multiplier=1.1):
+    model = tf_amalgam.private_model(network, MIDDLE, noise_multiplier, seed=5)
+    model.compile(optimizer=optimizer or keras.optimizers.SGD(0.1), loss=loss)
+    return model
+
+
+def seeded(model_fn, seed=0):
+    keras.utils.set_random_seed(seed)
+    return model_fn()
+
+
+def fitted(model, epochs=2, examples=21):
+    # 21 examples: the last minibatch is a part of one, which replicas share unevenly.
+    x, y = (part[:examples] for part in DATA)
+    model.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+    return helpers.flat(model.network.get_weights())
+
+
+def test_fit_equals_the_pure_functions(float64):
+    """Same noise, same clipping, same trajectory as the unroll's own functions."""
+    task = private(helpers.tiny_task(), MIDDLE, 1.1)
+    record = evaluation.train_once(tf_amalgam.Adam(0.05), task, seed=3, epochs=1)
+    initial = derive_seed(3, "initial", "tiny-DP")
+    noise = derive_seed(initial, "noise")
+    params_P, state = task.initial(initial)
+    seed = derive_seed(3, "minibatches", "tiny-DP")
+    x, y, _ = task.minibatches(seed, 0, 12)
+    rule, losses = rules.Adam(0.05), []
+    rule_state = rule.init_state(task.layout, "float64")
+    for i in range(12):
+        batch = (x[i], y[i], np.array([noise, i], "int32"))
+        loss, grads_P, state = task.value_and_grad(params_P, state, batch)
+        losses.append(float(loss))
+        delta_P, rule_state = rule.update(
+            {}, grads_P, params_P, rule_state, task.layout, np.float64(i + 1)
+        )
+        params_P = params_P + delta_P.numpy()
+    np.testing.assert_allclose(record["batch_losses"], losses, rtol=1e-4)
+    assert np.abs(np.diff(losses)).max() > 0.05
+    assert record["privacy"] == task.privacy_report(12)
+
+
+def dropout_model():
+    return with_layer(lambda: keras.layers.Dropout(0.5, seed=3))()
+
+
+def noise_alone():
+    """One step of SGD at rate 1 whose sample weights of 0 leave the noise alone."""
+    dense = keras.layers.Dense(NUMBERS // 4, use_bias=False)
+    network = keras.Sequential([keras.Input((4,)), dense])
+    model = compiled(network, keras.optimizers.SGD(1.0), "mse")
+    before = helpers.flat(network.get_weights())
+    x, y = np.ones((8, 4)), np.zeros((8, NUMBERS // 4))
+    model.fit(x, y, sample_weight=np.zeros(8), batch_size=8, verbose=0)
+    return helpers.flat(network.get_weights()) - before
+
+
+# Dropout goes by the place in the minibatch: with whole ones alone it is the same.
+RUNS = {
+    "plain": lambda: fitted(compiled(seeded(helpers.tiny_model))),
+    "dropout": lambda: fitted(compiled(seeded(dropout_model)), examples=16),
+    "noise": noise_alone,
+}
+
+MIRRORED = """
+import sys
+import tests.conftest
+import numpy as np
+import tensorflow as tf
+from tests.test_private_model import RUNS
+devices = [f"CPU:{i}" for i in range(int(sys.argv[1]))]
+with tf.distribute.MirroredStrategy(devices).scope():
+    np.savez(sys.argv[2], **{name: run() for name, run in RUNS.items()})
+"""
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_mirrored_equals_single(replicas, tmp_path):
+    """In a process of its own: TensorFlow confuses strategies of different sizes."""
+    path = tmp_path / "found.npz"
+    command = [sys.executable, "-c", MIRRORED, str(replicas), str(path)]
+    subprocess.run(command, check=True, cwd=pathlib.Path(__file__).parents[1])
+    with np.load(path) as found:
+        for name, run in RUNS.items():
+            np.testing.assert_allclose(found[name], run(), atol=1e-5, err_msg=name)
+        spread = found["noise"].std() / (1.1 * MIDDLE / 8)
+    assert abs(spread - 1) < 5 / np.sqrt(2 * NUMBERS)
+
+
+def test_noise_of_a_step_has_the_stated_deviation():
+    moved, stddev = noise_alone(), 1.1 * MIDDLE / 8
+    assert abs(moved.std() / stddev - 1) < 5 / np.sqrt(2 * NUMBERS)
+    assert abs(moved.mean()) < 5 * stddev / np.sqrt(NUMBERS)
+    start = helpers.flat(seeded(helpers.tiny_model).get_weights())
+    assert np.abs(RUNS["plain"]() - start).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    "optimizer", [lambda: keras.optimizers.Adam(0.01), tf_amalgam.RNNProp]
+)
+def test_any_optimizer_trains_privately_and_resumes_exactly(optimizer, tmp_path):
+    model = compiled(seeded(helpers.tiny_model), optimizer())
+    start = helpers.flat(model.network.get_weights())
+    halfway = fitted(model, 1)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(fitted(again, 1), fitted(model, 1), atol=1e-6)
+    assert np.abs(halfway - start).max() > 1e-3
+    np.testing.assert_allclose(
+        model.predict(DATA[0], verbose=0), model.network(DATA[0]), atol=1e-5
+    )
+    report = model.privacy_report(batch_size=8, examples=21)
+    assert report["steps"] == 6
+    assert report["epsilon"] > 1.0
+
+
+def test_without_noise_and_clip_it_is_ordinary_training():
+    plain = seeded(helpers.tiny_model)
+    plain.compile(optimizer=keras.optimizers.SGD(0.1), loss=CROSS_ENTROPY)
+    weights = np.linspace(0.5, 2.0, 21).astype("float32")
+    options = {"sample_weight": weights, "batch_size": 8, "shuffle": False}
+    expected = plain.fit(*DATA, epochs=2, verbose=0, **options)
+    model = tf_amalgam.private_model(seeded(helpers.tiny_model), 1e9, 0.0, None)
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss=CROSS_ENTROPY)
+    found = model.fit(*DATA, epochs=2, verbose=0, **options)
+    np.testing.assert_allclose(
+        helpers.flat(model.get_weights()), helpers.flat(plain.get_weights()), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        found.history["loss"], expected.history["loss"], rtol=1e-5
+    )
+
+
+def test_gradients_reach_a_loss_scaling_optimizer_unscaled():
+    inner = keras.optimizers.SGD(0.1)
+    scaled = keras.optimizers.LossScaleOptimizer(inner, initial_scale=1024.0)
+    plain = fitted(compiled(seeded(helpers.tiny_model)))
+    found = fitted(compiled(seeded(helpers.tiny_model), scaled))
+    np.testing.assert_allclose(found, plain, atol=1e-5)
+
+
+def test_noise_is_drawn_anew_without_a_seed():
+    seeds = {tf_amalgam.private_model(helpers.tiny_model()).seed for _ in range(3)}
+    assert len(seeds) == 3
+
+
+def unbuilt():
+    return keras.Sequential([keras.layers.Dense(3)])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: tf_amalgam.private_model(unbuilt()), "needs a built Keras model"),
+        (
+            lambda: tf_amalgam.private_model(
+                with_layer(keras.layers.BatchNormalization)()
+            ),
+            "BatchNormalization layer",
+        ),
+        (
+            lambda: tf_amalgam.private_model(helpers.tiny_model(), 0.0),
+            "l2_norm_clip",
+        ),
+        (
+            lambda: compiled(helpers.tiny_model(), loss=["mse"]).fit(*DATA, verbose=0),
+            "exactly one loss",
+        ),
+        (
+            lambda: compiled(helpers.tiny_model()).fit(DATA[0], verbose=0),
+            "needs targets",
+        ),
+        (
+            lambda: compiled(helpers.tiny_model()).privacy_report(22, 21),
+            "batch_size must be from 1 to the 21",
+        ),
+    ],
+)
+def test_bad_private_models_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_evaluation_prints_epsilon_beside_the_result(tmp_path):
+    task = private(helpers.tiny_task(), MIDDLE, 1.1)
+    found = tf_amalgam.evaluate(
+        ["adam"], task, workdir=tmp_path, seeds=0, epochs=1, progress=False
+    )
+    expected = task.privacy_report(12)
+    assert found[0]["privacy"] == expected
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert table[0].strip("| ").endswith("epsilon")
+    assert f"{expected['epsilon']:.2f} (delta 1e-05)" in table[2]

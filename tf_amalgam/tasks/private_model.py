@@ -1,0 +1,160 @@
+"""Private training through `compile` and `fit`, with any Keras optimizer."""
+
+import secrets
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from tf_amalgam import private_gradients
+from tf_amalgam.layout import Layout, concat
+from tf_amalgam.privacy import Mechanism
+from tf_amalgam.tasks.task import per_example
+
+
+def private_model(model, l2_norm_clip=1.0, noise_multiplier=1.1, delta=1e-5, seed=None):
+    """Returns a Keras model that shares `model`'s weights and trains them privately.
+
+        private = tf_amalgam.private_model(model, noise_multiplier=1.1)
+        private.compile(optimizer=tf_amalgam.load("min-max-small"), loss=...)
+        private.fit(x, y, batch_size=128, epochs=5)
+        private.privacy_report(batch_size=128, examples=len(x))["epsilon"]
+
+    `fit` gives the optimizer the gradients of DP-SGD (`private_gradient`). `model`
+    itself has the trained weights afterwards.
+
+    Args:
+        model: a built Keras model with one output, without BatchNorm.
+        l2_norm_clip, noise_multiplier, delta: see `privacy.Mechanism`.
+        seed: names the noise, which then depends on it and the step alone. It has to
+            stay secret for the result to be private; by default it is drawn anew.
+
+    Raises:
+        ValueError: for numbers out of range, a model that is not built, or one
+            without per-example gradients.
+        ImportError: without tensorflow-privacy.
+    """
+    seed = secrets.randbits(31) if seed is None else seed
+    return PrivateModel(model, Mechanism(l2_norm_clip, noise_multiplier, delta), seed)
+
+
+@keras.saving.register_keras_serializable("tf_amalgam")
+class PrivateModel(keras.Model):
+    """See `private_model`. Predicts and evaluates as `network` does.
+
+    Works under `MirroredStrategy`: the noise is that of the whole minibatch,
+    however many replicas share it. The loss has to be a single one; it is averaged
+    over examples.
+    """
+
+    # On a CPU, XLA makes the convolutions of a step several times slower.
+    supports_jit = False
+
+    def __init__(self, network, mechanism, seed, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(network, keras.Model) or not network.built:
+            raise ValueError(
+                "A private model needs a built Keras model (give its first layer an "
+                f"Input); received {type(network).__name__}."
+            )
+        private_gradients.check_model(network, f"Model {network.name!r}")
+        self.network = network
+        self.mechanism = mechanism
+        self.seed = int(seed)
+        self.built = True
+        mechanism.report(1, 1, 1)  # a missing package shows before any work
+
+    def call(self, inputs, training=None):
+        return self.network(inputs, training=training)
+
+    def train_step(self, data):
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        if y is None:
+            raise ValueError("Private training needs targets: pass fit(x, y).")
+        if self.loss is None or isinstance(self.loss, (list, tuple, dict)):
+            raise ValueError(
+                f"A private model needs exactly one loss; received {self.loss!r}."
+            )
+        loss_of_examples = per_example(keras.losses.get(self.loss))
+        strategy_replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        context = tf.distribute.get_replica_context()
+        count = tf.shape(y)[0]
+        total, replica = count, 0
+        if strategy_replicas > 1:
+            total = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
+            replica = context.replica_id_in_sync_group
+        network = self.network
+        variables = network.trainable_variables
+        layout = Layout.of(variables)
+        model_state = [
+            tf.convert_to_tensor(v.value) for v in network.non_trainable_variables
+        ]
+        seeds = private_gradients.random_seeds(network.non_trainable_variables)
+
+        def example_loss(params_P, example):
+            x, y, weight, place = example
+            state = private_gradients.own_state(model_state, seeds, place)
+            outputs, after, penalties = network.stateless_call(
+                layout.split(params_P),
+                state,
+                tf.nest.map_structure(lambda part: part[None], x),
+                training=True,
+                return_losses=True,
+            )
+            loss = tf.reduce_mean(loss_of_examples(y[None], outputs))
+            loss = tf.cast(weight, loss.dtype) * loss + sum(
+                tf.cast(p, loss.dtype) for p in penalties
+            )
+            after = private_gradients.seed_steps(state, after, seeds)
+            return loss, (outputs[0], after)
+
+        found = private_gradients.private_gradient(
+            example_loss,
+            concat([tf.convert_to_tensor(v.value) for v in variables]),
+            (
+                x,
+                y,
+                tf.ones(count) if weights is None else weights,
+                tf.range(count) + replica * count,
+            ),
+            self.mechanism,
+            tf.stack([self.seed, ops.cast(self.optimizer.iterations, "int32")]),
+            batch_size=total,
+            replicas=strategy_replicas,
+        )
+        outputs, steps_B = found.aux
+        after = private_gradients.moved_on(model_state, seeds, steps_B)
+        for variable, value, seed in zip(
+            network.non_trainable_variables, after, seeds, strict=True
+        ):
+            if seed:
+                variable.assign(value)
+        # What `apply` will divide by; the exact loss stays hidden from the optimizer.
+        scale = self.optimizer.scale_loss(tf.ones((), found.grads_P.dtype))
+        self.optimizer.apply(layout.split(scale * found.grads_P), variables)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(tf.reduce_mean(found.losses), sample_weight=count)
+        return self.compute_metrics(x, y, outputs, sample_weight=weights)
+
+    def privacy_report(self, batch_size, examples):
+        """Returns epsilon after the steps taken so far, with what it depends on."""
+        steps = int(self.optimizer.iterations)
+        return self.mechanism.report(steps, batch_size, examples)
+
+    def get_config(self):
+        network = keras.saving.serialize_keras_object(self.network)
+        return {
+            **super().get_config(),
+            "network": network,
+            "mechanism": self.mechanism.describe(),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        network = keras.saving.deserialize_keras_object(
+            config.pop("network"), custom_objects
+        )
+        return cls(network, Mechanism(**config.pop("mechanism")), **config)
