@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tests import helpers
 from tests.test_meta_gradient import directional_error, truncation
+from tf_amalgam import meta_step
 from tf_amalgam.meta_step import Objective
 from tf_amalgam.privacy import Mechanism
 from tf_amalgam.private_gradients import private_gradient
@@ -193,15 +194,11 @@ def test_two_halves_equal_one_whole():
     for start in (3, 6):
         batches = helpers.constants(task.minibatches(1, start, 3))
         halves = tf.function(
-            lambda c, b: meta_step_truncation(task, who, objective, weights, c, b)
+            lambda c, b: meta_step.truncation(
+                task, who, objective, weights, c, b, False
+            )[1]
         )(halves, batches)
     np.testing.assert_array_equal(helpers.flat(halves), helpers.flat(whole))
-
-
-def meta_step_truncation(task, who, objective, weights, carry, batches):
-    from tf_amalgam import meta_step
-
-    return meta_step.truncation(task, who, objective, weights, carry, batches, False)[1]
 
 
 def test_examples_without_a_gradient_have_a_second_derivative():

@@ -23,9 +23,10 @@ def mlp(
     activation="sigmoid",
     batch_size=128,
     name=None,
+    validation_examples=None,
 ):
     """Returns the paper's MLP optimizee: 784-20 sigmoid-10, 15,910 parameters."""
-    found = load_dataset(dataset, data_dir)
+    found = load_dataset(dataset, data_dir, validation_examples)
     model_fn = functools.partial(
         mlp_model, found.example_shape, classes(found), tuple(hidden), activation
     )
@@ -38,6 +39,7 @@ def conv(
     filters=((16, 3), (32, 5)),
     batch_size=128,
     name=None,
+    validation_examples=None,
 ):
     """Returns a convolutional optimizee; by default the paper's Train net.
 
@@ -51,12 +53,13 @@ def conv(
             none. ((32, 3), (64, 5)) is Wider.
         batch_size: examples in a minibatch.
         name: for records and curves.
+        validation_examples: see `data.load_dataset`.
 
     Raises:
         ValueError: for an entry of another form, or where nothing is left of the
             images.
     """
-    found = load_dataset(dataset, data_dir)
+    found = load_dataset(dataset, data_dir, validation_examples)
     model_fn = functools.partial(
         conv_model,
         found.example_shape,

@@ -76,11 +76,11 @@ class PrivateModel(keras.Model):
                 f"A private model needs exactly one loss; received {self.loss!r}."
             )
         loss_of_examples = per_example(keras.losses.get(self.loss))
-        strategy_replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         context = tf.distribute.get_replica_context()
         count = tf.shape(y)[0]
         total, replica = count, 0
-        if strategy_replicas > 1:
+        if replicas > 1:
             total = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
             replica = context.replica_id_in_sync_group
         network = self.network
@@ -120,7 +120,7 @@ class PrivateModel(keras.Model):
             self.mechanism,
             tf.stack([self.seed, ops.cast(self.optimizer.iterations, "int32")]),
             batch_size=total,
-            replicas=strategy_replicas,
+            replicas=replicas,
         )
         outputs, steps_B = found.aux
         after = private_gradients.moved_on(model_state, seeds, steps_B)

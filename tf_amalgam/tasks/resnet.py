@@ -16,6 +16,7 @@ def resnet(
     widths=(16, 32, 64),
     batch_size=128,
     name=None,
+    validation_examples=None,
 ):
     """Returns a residual optimizee; by default the paper's ResNet.
 
@@ -30,13 +31,14 @@ def resnet(
         widths: channels of the three stages; the first convolution has the first.
         batch_size: examples in a minibatch.
         name: for records and curves.
+        validation_examples: see `data.load_dataset`.
 
     Raises:
         ValueError: for a depth or widths that make no such network, or images
             smaller than 4x4.
     """
     _check(depth, widths)
-    found = load_dataset(dataset, data_dir)
+    found = load_dataset(dataset, data_dir, validation_examples)
     model_fn = functools.partial(
         resnet_model,
         found.example_shape,
