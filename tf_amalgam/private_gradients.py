@@ -59,7 +59,9 @@ def private_gradient(
         return loss, query.preprocess_record(clip, grads_P), aux
 
     losses, clipped_BP, aux = tf.vectorized_map(
-        functools.partial(clipped, params_P), examples
+        functools.partial(clipped, params_P),
+        examples,
+        warn=False,  # that a convolution's kernel gradient loops over examples
     )
     # The query accumulates records one by one; all at once is the same sum.
     sum_P, _, _ = query.get_noised_result(
