@@ -61,6 +61,7 @@ class Program:
 
         from benchmarks import plain
         from tf_amalgam import meta_step
+        from tf_amalgam.objective import Objective
         from tf_amalgam.rules import RNNProp, make_pool
 
         task = train_net(plain.train_model if which == "plain" else None)
@@ -71,7 +72,7 @@ class Program:
         carry = meta_step.initial_carry(task, players, 0, 1.0)
         batches = task.minibatches(0, 0, steps)
         self.arguments = tf.nest.map_structure(tf.constant, (weights, carry, batches))
-        objective = meta_step.Objective(second_order=not first_order)
+        objective = Objective(second_order=not first_order)
         function = {"ours": meta_step.truncation, "plain": plain.truncation}[which]
         self.program = tf.function(
             lambda w, c, b: function(task, players, objective, w, c, b),

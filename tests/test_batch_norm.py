@@ -8,8 +8,8 @@ import tensorflow as tf
 import tf_amalgam
 from tests import helpers
 from tf_amalgam import evaluation, meta_step, rules
-from tf_amalgam.meta_step import Objective
 from tf_amalgam.numerics import derive_seed
+from tf_amalgam.objective import Objective
 from tf_amalgam.tasks.moments import exact_moments
 from tf_amalgam.tasks.task import Task
 

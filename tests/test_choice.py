@@ -10,7 +10,8 @@ from tests import helpers
 from tests.test_meta_gradient import directional_error
 from tf_amalgam import meta_step, rules, saved, tasks, workdir
 from tf_amalgam.layout import Layout
-from tf_amalgam.meta_step import Objective, Players
+from tf_amalgam.meta_step import Players
+from tf_amalgam.objective import Objective
 from tf_amalgam.rules import SGD, Adam, Choice, Momentum, make_rule
 
 LAYOUT = Layout(("conv", "kernel", "bias"), ((2, 1, 1, 2), (3, 2), (3,)))

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tf_amalgam
 from tests import helpers
 from tf_amalgam import evaluation, meta_step, tasks
-from tf_amalgam.meta_step import Objective
+from tf_amalgam.objective import Objective
 
 
 def test_quadratic_gradient_is_known(float64):

@@ -9,7 +9,7 @@ from benchmarks import plain
 from tests import helpers
 from tf_amalgam import meta_step
 from tf_amalgam.data import Dataset, Split
-from tf_amalgam.meta_step import Objective
+from tf_amalgam.objective import Objective
 from tf_amalgam.tasks.task import Task
 
 STEPS = 7

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tests import helpers
-from tf_amalgam import meta_step, rules
-from tf_amalgam.meta_step import Objective
+from tf_amalgam import alone, meta_step, rules
+from tf_amalgam.objective import Objective
 
 
 def test_warm_up_by_hand(float64):
@@ -156,7 +156,7 @@ def test_held_out_score_by_hand(float64):
     carry = helpers.started(task, who)
     batches = helpers.constants(task.minibatches(0, 3, 45))
     held_out = tuple(map(tf.constant, task.dataset.validation))
-    score, final = meta_step.held_out_score(
+    score, final = alone.held_out_score(
         task, who.student, weights, carry, batches, held_out
     )
     step = meta_step.student_step(task, who.student, weights, carry.scale_P)

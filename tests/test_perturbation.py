@@ -8,7 +8,7 @@ import tf_amalgam
 from tests import helpers
 from tests.test_meta_gradient import directional_error
 from tf_amalgam import meta_step, perturbation, rules
-from tf_amalgam.meta_step import Objective
+from tf_amalgam.objective import Objective
 from tf_amalgam.perturbation import ADVERSARIAL, GAUSSIAN, KINDS, Perturbation
 
 SEED = tf.constant([3, 7])

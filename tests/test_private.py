@@ -8,7 +8,7 @@ import tensorflow as tf
 from tests import helpers
 from tests.test_meta_gradient import directional_error, truncation
 from tf_amalgam import meta_step
-from tf_amalgam.meta_step import Objective
+from tf_amalgam.objective import Objective
 from tf_amalgam.privacy import Mechanism
 from tf_amalgam.private_gradients import private_gradient
 from tf_amalgam.tasks import conv, private, quadratic

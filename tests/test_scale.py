@@ -8,7 +8,7 @@ import tf_amalgam
 from tests import helpers, test_meta_gradient
 from tf_amalgam import tasks
 from tf_amalgam.layout import Layout
-from tf_amalgam.meta_step import Objective
+from tf_amalgam.objective import Objective
 from tf_amalgam.rules import Scale
 from tf_amalgam.rules.gru import gru_step, init_gru
 

@@ -1,6 +1,5 @@
 """One truncation: teachers, then the student, the losses and the meta-gradient."""
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -9,8 +8,6 @@ import tensorflow as tf
 
 from tf_amalgam import amalgamation, perturbation, unroll
 from tf_amalgam.numerics import LOG_EPSILON, derive_seed
-from tf_amalgam.perturbation import Perturbation
-from tf_amalgam.rules.registry import unknown
 from tf_amalgam.rules.rule import Rule
 from tf_amalgam.unroll import Side
 
@@ -18,66 +15,8 @@ from tf_amalgam.unroll import Side
 # truncation is cut into √T segments whose inside is computed again.
 KEPT_STATE_BYTES = 640 * 2**20
 
-META_LOSS_STARTS = ("unroll", "truncation")
-
 # Streams of random numbers beside those of the weights' tensors (0, 1, …).
 INPUT_STREAM, RULE_STREAM = 1000, 1001
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """What a truncation minimizes: meta loss + α·imitation (Huang et al. 2022, 3.2).
-
-    Attributes:
-        scheme: `"mean"` or `"min_max"` over the teachers.
-        alpha: weight of the imitation loss.
-        distance: `"paper"` or `"released"` (see `amalgamation.log_distance`).
-        meta_loss_start: what θ₀ in log M(xᵢ, θᵢ) − log M(xᵢ, θ₀) is: the start of
-            the whole `"unroll"` (paper) or of this `"truncation"` (released). It
-            moves the value, never the gradient.
-        huber_delta: makes the released distance a Huber loss.
-        second_order: whether the meta-gradient goes through the optimizee's own
-            gradient; False is the faster first-order approximation.
-        segment: steps between two kept rule states; `None` keeps all of them
-            where that is below 640 MiB and √T otherwise. The meta-gradient is
-            the same to rounding.
-        perturbation: of the student's weights, or None.
-        input_noise: σ of noise on the gradient that the student sees,
-            g + N(0, σ²) (Eq. 11).
-    """
-
-    scheme: str = "min_max"
-    alpha: float = 0.1
-    distance: str = "paper"
-    meta_loss_start: str = "unroll"
-    huber_delta: float | None = None
-    second_order: bool = True
-    segment: int | None = None
-    perturbation: Perturbation | None = None
-    input_noise: float = 0.0
-
-    def __post_init__(self):
-        amalgamation.check_scheme(self.scheme)
-        amalgamation.check_distance(self.distance)
-        if self.meta_loss_start not in META_LOSS_STARTS:
-            raise ValueError(
-                unknown("meta_loss_start", self.meta_loss_start, META_LOSS_STARTS)
-            )
-        if not self.alpha >= 0:
-            raise ValueError(f"alpha must be at least 0, received {self.alpha!r}.")
-        if not self.input_noise >= 0:
-            raise ValueError(
-                f"input_noise must be at least 0, received {self.input_noise!r}."
-            )
-        if self.segment is not None and self.segment < 1:
-            raise ValueError(f"segment must be at least 1, received {self.segment!r}.")
-        if self.huber_delta is not None and (
-            self.huber_delta <= 0 or self.distance != "released"
-        ):
-            raise ValueError(
-                "huber_delta must be above 0 and goes with distance='released'; "
-                f"received {self.huber_delta!r} with {self.distance!r}."
-            )
 
 
 class Carry(NamedTuple):
@@ -367,77 +306,3 @@ def _metrics(objective, forward):
         student_losses_T=losses_T,
         teacher_losses_KT=teacher_losses_KT,
     )
-
-
-# Validation looks at up to this many held-out examples, this many times an unroll.
-VALIDATION_EXAMPLES = 1000
-VALIDATION_LOOKS = 20
-
-
-def held_out_score(task, rule, weights, carry, batches, held_out):
-    """Returns `(score, final)` of a student training one optimizee alone.
-
-    Along the unroll the loss of held-out examples is taken about 20 times; the
-    score is the mean of its logarithm minus that at the start, `final` the last of
-    these differences. Both are natural logarithms; below 0 is better.
-    """
-    steps = batches[0].shape[0]
-    looks = min(VALIDATION_LOOKS, steps)
-    step_fn = student_step(task, rule, weights, carry.scale_P)
-    dtype = carry.start_params_P.dtype
-    held_out = task.prepare(held_out)
-
-    def log_loss(side):
-        loss = task.held_out_loss(side.params_P, side.model_state, held_out)
-        return tf.math.log(loss + LOG_EPSILON)
-
-    def inner(i, side):
-        _, grads_P, model_state = task.value_and_grad(
-            side.params_P, side.model_state, unroll.take(task, batches, i)
-        )
-        step = unroll.step_count(carry.step, i, dtype)
-        params_P, state = step_fn(grads_P, side.params_P, side.rule_state, step)
-        return Side(params_P, state, model_state)
-
-    def look(n, seen):
-        side, total, _ = seen
-        first, last = n * steps // looks, (n + 1) * steps // looks
-        side = unroll.count_up(last - first, lambda j, s: inner(first + j, s), side)
-        now = log_loss(side)
-        return side, total + now, now
-
-    start = log_loss(carry.student)
-    zero = tf.zeros((), dtype)
-    _, total, final = unroll.count_up(looks, look, (carry.student, zero, zero))
-    return total / looks - start, final - start
-
-
-def mixing_trace(task, rule, weights, carry, batches):
-    """Returns a Choice rule's mixing weights `[T, N, K]` while it trains alone.
-
-    Means over the coordinates of each of the N tensors of the optimizee.
-    """
-    steps, dtype = batches[0].shape[0], carry.start_params_P.dtype
-    scale_P, layout = carry.scale_P, task.layout
-    shape = (len(layout.sizes), len(rule.pool))
-
-    def body(i, state):
-        side, kept = state
-        _, grads_P, model_state = task.value_and_grad(
-            side.params_P, side.model_state, unroll.take(task, batches, i)
-        )
-        mixture = rule.mix(
-            weights,
-            scale_P * grads_P,
-            side.params_P / scale_P,
-            side.rule_state,
-            layout,
-            unroll.step_count(carry.step, i, dtype),
-        )
-        means = [tf.reduce_mean(w, 0) for w in layout.segments(mixture.weights_PK)]
-        params_P = side.params_P + scale_P * mixture.delta_P
-        side = Side(params_P, mixture.state, model_state)
-        return side, kept.write(i, tf.stack(means))
-
-    kept = tf.TensorArray(dtype, steps, element_shape=shape)
-    return unroll.count_up(steps, body, (carry.student, kept))[1].stack()

@@ -1,49 +1,19 @@
 """The meta-training loop: compiled steps under MirroredStrategy, one optimizee each."""
 
 import logging
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_amalgam import curriculum, meta_step
-from tf_amalgam.curriculum import Progress
+from tf_amalgam import alone, curriculum, meta_step
 from tf_amalgam.meta_step import Carry, Players
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.rules.choice import Choice
 from tf_amalgam.settings import Settings
+from tf_amalgam.state import Learned, State, fresh, restored
 from tf_amalgam.tasks.task import Task
-
-
-class Learned(NamedTuple):
-    """What meta-training moves."""
-
-    weights: dict  # φ by name, NumPy
-    meta_optimizer: tuple  # variables of Adam, NumPy
-
-
-class State(NamedTuple):
-    """A run between two meta-updates. Nothing in it is ever changed in place."""
-
-    now: Learned
-    good: Learned  # after the last period that was not to be repeated
-    best: Learned  # of this stage, or what the stage was handed
-    best_score: float
-    best_updates: int
-    progress: Progress
-    carries: tuple  # one Carry per optimizee in mid-unroll; () between unrolls
-    meta_epoch: int  # of the whole run, repeats included: names the seeds
-    period_epoch: int  # meta-epochs done in this period
-    truncation: int  # truncations done in this meta-epoch
-    updates: int  # truncations done in all, skipped ones included
-    skipped: int  # meta-updates left out for a non-finite meta-gradient
-    skipped_in_a_row: int
-    history: tuple  # a dict per update
-    validations: tuple  # a dict per validation
-
-
-LEARNED = ("now", "good", "best")
 
 
 class Diverged(RuntimeError):
@@ -73,24 +43,7 @@ class Trainer:
         self._optimizer = keras.optimizers.Adam(self.settings.meta_learning_rate)
         self._optimizer.build(self._variables)
         slots = tuple(v.numpy() for v in self._optimizer.variables)
-        start = Learned(weights, slots)
-        return State(
-            now=start,
-            good=start,
-            best=start,
-            best_score=float("inf"),
-            best_updates=0,
-            progress=Progress(),
-            carries=(),
-            meta_epoch=0,
-            period_epoch=0,
-            truncation=0,
-            updates=0,
-            skipped=0,
-            skipped_in_a_row=0,
-            history=(),
-            validations=(),
-        )
+        return fresh(weights, slots)
 
     def done(self, state: State) -> bool:
         """Whether the curriculum has come to its end."""
@@ -217,54 +170,10 @@ class Trainer:
         )
         return found.numpy()
 
-    # Arrays of a state, for checkpoints.
-
-    def arrays(self, state: State) -> dict:
-        """Returns the arrays of a state by name."""
-        arrays: dict[str, Any] = {}
-        for kind in LEARNED:
-            learned = getattr(state, kind)
-            arrays |= {f"{kind}/weights/{k}": v for k, v in learned.weights.items()}
-            for i, value in enumerate(learned.meta_optimizer):
-                arrays[f"{kind}/meta_optimizer/{i}"] = value
-        for j, carry in enumerate(state.carries):
-            for i, value in enumerate(tf.nest.flatten(carry)):
-                arrays[f"carry/{j}/{i}"] = np.asarray(value)
-        return arrays
-
     def from_arrays(self, arrays: dict, facts: dict) -> State:
-        """Returns the state that `arrays` and its facts came from."""
-        state = self.fresh_state({k: arrays[f"now/weights/{k}"] for k in self._names})
-        count = len(state.now.meta_optimizer)
-        learned = {
-            kind: Learned(
-                {k: arrays[f"{kind}/weights/{k}"] for k in self._names},
-                tuple(arrays[f"{kind}/meta_optimizer/{i}"] for i in range(count)),
-            )
-            for kind in LEARNED
-        }
-        carries = []
-        if any(name.startswith("carry/") for name in arrays):
-            template = self._begin(0, 0, 0)
-            count = len(tf.nest.flatten(template))
-            for j in range(self.settings.meta_batch):
-                values = [tf.constant(arrays[f"carry/{j}/{i}"]) for i in range(count)]
-                carries.append(tf.nest.pack_sequence_as(template, values))
-        parts: dict[str, Any] = {
-            **facts,
-            **learned,
-            "carries": tuple(carries),
-            "progress": Progress(*facts["progress"]),
-            "history": tuple(facts["history"]),
-            "validations": tuple(facts["validations"]),
-        }
-        return state._replace(**parts)
-
-    @staticmethod
-    def facts(state: State) -> dict:
-        """Returns what of a state is no array, ready for JSON."""
-        arrays = (*LEARNED, "carries")
-        return {k: v for k, v in state._asdict().items() if k not in arrays}
+        """Returns the state that `state.to_arrays` and `to_facts` described."""
+        start = self.fresh_state({k: arrays[f"now/weights/{k}"] for k in self._names})
+        return restored(start, arrays, facts, self._begin(0, 0, 0))
 
     # The optimizees of a meta-epoch.
 
@@ -308,7 +217,7 @@ class Trainer:
         return tuple(map(tf.constant, batches))
 
     def _held_out(self):
-        few = meta_step.VALIDATION_EXAMPLES
+        few = alone.VALIDATION_EXAMPLES
         return tuple(tf.constant(part[:few]) for part in self.task.dataset.validation)
 
     # Meta-updates.
@@ -390,7 +299,7 @@ class Trainer:
 
     def _make_validation(self):
         def program(weights, carry, batches, held_out):
-            return meta_step.held_out_score(
+            return alone.held_out_score(
                 self.task, self.players.student, weights, carry, batches, held_out
             )
 
@@ -398,7 +307,7 @@ class Trainer:
 
     def _make_mixing(self):
         def program(weights, carry, batches):
-            return meta_step.mixing_trace(
+            return alone.mixing_trace(
                 self.task, self.players.student, weights, carry, batches
             )
 

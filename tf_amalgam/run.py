@@ -94,7 +94,7 @@ def _standing(state):
 
 
 def _save(folder, trainer, state, about):
-    folder.save(trainer, state)
+    folder.save(state)
     folder.save_student(
         trainer.players.student,
         state.best.weights,

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from tf_amalgam.curriculum import Curriculum
-from tf_amalgam.meta_step import Objective
+from tf_amalgam.objective import Objective
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.registry import unknown
 

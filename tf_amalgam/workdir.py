@@ -6,6 +6,7 @@ import json
 import pathlib
 
 from tf_amalgam import checkpoints, files, saved
+from tf_amalgam.state import to_arrays, to_facts
 
 SETTINGS_FILE = "settings.json"
 HISTORY_FILE = "history.csv"
@@ -83,13 +84,13 @@ class Workdir:
         """Returns `(arrays, facts)` of the newest readable checkpoint, or None."""
         return checkpoints.load_newest(self.path / "checkpoints")
 
-    def save(self, trainer, state):
+    def save(self, state):
         """Writes a checkpoint and the curves' numbers."""
         checkpoints.save(
             self.path / "checkpoints",
             state.updates,
-            trainer.arrays(state),
-            trainer.facts(state),
+            to_arrays(state),
+            to_facts(state),
         )
         for name, rows in (
             (HISTORY_FILE, state.history),

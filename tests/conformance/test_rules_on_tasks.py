@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tests import helpers
 from tf_amalgam import meta_step, rules, tasks
-from tf_amalgam.meta_step import Objective, Players
+from tf_amalgam.meta_step import Players
+from tf_amalgam.objective import Objective
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.rule import AnalyticRule
 

@@ -1,0 +1,65 @@
+"""What a truncation minimizes, and under which noise."""
+
+import dataclasses
+
+from tf_amalgam import amalgamation
+from tf_amalgam.perturbation import Perturbation
+from tf_amalgam.rules.registry import unknown
+
+META_LOSS_STARTS = ("unroll", "truncation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a truncation minimizes: meta loss + α·imitation (Huang et al. 2022, 3.2).
+
+    Attributes:
+        scheme: `"mean"` or `"min_max"` over the teachers; `"choice"` has one.
+        alpha: weight of the imitation loss.
+        distance: `"paper"` or `"released"` (see `amalgamation.log_distance`).
+        meta_loss_start: what θ₀ in log M(xᵢ, θᵢ) − log M(xᵢ, θ₀) is: the start of
+            the whole `"unroll"` (paper) or of this `"truncation"` (released). It
+            moves the value, never the gradient.
+        huber_delta: makes the released distance a Huber loss.
+        second_order: whether the meta-gradient goes through the optimizee's own
+            gradient; False is the faster first-order approximation.
+        segment: steps between two kept rule states; `None` keeps all of them
+            where that is below 640 MiB and √T otherwise. The meta-gradient is
+            the same to rounding.
+        perturbation: of the student's weights, or None.
+        input_noise: σ of noise on the gradient that the student sees,
+            g + N(0, σ²) (Eq. 11).
+    """
+
+    scheme: str = "min_max"
+    alpha: float = 0.1
+    distance: str = "paper"
+    meta_loss_start: str = "unroll"
+    huber_delta: float | None = None
+    second_order: bool = True
+    segment: int | None = None
+    perturbation: Perturbation | None = None
+    input_noise: float = 0.0
+
+    def __post_init__(self):
+        amalgamation.check_scheme(self.scheme)
+        amalgamation.check_distance(self.distance)
+        if self.meta_loss_start not in META_LOSS_STARTS:
+            raise ValueError(
+                unknown("meta_loss_start", self.meta_loss_start, META_LOSS_STARTS)
+            )
+        if not self.alpha >= 0:
+            raise ValueError(f"alpha must be at least 0, received {self.alpha!r}.")
+        if not self.input_noise >= 0:
+            raise ValueError(
+                f"input_noise must be at least 0, received {self.input_noise!r}."
+            )
+        if self.segment is not None and self.segment < 1:
+            raise ValueError(f"segment must be at least 1, received {self.segment!r}.")
+        if self.huber_delta is not None and (
+            self.huber_delta <= 0 or self.distance != "released"
+        ):
+            raise ValueError(
+                "huber_delta must be above 0 and goes with distance='released'; "
+                f"received {self.huber_delta!r} with {self.distance!r}."
+            )
