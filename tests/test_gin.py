@@ -188,6 +188,26 @@ def test_students_take_two_meta_steps(name, tmp_path):
     assert amalgam.rule.name == ("rnnprop" if "rnnprop" in name else name[6:-4])
 
 
+MIXED_IN = [n for n in PARTS if n.startswith(("curricula", "perturb", "pools", "pres"))]
+
+
+@pytest.mark.parametrize("name", MIXED_IN)
+def test_parts_take_two_meta_steps(name, tmp_path):
+    """Each beside the quickstart's file, on a small quadratic."""
+    files = ["gin_configs/experiments/quickstart.gin", f"gin_configs/{name}"]
+    task = ["amalgamate.task = @tasks.quadratic()"]
+    amalgam = bindings.run("amalgamate", files, [*TINY, *SHORT, *task], tmp_path)
+    assert [row["update"] for row in amalgam.history] == [1, 2]
+    about = amalgam.about
+    if name.startswith("perturb") and "input" not in name:
+        assert about["perturbation"]["radius"] > 0
+    if name.startswith("presets"):
+        assert about["preset"] in name
+    if name.startswith("pools"):
+        members = {"small": 2, "sgd_adam": 2, "large": 6}
+        assert len(about["teachers"]) == members[name[6:-4]]
+
+
 def test_all_optimizees_are_known():
     files = {p.stem for p in (ROOT / "tasks").glob("*.gin")}
     assert files == set(OPTIMIZEES) | {"data", "all"}
