@@ -251,6 +251,13 @@ def test_a_shared_choice_rule_is_taken_as_it_is(finished, tmp_path):
     )
 
 
+def test_a_choice_rule_may_have_a_scaling_of_its_own(finished):
+    clean = tf_amalgam.amalgamate(helpers.tiny_task(), choice_scaling=0.0, **SMALL)
+    assert clean.choice.settings.scaling == 0.0
+    assert (clean.settings.scaling, finished[0].choice.settings.scaling) == (1.0, 1.0)
+    assert clean.choice.history != finished[0].choice.history
+
+
 def test_each_replicate_has_its_own(finished):
     runs = [
         tf_amalgam.amalgamate(helpers.tiny_task(), replicate=i, **SMALL) for i in (0, 1)
