@@ -140,7 +140,8 @@ def student_step(task, rule, weights, scale_P, noise=None):
                 seen_P += objective.input_noise * perturbation.normal(
                     seen_P.shape, seed, INPUT_STREAM, seen_P.dtype
                 )
-            if (shape := rule.noise_shape(task.layout)) is not None:
+            shape = rule.noise_shape(task.layout)
+            if shape is not None:
                 options["noise"] = perturbation.uniform(
                     shape, seed, RULE_STREAM, seen_P.dtype
                 )
