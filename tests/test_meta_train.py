@@ -10,9 +10,10 @@ import tensorflow as tf
 
 import tf_amalgam
 from tests import helpers
-from tf_amalgam import checkpoints, meta_train, run, saved, workdir
+from tf_amalgam import checkpoints, meta_step, meta_train, run, saved, workdir
 from tf_amalgam.curriculum import Curriculum, Stage
 from tf_amalgam.meta_train import Diverged, Trainer, adaptive_clip
+from tf_amalgam.numerics import derive_seed
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.settings import Settings
 
@@ -154,13 +155,18 @@ def test_devices_do_not_change_the_mathematics(uninterrupted, replicas):
         assert theirs[name] == pytest.approx(ours[name], rel=1e-4)
 
 
-def test_sum_and_mean_of_the_meta_batch_differ_by_its_size():
-    rows = [
-        amalgamated(reduction=r, stages=((6, 1),)).history[0] for r in ("mean", "sum")
-    ]
-    assert rows[1]["meta_gradient_norm"] == pytest.approx(
-        4 * rows[0]["meta_gradient_norm"], rel=1e-5
-    )
+def test_sum_and_mean_of_the_meta_batch_differ_by_its_size(monkeypatch):
+    applied, totals = Trainer._applied, []
+
+    def noted(self, state, gradients):
+        totals.append(helpers.flat(gradients))
+        return applied(self, state, gradients)
+
+    monkeypatch.setattr(Trainer, "_applied", noted)
+    for reduction in ("mean", "sum"):
+        amalgamated(reduction=reduction, stages=((6, 1),))
+    np.testing.assert_allclose(totals[1], 4 * totals[0], rtol=1e-4, atol=1e-7)
+    assert np.abs(totals[0]).max() > 1e-3
 
 
 def test_one_trace_per_program(monkeypatch):
@@ -219,19 +225,42 @@ def test_too_many_in_a_row_stop_the_run_and_keep_what_was_learned(
 
 
 def test_adaptive_clip_by_hand():
-    weight, gradient = np.full(4, 2.0), np.array([3.0, 0, 4.0, 0], "float32")
+    weight = np.full(4, 2.0, "float32")
+    gradient = np.array([3.0, 0, 4.0, 0], "float32")
     np.testing.assert_allclose(adaptive_clip(gradient, weight, 0.1), 0.08 * gradient)
     np.testing.assert_array_equal(adaptive_clip(gradient, weight, 2.0), gradient)
-    zero = adaptive_clip(gradient, np.zeros(4), 0.1)  # the floor of 1e-3
+    zero = adaptive_clip(gradient, np.zeros(4, "float32"), 0.1)  # the floor of 1e-3
     assert np.linalg.norm(zero) == pytest.approx(1e-4)
 
 
-def test_adaptive_clip_is_applied():
-    ends = [
-        helpers.flat(amalgamated(stages=((6, 2),), adaptive_clip=c).weights)
-        for c in (0.0, 1e-9)
-    ]
-    assert np.any(ends[0] != ends[1])
+def test_one_exploding_optimizee_does_not_drown_the_others(monkeypatch):
+    """Where all are clipped, the size of one meta-gradient does not matter."""
+    options = {"stages": ((6, 1),), "meta_batch": 2, "adaptive_clip": 1e-6}
+    calm, free = amalgamated(**options), amalgamated(**{**options, "adaptive_clip": 0})
+    truncation = meta_step.truncation
+    first = meta_step.initial_carry(
+        helpers.tiny_task(),
+        helpers.players(),
+        derive_seed(0, "optimizee", "training", 0, 0),
+    )
+
+    def exploding(task, players, objective, weights, carry, batches):
+        gradient, after, metrics = truncation(
+            task, players, objective, weights, carry, batches
+        )
+        factor = tf.where(carry.seed == first.seed, 1e8, 1.0)
+        return {k: factor * g for k, g in gradient.items()}, after, metrics
+
+    monkeypatch.setattr(meta_step, "truncation", exploding)
+    wild = amalgamated(**options)
+    ratio = (
+        wild.history[0]["meta_gradient_norm"] / calm.history[0]["meta_gradient_norm"]
+    )
+    assert ratio > 1e5
+    np.testing.assert_allclose(
+        helpers.flat(wild.weights), helpers.flat(calm.weights), atol=1e-6
+    )
+    assert np.abs(helpers.flat(free.weights) - helpers.flat(calm.weights)).max() > 1e-4
 
 
 def test_a_student_beats_its_initial_self():

@@ -160,8 +160,8 @@ def amalgamate(
             teaches a Choice rule to avoid them.
         warmup_learning_rate: of the warm-up's SGD.
         warmup_scaled: warm up in randomly scaled coordinates.
-        adaptive_clip: clips each tensor's meta-gradient to this share of its
-            weights' norm; 0 turns it off.
+        adaptive_clip: clips each tensor of each optimizee's meta-gradient to this
+            share of its weights' norm; 0 turns it off.
         reduction: `"mean"` or `"sum"` of the meta-batch's gradients.
         validation_optimizees: fresh optimizees of one validation.
         validation_steps: their steps; by default the next stage's unroll.

@@ -77,7 +77,7 @@ class Trainer:
         total = {k: sum(g[k].numpy() for g in gradients) for k in self._names}
         if settings.reduction == "mean":
             total = {k: v / settings.meta_batch for k, v in total.items()}
-        row = _row(metrics, total, self.players)
+        row = _row(metrics, self.players)
         finite = all(np.isfinite(v).all() for v in total.values())
         state = self._applied(state, total) if finite else self._skipped(state)
         alive = all(
@@ -224,12 +224,6 @@ class Trainer:
 
     def _applied(self, state, gradients):
         """Returns the state after Adam's step on φ."""
-        clip = self.settings.adaptive_clip
-        if clip:
-            gradients = {
-                k: adaptive_clip(g, state.now.weights[k], clip)
-                for k, g in gradients.items()
-            }
         for variable, name in zip(self._variables, self._names, strict=True):
             variable.assign(state.now.weights[name])
         for variable, value in zip(
@@ -267,10 +261,19 @@ class Trainer:
         return self._programs[kind, *key]
 
     def _make_truncation(self, objective):
+        clip = self.settings.adaptive_clip
+
         def on_replica(weights, carry, batches):
-            return meta_step.truncation(
+            gradient, carry, metrics = meta_step.truncation(
                 self.task, self.players, objective, weights, carry, batches
             )
+            norm = tf.linalg.global_norm(list(gradient.values()))
+            if clip:
+                # Each optimizee's own: or one that explodes would drown the others.
+                gradient = {
+                    k: adaptive_clip(g, weights[k], clip) for k, g in gradient.items()
+                }
+            return gradient, carry, (metrics, norm)
 
         def program(weights, carry, batches):
             gradient, carry, metrics = self.strategy.run(
@@ -338,26 +341,27 @@ class Trainer:
 def adaptive_clip(gradient, weight, clip, floor=1e-3):
     """Returns the gradient cut to ‖g‖ ≤ clip·max(‖w‖, floor) (Brock et al. 2021).
 
-    The released code applies it to each tensor's meta-gradient with clip = .1.
+    The released code applies it to each tensor of each optimizee's meta-gradient,
+    before these are summed, with clip = .1.
     """
-    limit = clip * max(float(np.linalg.norm(weight)), floor)
-    norm = float(np.linalg.norm(gradient.astype("float64")))
-    return gradient if norm <= limit else (gradient * (limit / norm)).astype("float32")
+    limit = clip * tf.maximum(tf.norm(weight), floor)
+    norm = tf.norm(gradient)
+    return tf.where(norm > limit, gradient * (limit / norm), gradient)
 
 
-def _row(metrics, gradients, players):
+def _row(metrics, players):
     """Returns the figures of one meta-update, averaged over its optimizees."""
 
     def mean(field):
-        values = np.stack([np.asarray(getattr(m, field)) for m in metrics])
+        values = np.stack([np.asarray(getattr(m, field)) for m, _ in metrics])
         return values.mean(axis=0)
 
-    squares = sum(float(np.sum(g.astype("float64") ** 2)) for g in gradients.values())
     row = {
         "loss": float(mean("loss")),
         "meta_loss": float(mean("meta_loss")),
         "imitation": float(mean("imitation")),
-        "meta_gradient_norm": squares**0.5,
+        # Before any clipping.
+        "meta_gradient_norm": float(np.mean([float(norm) for _, norm in metrics])),
         "first_loss": float(mean("student_losses_T")[0]),
         "last_loss": float(mean("student_losses_T")[-1]),
     }
