@@ -1,15 +1,18 @@
 """Small real optimizees and comparisons that several test files share."""
 
+import contextlib
 import functools
 import os
 import pathlib
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tf_amalgam import meta_step
 from tf_amalgam.data import Dataset, Split
+from tf_amalgam.meta_train import Trainer
 from tf_amalgam.rules import make_pool, make_rule
 from tf_amalgam.tasks import networks
 from tf_amalgam.tasks.resnet import resnet_model
@@ -39,6 +42,36 @@ SHORT_LESSON = {
     "replicas": 1,
     "progress": False,
 }
+
+
+# Enough for a student to learn the tiny task.
+LESSON = {
+    "stages": ((20, 3),),
+    "truncation_steps": 20,
+    "meta_learning_rate": 0.01,
+    "scaling": 1.0,
+    "warmup_steps": 5,
+    "period": 5,
+    "meta_batch": 2,
+    "progress": False,
+}
+
+
+@contextlib.contextmanager
+def interrupted_after(updates):
+    """Presses Ctrl-C before the next meta-update once so many were made inside."""
+    step, done = Trainer.step, []
+
+    def counted(self, state):
+        if len(done) == updates:
+            raise KeyboardInterrupt
+        done.append(1)
+        return step(self, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", counted)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def blobs(examples=96, features=5, classes=3):

@@ -212,24 +212,11 @@ def test_mixing_weights_are_written_and_drawn(finished):
     assert not (folder / "mixing.csv").exists()
 
 
-def test_interrupted_in_either_half_it_continues(finished, tmp_path, monkeypatch):
-    from tf_amalgam.meta_train import Trainer
-
+def test_interrupted_in_either_half_it_continues(finished, tmp_path):
     whole, _ = finished
-    step = Trainer.step
-    for stop_after in (2, 2):  # updates: 3 of the Choice rule, 3 of the student
-        calls = []
-
-        def interrupted(self, state, calls=calls, stop_after=stop_after):
-            if len(calls) == stop_after:
-                raise KeyboardInterrupt
-            calls.append(1)
-            return step(self, state)
-
-        monkeypatch.setattr(Trainer, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+    for _ in range(2):  # 3 updates of the Choice rule, then 3 of the student
+        with helpers.interrupted_after(2):
             tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **SMALL)
-    monkeypatch.setattr(Trainer, "step", step)
     again = tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **SMALL)
     np.testing.assert_array_equal(
         helpers.flat(again.weights), helpers.flat(whole.weights)

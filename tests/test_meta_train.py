@@ -85,21 +85,11 @@ def test_it_is_a_keras_optimizer(uninterrupted, tmp_path):
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 6])
-def test_resumed_equals_uninterrupted(uninterrupted, tmp_path, monkeypatch, stop_after):
+def test_resumed_equals_uninterrupted(uninterrupted, tmp_path, stop_after):
     """Interrupted between unrolls (1, 2) and in the middle of one (3, 6)."""
     whole, _ = uninterrupted
-    step, done = Trainer.step, []
-
-    def interrupted(self, state):
-        if len(done) == stop_after:
-            raise KeyboardInterrupt
-        done.append(1)
-        return step(self, state)
-
-    monkeypatch.setattr(Trainer, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with helpers.interrupted_after(stop_after):
         amalgamated(workdir=tmp_path)
-    monkeypatch.setattr(Trainer, "step", step)
     found = checkpoints.load_newest(tmp_path / "checkpoints")
     assert found[1]["updates"] == stop_after
     same(amalgamated(workdir=tmp_path), whole)
@@ -264,17 +254,7 @@ def test_one_exploding_optimizee_does_not_drown_the_others(monkeypatch):
 
 
 def test_a_student_beats_its_initial_self():
-    amalgam = tf_amalgam.amalgamate(
-        helpers.tiny_task(),
-        stages=((20, 3),),
-        truncation_steps=20,
-        meta_learning_rate=0.01,
-        scaling=1.0,
-        warmup_steps=5,
-        period=5,
-        meta_batch=2,
-        progress=False,
-    )
+    amalgam = tf_amalgam.amalgamate(helpers.tiny_task(), **helpers.LESSON)
     scores = [row["score"] for row in amalgam.validations]
     assert min(scores) < scores[0] - 0.3
     assert amalgam.history[-1]["meta_loss"] < amalgam.history[0]["meta_loss"] - 0.2

@@ -203,18 +203,9 @@ MIXTURE = rules.Choice(pool=(rules.SGD(learning_rate=1e-3), rules.SGD(1.0)), uni
 
 @pytest.mark.parametrize(("student", "gain"), [("rnnprop", 0.3), (MIXTURE, 0.015)])
 def test_a_perturbed_student_still_learns(student, gain):
+    noise = Perturbation("gaussian_relative", 1e-3)
     amalgam = tf_amalgam.amalgamate(
-        TASK(),
-        student=student,
-        stages=((20, 3),),
-        truncation_steps=20,
-        meta_learning_rate=0.01,
-        scaling=1.0,
-        warmup_steps=5,
-        period=5,
-        meta_batch=2,
-        perturbation=Perturbation("gaussian_relative", 1e-3),
-        progress=False,
+        TASK(), student=student, perturbation=noise, **helpers.LESSON
     )
     scores = [row["score"] for row in amalgam.validations]
     assert min(scores) < scores[0] - gain

@@ -69,21 +69,11 @@ def test_what_the_curriculum_says_is_done(scripted, whole):
 
 
 @pytest.mark.parametrize("stop_after", [2, 3, 4])
-def test_resumed_at_every_turn(scripted, whole, tmp_path, monkeypatch, stop_after):
+def test_resumed_at_every_turn(scripted, whole, tmp_path, stop_after):
     """Right before a repeat, before a new stage, and in the middle of an unroll."""
     assert len(whole.history) == 1 + 1 + 1 + 2 + 2  # one period is done twice
-    step, done = Trainer.step, []
-
-    def interrupted(self, state):
-        if len(done) == stop_after:
-            raise KeyboardInterrupt
-        done.append(1)
-        return step(self, state)
-
-    monkeypatch.setattr(Trainer, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with helpers.interrupted_after(stop_after):
         tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **OPTIONS)
-    monkeypatch.setattr(Trainer, "step", step)
     resumed = tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **OPTIONS)
     same(resumed, whole)
 
