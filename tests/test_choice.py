@@ -175,6 +175,8 @@ def test_one_call_trains_the_choice_rule_and_the_student(finished):
     fresh = helpers.flat(saved.read(folder / "choice" / "untrained.npz")[1])
     assert np.any(helpers.flat(weights) != fresh)
     assert header["about"]["alpha"] == 0.0
+    # The time of both halves (the paper's Table 4 counts so).
+    assert amalgam.about["seconds"] > amalgam.choice.about["seconds"] > 0.0
     # The student's distance is to that teacher, which moves as that rule does.
     assert "distance/choice" in amalgam.history[0]
     assert [t["rule"] for t in amalgam.about["teachers"]] == ["choice"]

@@ -6,6 +6,7 @@ import pytest
 import tf_amalgam
 from tests import helpers
 from tests.test_meta_train import SMALL, same
+from tf_amalgam import saved
 from tf_amalgam.meta_train import Trainer
 
 # Scores of successive validations: of the start, then of each period.
@@ -64,6 +65,8 @@ def test_what_the_curriculum_says_is_done(scripted, whole):
     # The next stage starts from the best of this one (−1.0), not from the last (−0.9).
     assert not equal(again[0].now, good.now)
     assert equal(again[1].now, good.now)
+    handed = scripted[4][1]
+    assert handed.best_updates == good.updates < handed.updates
     assert equal(whole.weights, scripted[6][0].now.weights)
     assert whole.about["best_validation"] == -3.0
 
@@ -74,8 +77,10 @@ def test_resumed_at_every_turn(scripted, whole, tmp_path, stop_after):
     assert len(whole.history) == 1 + 1 + 1 + 2 + 2  # one period is done twice
     with helpers.interrupted_after(stop_after):
         tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **OPTIONS)
+    before = saved.read(tmp_path)[2]["about"]["seconds"]
     resumed = tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **OPTIONS)
     same(resumed, whole)
+    assert 0.0 < before < resumed.about["seconds"]
 
 
 def test_chances_lengthen_a_run(scripted):

@@ -258,17 +258,17 @@ def amalgamate(
         ),
         seed=derive_seed(root, "choice"),
     )
-    mixer, mixed = None, None
+    mixer, mixed, spent = None, None, 0.0
     if teacher_weights is None:
         about["choice"] = choice_settings.describe()
         mixer = Trainer(task, Players(teacher, (), ()), choice_settings, strategy)
     folder = Workdir(workdir, about) if workdir is not None else None
     if mixer:
         mixed = _train_choice(mixer, about, folder, options)
-        teacher_weights = mixed.weights
+        teacher_weights, spent = mixed.weights, mixed.about["seconds"]
     players = Players(student, (teacher,), (teacher_weights,))
     trainer = Trainer(task, players, settings, strategy)
-    state = run.learn(trainer, weights, folder, about, *options)
+    state = run.learn(trainer, weights, folder, about, *options, spent=spent)
     return _amalgam(trainer, about, state)._replace(choice=mixed)
 
 

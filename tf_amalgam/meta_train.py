@@ -146,8 +146,10 @@ class Trainer:
         if verdict.good:
             state = state._replace(good=state.now)
         if verdict.best:
+            # What a stage is handed was found before it.
+            found = state.updates if state.progress.started else state.best_updates
             state = state._replace(
-                best=state.now, best_score=score, best_updates=state.updates
+                best=state.now, best_score=score, best_updates=found
             )
         if verdict.then == "repeat":
             state = state._replace(now=state.good)

@@ -14,7 +14,14 @@ from tf_amalgam.workdir import CURVES_FILE, MIXING_FILE, MIXING_PLOT, UNTRAINED_
 
 
 def learn(
-    trainer, weights, folder, about, checkpoint_seconds, progress, label="amalgamating"
+    trainer,
+    weights,
+    folder,
+    about,
+    checkpoint_seconds,
+    progress,
+    label="amalgamating",
+    spent=0.0,
 ):
     """Returns the last state of a run, started anew or from its checkpoint.
 
@@ -26,12 +33,13 @@ def learn(
         checkpoint_seconds: at least this long between two checkpoints.
         progress: whether to show a progress bar.
         label: its name.
+        spent: seconds of what went before and belongs to the run.
     """
     settings = trainer.settings
     if folder:
         rule = trainer.players.student
         folder.save_student(rule, weights, settings, about, UNTRAINED_FILE)
-    state = trainer.fresh_state(weights)
+    state = trainer.fresh_state(weights)._replace(seconds=spent)
     if folder is not None and (found := folder.restore()) is not None:
         state = trainer.from_arrays(*found)
     board = _Board(folder)
@@ -44,15 +52,18 @@ def learn(
         dynamic_ncols=True,
     )
     saved_at = time.monotonic()
+    began = saved_at - state.seconds
     try:
         while True:
             while trainer.validation_due(state):
                 state = trainer.validate(state)
+                state = state._replace(seconds=time.monotonic() - began)
                 board.validation(state)
                 bar.set_postfix_str(_standing(state))
             if trainer.done(state):
                 break
             state = trainer.step(state)
+            state = state._replace(seconds=time.monotonic() - began)
             board.update(state)
             bar.total = max(bar.total, state.updates)
             bar.update(state.updates - bar.n)
@@ -84,6 +95,7 @@ def outcome(about, state) -> dict:
         "meta_updates_skipped": state.skipped,
         "best_after_meta_updates": state.best_updates,
         "best_validation": state.best_score,
+        "seconds": state.seconds,
         "versions": records.versions(),
     }
 

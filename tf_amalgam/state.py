@@ -31,6 +31,7 @@ class State(NamedTuple):
     updates: int  # truncations done in all, skipped ones included
     skipped: int  # meta-updates left out for a non-finite meta-gradient
     skipped_in_a_row: int
+    seconds: float  # spent, in all calls; the only figure that no seed fixes
     history: tuple  # a dict per update
     validations: tuple  # a dict per validation
 
@@ -55,6 +56,7 @@ def fresh(weights, slots) -> State:
         updates=0,
         skipped=0,
         skipped_in_a_row=0,
+        seconds=0.0,
         history=(),
         validations=(),
     )
