@@ -51,6 +51,8 @@ setup(
         "statsmodels>=0.14.2,<0.16",
         "scikit-learn>=1.4,<2",
         "matplotlib>=3.8,<4",
+        "pandas>=2,<4",
+        "scipy>=1.11",
         "tqdm>=4.66,<5",
         "numpy>=1.26",
     ],
@@ -61,6 +63,7 @@ setup(
             "amalgam-evaluate=tf_amalgam.launch.evaluate:entry",
             "amalgam-grid-search=tf_amalgam.launch.grid_search:entry",
             "amalgam-import=tf_amalgam.launch.import_weights:entry",
+            "amalgam-report=tf_amalgam.launch.report:entry",
         ]
     },
 )

@@ -38,6 +38,19 @@ def test_amalgamate_then_evaluate(tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
     assert "| mine " in evaluated.stdout
     assert (tmp_path / "evaluation" / "curves.png").is_file()
+    reported = binary("report", f"{tmp_path}/evaluation", "--reference=mine")
+    assert reported.returncode == 0, reported.stderr
+    page = tmp_path / "evaluation" / "report" / "index.html"
+    assert reported.stdout.strip() == str(page)
+    assert "Reference: mine" in page.read_text()
+    for flags, message in (
+        ([], "expected one folder of records"),
+        ([f"{tmp_path}/run"], "no records under"),
+        ([f"{tmp_path}/evaluation", "--pool=adma"], "'adma'. There are: mine, adam"),
+    ):
+        refused = binary("report", *flags)
+        assert refused.returncode == 1
+        assert message in refused.stderr
 
 
 def test_grid_search(tmp_path):

@@ -122,10 +122,82 @@ def test_other_hyperparameters_are_refused(finished):
         )
 
 
+def test_other_weights_under_one_label_are_refused(finished):
+    with pytest.raises(ValueError, match="other settings.*weights_sha256"):
+        tf_amalgam.evaluate(
+            {"fresh student": lambda: tf_amalgam.RNNProp(seed=2)},
+            helpers.tiny_task(),
+            workdir=finished[1],
+            **OPTIONS,
+        )
+
+
+def test_replicates_have_records_of_their_own(tmp_path):
+    found = tf_amalgam.evaluate(
+        {"sgd": [rules.SGD(0.1), rules.SGD(0.2)], "Lion": "keras.Lion"},
+        helpers.tiny_task(),
+        workdir=tmp_path,
+        **OPTIONS,
+    )
+    assert [(r["optimizer"], r["replicate"], r["seed"]) for r in found] == [
+        *(("sgd", 0, 0), ("sgd", 1, 0), ("Lion", 0, 0)),
+        *(("sgd", 0, 1), ("sgd", 1, 1), ("Lion", 0, 1)),
+    ]
+    assert [r["optimizer_config"]["learning_rate"] for r in found[:2]] == [
+        pytest.approx(0.1),
+        pytest.approx(0.2),
+    ]
+    # Keras' own optimizers have the start, the minibatches and the warm-up of all.
+    first = [r["batch_losses"] for r in found[:3]]
+    for losses in first[1:]:
+        np.testing.assert_allclose(losses[:6], first[0][:6], rtol=1e-4)
+    assert len({losses[-1] for losses in first}) == 3
+    assert found[2]["optimizer_config"]["class"] == "Lion"
+    assert [r["kind"] for r in found[1:3]] == ["analytic", "keras"]
+
+
+def test_a_run_that_fails_costs_no_other(tmp_path):
+    class Broken(keras.optimizers.SGD):
+        def apply(self, *arguments):
+            raise ZeroDivisionError("no step")
+
+    with pytest.raises(
+        RuntimeError, match="2 of 4 runs failed: broken on tiny, seed 0"
+    ):
+        tf_amalgam.evaluate(
+            {"broken": lambda: Broken(0.1), "sgd": "sgd"},
+            helpers.tiny_task(),
+            workdir=tmp_path,
+            **OPTIONS,
+        )
+    assert len(records.read_all(tmp_path)) == 2
+    page = tf_amalgam.write_report(tmp_path).read_text()
+    assert "2 runs failed and have no record: broken-replicate0-seed0" in page
+
+
+def test_where_a_run_starts_is_recorded(finished):
+    task = helpers.tiny_task()
+    x, y = task.dataset.validation
+    for record in finished[0]:
+        seed = tf_amalgam.numerics.derive_seed(record["seed"], "initial", "tiny")
+        logits = np.asarray(task.training_model(seed)(x), "float64")
+        losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(y)), y]
+        assert record["start_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+        assert record["steps_per_epoch"] == 12
+
+
+def test_images_of_the_data_are_drawn_once(tmp_path):
+    task = helpers.tiny_resnet_task()
+    tf_amalgam.evaluate(["sgd"], task, workdir=tmp_path, **{**OPTIONS, "seeds": 0})
+    assert (tmp_path / "datasets.png").stat().st_size > 1000
+
+
 def test_table_and_curves_come_from_records_alone(finished, tmp_path):
     found, folder = finished
+    # In the order of the call, not of the alphabet.
+    labels = ["adam", "sgd at .5", "fresh student"]
     assert records.read_all(folder) == sorted(
-        found, key=lambda r: (r["task"], r["optimizer"], r["seed"])
+        found, key=lambda r: (labels.index(r["optimizer"]), r["seed"])
     )
     evaluation.report(records.read_all(folder), tmp_path)
     text = (tmp_path / "table.md").read_text()
@@ -216,10 +288,12 @@ def test_a_task_whose_loss_is_no_classification(tmp_path):
 
 
 def test_unreadable_records_are_named(tmp_path):
-    path = tmp_path / "tiny" / "adam-seed0.json"
+    path = tmp_path / "tiny" / "adam-replicate0-seed0.json"
     path.parent.mkdir()
     path.write_text("{")
-    with pytest.raises(ValueError, match="adam-seed0.json is not a readable record"):
+    with pytest.raises(
+        ValueError, match="adam-replicate0-seed0.json is not a readable record"
+    ):
         records.read_all(tmp_path)
     path.write_text(json.dumps({"format": "other", "version": 1}))
     with pytest.raises(ValueError, match="not a readable record"):
@@ -234,7 +308,7 @@ def test_unreadable_records_are_named(tmp_path):
         (["adam", "adam"], {}, "same label"),
         (["adam"], {"epochs": 0}, "epochs must be a whole number"),
         (["adam"], {"seeds": []}, "at least one seed"),
-        ({"keras": keras.optimizers.Adam}, {}, "same warm-up"),
+        ({"a b": "adam", "a/b": "sgd"}, {}, "would share records"),
     ],
 )
 def test_mistakes_are_explained_before_any_work(optimizers, options, message, tmp_path):

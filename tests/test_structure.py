@@ -13,8 +13,8 @@ PACKAGE = ROOT / "tf_amalgam"
 
 # A module may import from its own layer's predecessors only.
 LAYERS = [
-    {"numerics", "layout", "files", "privacy"},
-    {"rules"},
+    {"numerics", "layout", "files", "privacy", "stats", "warm_up"},
+    {"rules", "sweep", "frames"},
     {
         *("data", "amalgamation", "perturbation", "curriculum", "optimizer"),
         "private_gradients",
@@ -22,13 +22,14 @@ LAYERS = [
     {"optimizers", "tasks"},
     {"saved", "unroll", "records"},
     {"plots", "importing"},
-    {"objective"},
+    {"objective", "figures"},
     {"meta_step"},
     {"settings", "alone", "state"},
     {"meta_train", "checkpoints"},
     {"workdir"},
-    {"run"},
-    {"experiment", "evaluation", "replicates"},
+    {"run", "replicates", "reporting"},
+    {"experiment", "lineup"},
+    {"evaluation"},
     {"tuning"},
     {"bindings"},
 ]
@@ -134,6 +135,7 @@ def test_console_scripts_exist():
         "amalgam-evaluate",
         "amalgam-grid-search",
         "amalgam-import",
+        "amalgam-report",
     }
     for _, module in scripts:
         assert "\ndef entry():\n" in (ROOT / "launch" / f"{module}.py").read_text()

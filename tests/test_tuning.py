@@ -168,6 +168,38 @@ def test_the_pool_file_holds_what_was_tuned(tmp_path):
         assert part in text
 
 
+def test_keras_optimizers_get_the_same_budget(searched, tmp_path):
+    """Keras' SGD is ours, so its losses are; its macro gives what was tuned."""
+    found = tf_amalgam.grid_search(
+        quadratic(), ["keras.SGD"], workdir=tmp_path, learning_rates=GRID, **OPTIONS
+    )
+    assert found.teachers == (tf_amalgam.KerasOptimizer("SGD", BEST),)
+    for rate, loss in searched[0].losses["sgd"].items():
+        assert found.losses["SGD"][rate] == pytest.approx(loss, rel=1e-4)
+    comparison = tmp_path / "mine.gin"
+    comparison.write_text(
+        f'include "{tmp_path}/pool.gin"\nevaluate.optimizers = {{"SGD": %tuned_SGD}}\n'
+    )
+    bindings.parse([comparison])
+    made = gin.get_bindings("evaluate")["optimizers"]["SGD"]
+    assert made == found.teachers[0]
+    assert "amalgamate.teachers" not in (tmp_path / "pool.gin").read_text()
+
+
+def test_teachers_and_keras_optimizers_in_one_search(tmp_path):
+    found = tf_amalgam.grid_search(
+        quadratic(),
+        ["sgd", tf_amalgam.KerasOptimizer("Lion")],
+        workdir=tmp_path,
+        learning_rates=[0.01, 0.1],
+        **{**OPTIONS, "seeds": 0},
+    )
+    assert [one.name for one in found.teachers] == ["sgd", "Lion"]
+    text = (tmp_path / "pool.gin").read_text()
+    assert "amalgamate.teachers = [\n    @rules.sgd(),\n]" in text
+    assert "tuned_Lion = @Lion/KerasOptimizer()" in text
+
+
 def test_table_by_hand():
     losses = {"adam": {0.1: 0.25, 1.0: 1.5}, "sgd": {0.1: math.inf, 1.0: 2e10}}
     assert tuning.table(losses, "Loss").splitlines() == [
@@ -198,6 +230,8 @@ def test_one_optimizee_at_a_time(tmp_path):
         (["rnnprop"], [0.1], "Unknown teacher 'rnnprop'"),
         (["sgd", "sgd"], [0.1], "stands twice"),
         (["adam", rules.Adam(0.3)], [0.1], "adam stands twice among the teachers"),
+        (["keras.Adma"], [0.1], "Unknown Keras optimizer 'Adma'"),
+        (["keras.Lion", "keras.Lion"], [0.1], "Lion stands twice"),
         ([], [0.1], "at least one teacher"),
     ],
 )

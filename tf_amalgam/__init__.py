@@ -26,6 +26,7 @@ from tf_amalgam.saved import available, load
 __version__ = "0.1.0"
 
 _LATER = {
+    "KerasOptimizer": "tf_amalgam.lineup",
     "Task": "tf_amalgam.tasks.task",
     "Perturbation": "tf_amalgam.perturbation",
     "Stage": "tf_amalgam.curriculum",
@@ -36,6 +37,7 @@ _LATER = {
     "load_dataset": "tf_amalgam.data",
     "private_model": "tf_amalgam.tasks.private_model",
     "versions": "tf_amalgam.records",
+    "write_report": "tf_amalgam.reporting",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "Adam",
     "AddSign",
     "Choice",
+    "KerasOptimizer",
     "LearnedScalars",
     "Momentum",
     "Original",
@@ -62,6 +65,7 @@ __all__ = [
     "load_dataset",
     "private_model",
     "versions",
+    "write_report",
 ]
 
 

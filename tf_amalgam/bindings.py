@@ -15,6 +15,7 @@ from tf_amalgam import (
     tuning,
 )
 from tf_amalgam.curriculum import Stage
+from tf_amalgam.lineup import KerasOptimizer
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.registry import unknown
 
@@ -26,6 +27,7 @@ OPERATIVE_FILE = "operative_config.gin"
 CONFIGURABLES = {
     "amalgamate": experiment.amalgamate,
     "evaluate": evaluation.evaluate,
+    "KerasOptimizer": KerasOptimizer,
     "Stage": Stage,
     "Perturbation": Perturbation,
     "grid_search": tuning.grid_search,

@@ -9,16 +9,15 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
-import tqdm
 
-from tf_amalgam import data, files, plots, records, saved
+from tf_amalgam import data, files, plots, records
+from tf_amalgam.lineup import lineup
 from tf_amalgam.numerics import derive_seed
-from tf_amalgam.optimizer import RuleOptimizer
-from tf_amalgam.optimizers import optimizer_for
-from tf_amalgam.rules.rule import AnalyticRule
+from tf_amalgam.sweep import Job, sweep
 
 # Steps left out of the timing: tracing and first allocations.
 UNTIMED_STEPS = 5
+SAMPLES_FILE = "datasets.png"
 
 
 def evaluate(
@@ -38,29 +37,31 @@ def evaluate(
 
     All optimizers get equal terms: per seed the same initial weights, the same
     order of minibatches and the same warm-up (Huang et al. 2022, B.3). A run whose
-    record exists is not run again, so an interrupted evaluation continues.
+    record exists is not run again, so an interrupted evaluation continues, and
+    processes that are given the same folder divide the work.
 
     Args:
-        optimizers: dict of label → name or path as `tf_amalgam.load` takes them, an
-            analytic rule, or a function without arguments that returns a fresh
-            `RuleOptimizer`; or a sequence of names and paths.
+        optimizers: dict of label → optimizer, or a sequence of optimizers with names
+            of their own; names, paths, folders of replicates, rules, functions that
+            return a Keras optimizer (see `lineup.lineup`).
         tasks: a `Task` or a sequence of them.
         workdir: folder of the records; `table.md` and `curves.png` are made from
             them.
-        seeds: whole numbers, one run each.
+        seeds: whole numbers, one evaluation each of every replicate.
         epochs: passes over the training data, the warm-up's steps included.
         warmup_steps, warmup_learning_rate: the warm-up of every optimizer.
         preset: hyperparameters of analytic optimizers given by name.
-        progress: whether to show a progress bar.
+        progress: whether to show one progress bar over all runs.
         write_report: whether to make `table.md` and `curves.png`.
 
     Raises:
         ValueError: for an unknown optimizer, two optimizees or optimizers of one
-            name, or a record made with other settings or hyperparameters; before
-            any work starts.
+            name, or a record made with other settings, hyperparameters or weights;
+            before any work starts.
+        RuntimeError: naming the runs that failed, after all others have ended.
+        OSError: naming a record that cannot be written (a full disk, say).
     """
     tasks = [tasks] if not isinstance(tasks, (list, tuple)) else list(tasks)
-    makers = _makers(optimizers, preset, warmup_steps, warmup_learning_rate)
     names = [task.name for task in tasks]
     if len(set(names)) < len(names) or not names:
         raise ValueError(f"Optimizees need distinct names; received {names}.")
@@ -69,38 +70,69 @@ def evaluate(
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     if not seeds:
         raise ValueError("evaluate needs at least one seed; received none.")
-    jobs = [(task, label, seed) for task in tasks for seed in seeds for label in makers]
     terms = {
         "epochs": epochs,
         "warmup_steps": warmup_steps,
         "warmup_learning_rate": warmup_learning_rate,
         "preset": preset,
     }
-    configs = {label: _brief(make().get_config()) for label, make in makers.items()}
-    for task, label, seed in jobs:
-        settings = {**configs[label], **terms, "task": task.describe()}
-        _check_record(workdir, task, label, seed, settings)
-    with tqdm.tqdm(
-        total=len(jobs), desc="evaluating", unit="run", disable=not progress
-    ) as bar:
-        for task, label, seed in jobs:
-            bar.set_postfix_str(f"{label} on {task.name}")
-            if not records.record_path(workdir, task.name, label, seed).is_file():
-                settings = {**terms, "task": task.describe()}
-                run = train_once(makers[label](), task, seed, epochs)
-                records.write(
-                    workdir, {"optimizer": label, **run, "settings": settings}
-                )
-            bar.update()
-    found = [
-        records.read(records.record_path(workdir, task.name, label, seed))
-        for task in tasks
-        for label in makers
-        for seed in seeds
+    contestants = lineup(
+        optimizers,
+        preset=preset,
+        warmup_steps=warmup_steps,
+        warmup_learning_rate=warmup_learning_rate,
+    )
+    # All optimizers of a seed follow one another: an unfinished evaluation compares.
+    runs = [
+        (task, seed, one) for task in tasks for seed in seeds for one in contestants
     ]
+    jobs = [
+        Job(
+            records.record_path(workdir, task.name, one.label, seed, one.replicate),
+            f"{one.title} on {task.name}, seed {seed}",
+        )
+        for task, seed, one in runs
+    ]
+    if len({job.path for job in jobs}) < len(jobs):
+        raise ValueError(
+            "Two optimizers or optimizees would share records: their names "
+            f"({', '.join({one.label for one in contestants})}; {', '.join(names)}) or "
+            f"seeds ({seeds}) differ in nothing that a file name can hold."
+        )
+    for job, (task, _, one) in zip(jobs, runs, strict=True):
+        _check_record(job.path, {**one.config, **terms, "task": task.describe()})
+
+    def run(index):
+        task, seed, one = runs[index]
+        about = {
+            "optimizer": one.label,
+            "replicate": one.replicate,
+            "kind": one.kind,
+            "trained": one.trained,
+            "settings": {**terms, "task": task.describe()},
+            "optimizer_config": one.config,
+        }
+        record = {**train_once(one.make(), task, seed, epochs), **about}
+        files.write_json(jobs[index].path, records.stamped(record), indent=None)
+
+    records.remember_order(workdir, names, [one.label for one in contestants])
+    _draw_samples(tasks, workdir)
+    sweep(jobs, run, workdir, progress=progress, description="evaluating")
+    found = [records.read(job.path) for job in jobs]
     if write_report:
         report(found, workdir)
     return found
+
+
+def _draw_samples(tasks, folder):
+    """Draws examples of the data sets that are images; records alone do not say."""
+    images = {
+        task.dataset.name: task.dataset.train.x[:8]
+        for task in tasks
+        if task.dataset.train.x.dtype == np.uint8 and task.dataset.train.x.ndim == 4
+    }
+    if images:
+        plots.samples(images, pathlib.Path(folder) / SAMPLES_FILE)
 
 
 def report(found, folder):
@@ -116,8 +148,8 @@ def train_once(optimizer, task, seed, epochs) -> dict:
     Curves hold one value per epoch: training loss, validation loss, and the task's
     metrics. `test` is measured once, at the end; a private task's record says under
     `privacy` what epsilon the steps have spent. A run whose loss stops being
-    finite ends there and says `diverged`; its last validation loss is NaN-free
-    (`Infinity` in JSON).
+    finite ends there and says `diverged`; `start_loss` is the validation loss of
+    the initial weights, which tells whether a run learned at all.
     """
     model = task.training_model(derive_seed(seed, "initial", task.name))
     model.compile(optimizer=optimizer, **task.compile_arguments())
@@ -135,13 +167,16 @@ def train_once(optimizer, task, seed, epochs) -> dict:
         lambda index: (tf.gather(x, index), tf.gather(y, index))
     )
     watch = _Watch()
+    held_out = tuple(dataset.validation)
+    options = {"batch_size": 1000, "verbose": 0, "return_dict": True}
+    start = model.evaluate(*held_out, **options)["loss"]
     started = time.perf_counter()
     history = model.fit(
         batches.prefetch(2),
         epochs=epochs,
         steps_per_epoch=per_epoch,
         shuffle=False,
-        validation_data=tuple(dataset.validation),
+        validation_data=held_out,
         validation_batch_size=1000,
         callbacks=[watch, keras.callbacks.TerminateOnNaN()],
         verbose=0,
@@ -151,21 +186,20 @@ def train_once(optimizer, task, seed, epochs) -> dict:
     diverged = not all(math.isfinite(v) for v in curves["loss"] + curves["val_loss"])
     test = {}
     if not diverged:
-        test = model.evaluate(
-            *dataset.test, batch_size=1000, verbose=0, return_dict=True
-        )
+        test = model.evaluate(*dataset.test, **options)
     steps = watch.seconds[UNTIMED_STEPS:] or watch.seconds
     privacy = task.privacy_report(len(watch.losses))
     return {
         "task": task.name,
         "seed": seed,
+        "start_loss": _json(start),
         "curves": curves,
         "test": {k: _json(v) for k, v in test.items()},
-        "batch_losses": [_json(v) for v in watch.losses],
+        "batch_losses": [float(f"{v:.7g}") for v in watch.losses],  # all of a float32
         "diverged": diverged,
         "seconds": seconds,
+        "steps_per_epoch": per_epoch,
         "step_milliseconds": 1e3 * statistics.median(steps),
-        "optimizer_config": _brief(optimizer.get_config()),
         "versions": records.versions(),
         **({"privacy": privacy} if privacy else {}),
     }
@@ -195,59 +229,8 @@ class _Watch(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self._began)
 
 
-def _makers(optimizers, preset, warmup_steps, warmup_learning_rate):
-    """Returns label → function that makes a fresh optimizer."""
-    if not isinstance(optimizers, dict):
-        given = [optimizers] if isinstance(optimizers, str) else list(optimizers)
-        optimizers = {_label(item): item for item in given}
-        if len(optimizers) < len(given):
-            raise ValueError(
-                f"Two of {given} have the same label; pass a dict of label → optimizer."
-            )
-    if not optimizers:
-        raise ValueError("evaluate needs at least one optimizer; received none.")
-    makers = {}
-    for label, item in optimizers.items():
-
-        def make(item=item):
-            if isinstance(item, AnalyticRule):
-                return optimizer_for(
-                    item,
-                    {},
-                    warmup_steps=warmup_steps,
-                    warmup_learning_rate=warmup_learning_rate,
-                )
-            if callable(item):
-                optimizer = item()
-                if not isinstance(optimizer, RuleOptimizer):
-                    raise ValueError(
-                        "evaluate gives every optimizer the same warm-up, which only "
-                        f"tf_amalgam's own have; received {type(optimizer).__name__}."
-                    )
-                optimizer.warmup_steps = warmup_steps
-                optimizer.warmup_learning_rate = warmup_learning_rate
-                return optimizer
-            return saved.load(
-                item,
-                preset=preset,
-                warmup_steps=warmup_steps,
-                warmup_learning_rate=warmup_learning_rate,
-            )
-
-        make()  # bad names and files show before any work
-        makers[label] = make
-    return makers
-
-
-def _label(item):
-    path = pathlib.Path(str(item))
-    if path.suffix == ".npz" and path.stem == "student":
-        return path.parent.name
-    return path.stem if path.suffix == ".npz" else path.name
-
-
-def _check_record(workdir, task, label, seed, settings):
-    path = records.record_path(workdir, task.name, label, seed)
+def _check_record(path, settings):
+    """Raises ValueError if a record was made with other settings."""
     if not path.is_file():
         return
     record = records.read(path)
@@ -268,8 +251,3 @@ def _check_record(workdir, task, label, seed, settings):
 
 def _json(value):
     return float(np.float64(value))
-
-
-def _brief(config):
-    """Drops the bulky weights from a config; the rest is JSON-ready."""
-    return {k: v for k, v in config.items() if k != "rule_weights"}

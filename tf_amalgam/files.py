@@ -37,6 +37,6 @@ def write_text(path, text: str):
     write_bytes(path, text.encode())
 
 
-def write_json(path, value):
-    """Writes JSON atomically."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+def write_json(path, value, indent: int | None = 2):
+    """Writes JSON atomically; an indent of None puts everything on one line."""
+    write_text(path, json.dumps(value, indent=indent, sort_keys=True) + "\n")

@@ -148,9 +148,7 @@ class Trainer:
         if verdict.best:
             # What a stage is handed was found before it.
             found = state.updates if state.progress.started else state.best_updates
-            state = state._replace(
-                best=state.now, best_score=score, best_updates=found
-            )
+            state = state._replace(best=state.now, best_score=score, best_updates=found)
         if verdict.then == "repeat":
             state = state._replace(now=state.good)
         if verdict.then == "next":

@@ -13,7 +13,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 
 def meta_training(history, validations, path):
     """Draws meta loss, distances, who is farthest, and validation, by meta-update."""
-    figure, axes = _figure(2, 2)
+    figure, axes = canvas(2, 2)
     updates = [row["update"] for row in history]
     _line(axes[0][0], updates, [row["meta_loss"] for row in history], "meta loss", 0)
     axes[0][0].set(title="Meta loss (mean log improvement)", ylabel="nats")
@@ -40,7 +40,7 @@ def meta_training(history, validations, path):
             axis.set_xlabel("meta-update")
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(frameon=False, fontsize=8)
-    _write(figure, path)
+    write(figure, path)
 
 
 def validations(curves, path):
@@ -49,7 +49,7 @@ def validations(curves, path):
     Args:
         curves: dict of label → list of (meta-update, score).
     """
-    figure, axes = _figure(1, 1)
+    figure, axes = canvas(1, 1)
     axis = axes[0][0]
     for i, (label, points) in enumerate(curves.items()):
         finite = [(x, y) for x, y in points if math.isfinite(y)]
@@ -59,13 +59,13 @@ def validations(curves, path):
     axis.set_ylabel("nats")
     axis.set_yscale("symlog", linthresh=2.0)
     axis.legend(frameon=False, fontsize=8)
-    _write(figure, path)
+    write(figure, path)
 
 
 def mixing(trace_TNK, tensors, members, path):
     """Draws a Choice rule's mean mixing weights by step, one panel per tensor."""
     columns = min(3, len(tensors))
-    figure, axes = _figure(-(-len(tensors) // columns), columns)
+    figure, axes = canvas(-(-len(tensors) // columns), columns)
     panels = list(axes.flat)
     for n, (axis, name) in enumerate(zip(panels, tensors, strict=False)):
         shares = [[float(v) for v in row] for row in trace_TNK[:, n]]
@@ -81,7 +81,7 @@ def mixing(trace_TNK, tensors, members, path):
     for axis in panels[len(tensors) :]:
         axis.set_visible(False)
     panels[0].legend(frameon=False, fontsize=8, loc="lower right")
-    _write(figure, path)
+    write(figure, path)
 
 
 def learning_curves(records, path, title=None):
@@ -93,7 +93,7 @@ def learning_curves(records, path, title=None):
     """
     tasks = list(dict.fromkeys(record["task"] for record in records))
     names = list(dict.fromkeys(record["optimizer"] for record in records))
-    figure, axes = _figure(1, len(tasks))
+    figure, axes = canvas(1, len(tasks))
     for axis, task in zip(axes[0], tasks, strict=True):
         for i, name in enumerate(names):
             runs = [r for r in records if (r["task"], r["optimizer"]) == (task, name)]
@@ -122,7 +122,7 @@ def learning_curves(records, path, title=None):
         axis.legend(frameon=False, fontsize=8)
     if title:
         figure.suptitle(title)
-    _write(figure, path)
+    write(figure, path)
 
 
 def loss_by_learning_rate(losses, path, title=None):
@@ -137,7 +137,7 @@ def loss_by_learning_rate(losses, path, title=None):
     What lies above ten times the usual loss is cut off, or one bad rate would hide
     the others.
     """
-    figure, axes = _figure(1, 1)
+    figure, axes = canvas(1, 1)
     axis = axes[0][0]
     for i, (name, by_rate) in enumerate(losses.items()):
         color = COLORS[i % len(COLORS)]
@@ -160,15 +160,33 @@ def loss_by_learning_rate(losses, path, title=None):
         top = min(10.0 * statistics.median_low(drawn), max(drawn))
         axis.set_ylim(0.8 * min(drawn), 1.6 * top)
     axis.legend(frameon=False, fontsize=8)
-    _write(figure, path)
+    write(figure, path)
 
 
-def _figure(rows, columns):
+def samples(images, path):
+    """Draws the first 8 images of each data set (the paper's Figure 7).
+
+    Args:
+        images: dict of data set → 8-bit images `[N, height, width, channels]`.
+        path: of the figure.
+    """
+    figure, axes = canvas(len(images), 8, 0.9, 1.0)
+    for row, (name, several) in zip(axes, images.items(), strict=True):
+        for axis in row:
+            axis.set_axis_off()
+        for axis, image in zip(row, several, strict=False):
+            axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, "gray")
+        row[0].set_title(name, fontsize=8, loc="left")
+    write(figure, path)
+
+
+def canvas(rows, columns, width=4.8, height=3.4):
+    """Returns a figure and its panels, [rows, columns]; no display is touched."""
     # The object interface, so that no display and no global state is touched.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.8 * columns, 3.4 * rows), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -188,8 +206,9 @@ def _line(axis, x, y, label, color):
     axis.plot(x, smooth, color=COLORS[color % len(COLORS)], label=label)
 
 
-def _write(figure, path):
+def write(figure, path):
+    """Writes a figure atomically, in the format that the path's ending says."""
     with tempfile.TemporaryDirectory() as folder:
-        temporary = pathlib.Path(folder) / "figure.png"
+        temporary = pathlib.Path(folder) / f"figure{pathlib.Path(path).suffix}"
         figure.savefig(temporary, dpi=100)
         files.write_bytes(path, temporary.read_bytes())

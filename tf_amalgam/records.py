@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import math
+import os
 import pathlib
 import platform
 import re
@@ -12,6 +13,8 @@ from tf_amalgam import files
 
 FORMAT = "tf_amalgam record"
 VERSION = 1
+ORDER_FILE = "order.json"
+ORDERED = ("task", "optimizer")
 
 
 def versions() -> dict:
@@ -22,20 +25,20 @@ def versions() -> dict:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
+    found["machine"] = f"{os.cpu_count()} CPU cores ({platform.machine()})"
     return found
 
 
-def record_path(folder, task, optimizer, seed) -> pathlib.Path:
+def record_path(folder, task, optimizer, seed, replicate=0) -> pathlib.Path:
     """Returns where the record of one run lies under `folder`."""
     safe = [re.sub(r"[^A-Za-z0-9_.-]+", "_", part) for part in (task, optimizer)]
-    return pathlib.Path(folder) / safe[0] / f"{safe[1]}-seed{seed}.json"
+    name = f"{safe[1]}-replicate{replicate}-seed{seed}.json"
+    return pathlib.Path(folder) / safe[0] / name
 
 
-def write(folder, record):
-    """Writes one record atomically; returns its path."""
-    path = record_path(folder, record["task"], record["optimizer"], record["seed"])
-    files.write_json(path, {"format": FORMAT, "version": VERSION, **record})
-    return path
+def stamped(record) -> dict:
+    """Returns a record with what `read` knows it by."""
+    return {"format": FORMAT, "version": VERSION, **record}
 
 
 def read(path) -> dict:
@@ -59,9 +62,39 @@ def read(path) -> dict:
 
 
 def read_all(folder) -> list[dict]:
-    """Returns every record under `folder`, by optimizee, optimizer and seed."""
-    found = [read(path) for path in sorted(pathlib.Path(folder).glob("*/*-seed*.json"))]
-    return sorted(found, key=lambda r: (r["task"], r["optimizer"], r["seed"]))
+    """Returns every record under `folder`, in the order of `remember_order`."""
+    folder = pathlib.Path(folder)
+    found = [read(path) for path in sorted(folder.glob("*/*-seed*.json"))]
+    order = _order(folder)
+
+    def place(record):
+        names = [
+            (order[key].index(name) if name in order[key] else len(order[key]), name)
+            for key, name in ((key, record[key]) for key in ORDERED)
+        ]
+        return (*names, record["replicate"], record["seed"])
+
+    return sorted(found, key=place)
+
+
+def remember_order(folder, task, optimizer):
+    """Writes down in which order optimizees and optimizers are shown; new ones last.
+
+    Args:
+        folder: of the records.
+        task, optimizer: their names.
+    """
+    folder, order = pathlib.Path(folder), _order(folder)
+    given = {"task": task, "optimizer": optimizer}
+    order = {key: list(dict.fromkeys([*order[key], *given[key]])) for key in ORDERED}
+    files.write_json(folder / ORDER_FILE, order)
+
+
+def _order(folder):
+    path = folder / ORDER_FILE
+    return (
+        json.loads(path.read_text()) if path.is_file() else {key: [] for key in ORDERED}
+    )
 
 
 # Column of the table → (value of one run, number format).

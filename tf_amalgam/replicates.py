@@ -15,6 +15,7 @@ from tf_amalgam.workdir import VALIDATION_FILE, read_csv
 SUMMARY_FILE = "replicates.csv"
 PLOT_FILE = "replicates.png"
 LOG_FILE = "log.txt"
+FOLDER = "replicate-"  # and the replicate's number
 
 README = """# {count} replicates of one experiment
 
@@ -46,7 +47,7 @@ def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1, one=None
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number from 1, received {value}.")
     workdir = pathlib.Path(workdir)
-    folders = [workdir / f"replicate-{i}" for i in range(count)]
+    folders = [workdir / f"{FOLDER}{i}" for i in range(count)]
     told = README.format(count=count, summary=SUMMARY_FILE, plot=PLOT_FILE)
     files.write_text(workdir / "README.md", told)
     jobs = [
@@ -62,6 +63,13 @@ def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1, one=None
     finally:
         summarize(workdir, folders)
     return folders
+
+
+def students(workdir) -> dict[int, pathlib.Path]:
+    """Returns the folder of each replicate that has a student, by its number."""
+    found = pathlib.Path(workdir).glob(f"{FOLDER}*/{saved.STUDENT_FILE}")
+    numbered = {int(path.parent.name.removeprefix(FOLDER)): path for path in found}
+    return {number: numbered[number].parent for number in sorted(numbered)}
 
 
 def summarize(workdir, folders):

@@ -37,7 +37,7 @@ def save(path, rule, weights, *, warmup_steps, warmup_learning_rate, about=None)
         "hyperparameters": rule.get_config(),
         "warmup_steps": int(warmup_steps),
         "warmup_learning_rate": float(warmup_learning_rate),
-        "sha256": _digest(weights),
+        "sha256": digest(weights),
         "about": about or {},
     }
     text = np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8)
@@ -83,7 +83,7 @@ def read(path):
     rule = rules.rule_class(header["rule"])(**header["hyperparameters"])
     weights = {name.removeprefix("weights/"): value for name, value in arrays.items()}
     check_weights(rule, weights)
-    if _digest(weights) != header["sha256"]:
+    if digest(weights) != header["sha256"]:
         raise ValueError(
             f"{path}: the weights do not have the SHA-256 written beside them; the "
             "file is damaged. Copy or train it again."
@@ -144,9 +144,10 @@ def available() -> tuple[str, ...]:
     return (*shipped, *rules.TEACHERS)
 
 
-def _digest(weights):
-    digest = hashlib.sha256()
+def digest(weights) -> str:
+    """Returns the SHA-256 of weights by name."""
+    found = hashlib.sha256()
     for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(weights[name], dtype="<f4").tobytes())
-    return digest.hexdigest()
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(weights[name], dtype="<f4").tobytes())
+    return found.hexdigest()

@@ -8,6 +8,7 @@ import statistics
 from typing import NamedTuple
 
 from tf_amalgam import evaluation, files, plots, records, rules
+from tf_amalgam.lineup import KERAS, KerasOptimizer
 from tf_amalgam.tasks.task import Task
 
 # {5e-4, 1e-3, 2e-3, …, 1} (Huang et al. 2022, section 4 and C.2), in 1-2-5 steps.
@@ -23,13 +24,14 @@ class GridSearch(NamedTuple):
 
     Attributes:
         teachers: the teachers at their best learning rates; `amalgamate` takes them.
+            Keras' own optimizers stand among them where they were asked for.
         losses: teacher → {learning rate: mean validation loss after the last epoch};
             infinite where a run diverged.
         at_edge: names of the teachers whose best learning rate is the grid's first
             or last.
     """
 
-    teachers: tuple[rules.Rule, ...]
+    teachers: tuple[rules.Rule | KerasOptimizer, ...]
     losses: dict[str, dict[float, float]]
     at_edge: tuple[str, ...]
 
@@ -58,7 +60,9 @@ def grid_search(
     Args:
         task: the optimizee, a `tf_amalgam.Task`.
         teachers: a pool's name (`"small"`, `"large"`), or a sequence of teachers'
-            names and analytic rules (their own learning rates do not matter).
+            names and analytic rules (their own learning rates do not matter). Keras'
+            own optimizers (`"keras.AdamW"`, `KerasOptimizer`) can be tuned among
+            them, so that a comparison gives all the same budget.
         workdir: folder of the records; gets a table (`grid.md`), a figure
             (`grid.png`) and the tuned pool for experiments to include (`pool.gin`).
         learning_rates: the grid, numbers above 0.
@@ -148,41 +152,60 @@ def pool_gin(pool, losses, at_edge, source) -> str:
     """Returns a .gin file that makes `amalgamate` use these teachers.
 
     All hyperparameters that are not a rule's defaults are bound, so that the teachers
-    are what was tuned under any preset.
+    are what was tuned under any preset. A Keras optimizer becomes a macro for
+    evaluations, `%tuned_AdamW` say.
     """
     lines = [f"# {line}" for line in source]
     for rule in pool:
         loss = losses[rule.name][rule.learning_rate]
         note = "; at the edge of the grid" if rule.name in at_edge else ""
+        ours = not isinstance(rule, KerasOptimizer)
+        scope = f"rules.{rule.name}" if ours else f"{rule.name}/KerasOptimizer"
         lines += [
             "",
             f"# validation loss {loss:.4g}{note}",
-            f"rules.{rule.name}.learning_rate = {rule.learning_rate!r}",
+            f"{scope}.learning_rate = {rule.learning_rate!r}",
         ]
         for field in dataclasses.fields(rule):
             value = getattr(rule, field.name)
             if field.name != "learning_rate" and value != field.default:
-                lines.append(f"rules.{rule.name}.{field.name} = {value!r}")
-    references = [f"    @rules.{rule.name}()," for rule in pool]
-    lines += ["", "amalgamate.teachers = [", *references, "]"]
+                lines.append(f"{scope}.{field.name} = {value!r}")
+        if isinstance(rule, KerasOptimizer):
+            lines.append(f"tuned_{rule.name} = @{rule.name}/KerasOptimizer()")
+    teachers = [rule for rule in pool if not isinstance(rule, KerasOptimizer)]
+    if teachers:
+        references = [f"    @rules.{rule.name}()," for rule in teachers]
+        lines += ["", "amalgamate.teachers = [", *references, "]"]
     return "\n".join(lines) + "\n"
 
 
 def _pool(teachers, preset):
-    pool = rules.make_pool(teachers, preset)
+    keras, others = [], teachers
+    if not isinstance(teachers, str):
+        keras = [_keras(one) for one in teachers if _keras(one)]
+        others = [one for one in teachers if not _keras(one)]
+    pool = (*(rules.make_pool(others, preset) if others or not keras else ()), *keras)
     names = [rule.name for rule in pool]
-    for name in names:
+    for name in names[: len(pool) - len(keras)]:
         if name not in rules.TEACHERS:
             raise ValueError(
                 f"{name} has no learning rate to tune. Teachers of a grid search: "
                 f"{', '.join(rules.TEACHERS)}."
             )
+    for name in names:
         if names.count(name) > 1:
             raise ValueError(
                 f"{name} stands twice among the teachers ({', '.join(names)}); a grid "
                 "search tunes each once. Search the other in a workdir of its own."
             )
     return pool
+
+
+def _keras(given):
+    """Returns the Keras optimizer that is meant, or None."""
+    if isinstance(given, str) and given.startswith(KERAS):
+        return KerasOptimizer(given.removeprefix(KERAS))
+    return given if isinstance(given, KerasOptimizer) else None
 
 
 def _grid(learning_rates):

@@ -1,0 +1,39 @@
+"""Turns the records of an evaluation into one page of the paper's tables and figures.
+
+    amalgam-report runs/evaluation
+
+The page, its figures (PNG, SVG) and their numbers (CSV) lie in runs/evaluation/report.
+"""
+
+import sys
+
+from absl import flags
+from tf_amalgam.launch import binary
+
+flags.DEFINE_string("output", None, "Folder of the report; DIR/report by default.")
+flags.DEFINE_list("pool", None, "Labels out of which the oracle is taken.")
+flags.DEFINE_string("reference", None, "Label against which others are measured.")
+
+
+def main(arguments):
+    """Runs `tf_amalgam.write_report` under the flags."""
+    from tf_amalgam.reporting import write_report
+
+    if len(arguments) != 2:
+        sys.exit("error: expected one folder of records: amalgam-report DIR")
+    page = write_report(
+        arguments[1],
+        binary.FLAGS.output,
+        pool=binary.FLAGS.pool,
+        reference=binary.FLAGS.reference,
+    )
+    print(page)
+
+
+def entry():
+    """Console entry point."""
+    binary.start(main)
+
+
+if __name__ == "__main__":
+    entry()

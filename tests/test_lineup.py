@@ -1,0 +1,143 @@
+"""Who takes part in an evaluation: every kind, replicates, equal warm-up, mistakes."""
+
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+import tf_amalgam
+from tests import helpers
+from tf_amalgam import rules, saved
+from tf_amalgam.lineup import KerasOptimizer, keras_names, lineup
+from tf_amalgam.warm_up import WarmUp
+
+TERMS = {"preset": "paper", "warmup_steps": 7, "warmup_learning_rate": 0.02}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of replicates of which one is not there, as `amalgamate` leaves it."""
+    folder = tmp_path_factory.mktemp("lineup")
+    for i in (0, 2, 10):
+        options = {**helpers.SHORT_LESSON, "stages": ((20, 1),), "period": 1, "seed": i}
+        tf_amalgam.amalgamate(
+            tf_amalgam.tasks.quadratic(dimensions=4, batch_size=8),
+            teachers=("adam",),
+            workdir=folder / f"replicate-{i}",
+            **options,
+        )
+    return folder
+
+
+def test_every_kind_takes_part_with_the_same_warm_up(folder):
+    found = lineup(
+        {
+            "adam": "adam",
+            "sgd": rules.SGD(0.5),
+            "fresh": tf_amalgam.RNNProp,
+            "shipped": "min-max-small",
+            "path": folder / "replicate-2",
+            "lion": "keras.Lion",
+            "adamw": KerasOptimizer("AdamW", 0.25),
+            "made": lambda: keras.optimizers.SGD(0.125),
+            "choice": tf_amalgam.Choice,
+        },
+        **TERMS,
+    )
+    assert [one.kind for one in found] == [
+        *("analytic", "analytic", "learned", "learned", "learned"),
+        *("keras", "keras", "keras", "choice"),
+    ]
+    for one in found:
+        first, second = one.make(), one.make()
+        assert first is not second
+        assert isinstance(first, keras.optimizers.Optimizer)
+        assert one.config["warmup_steps"] == 7
+        assert one.config["warmup_learning_rate"] == pytest.approx(0.02)
+        assert ("weights_sha256" in one.config) == (one.kind in ("learned", "choice"))
+    by = {one.label: one for one in found}
+    assert by["adamw"].config["learning_rate"] == pytest.approx(0.25)
+    assert by["lion"].config["class"] == "Lion"
+    assert by["made"].make().optimizer is not by["made"].make().optimizer
+    assert (
+        by["path"].config["weights_sha256"]
+        == saved.read(folder / "replicate-2")[2]["sha256"]
+    )
+
+
+def test_students_say_how_they_were_trained(folder):
+    ours, adam = lineup([folder / "replicate-0", "adam"], **TERMS)
+    assert ours.trained["teachers"] == ["adam"]
+    assert ours.trained["scheme"] == "min_max"
+    assert ours.trained["student"] == "rnnprop"
+    assert ours.trained["seconds"] > 0
+    assert adam.trained == {}
+
+
+def test_a_folder_of_replicates_is_all_of_them(folder):
+    found = lineup({"ours": folder}, **TERMS)
+    assert [(one.label, one.replicate) for one in found] == [
+        *(("ours", 0), ("ours", 2), ("ours", 10))
+    ]
+    assert found[1].title == "ours (2)"
+    assert len({one.config["weights_sha256"] for one in found}) == 3
+
+
+def test_a_list_is_replicates_of_one(folder):
+    found = lineup({"ours": [folder / "replicate-2", folder / "replicate-0"]}, **TERMS)
+    assert [one.replicate for one in found] == [0, 1]
+
+
+def test_names_of_their_own():
+    found = lineup(["adam", "keras.AdamW", KerasOptimizer("Lion")], **TERMS)
+    assert [one.label for one in found] == ["adam", "AdamW", "Lion"]
+
+
+@pytest.mark.parametrize("name", keras_names())
+def test_every_optimizer_of_keras_trains(name):
+    (one,) = lineup([f"keras.{name}"], **TERMS)
+    optimizer = one.make()
+    assert isinstance(optimizer, WarmUp)
+    task = helpers.tiny_task()
+    model = task.training_model(0)
+    model.compile(optimizer=optimizer, loss=task.compile_arguments()["loss"])
+    before = helpers.flat(model.get_weights())
+    model.fit(*task.dataset.train, batch_size=8, epochs=1, verbose=0)  # 12 steps
+    assert np.all(np.isfinite(helpers.flat(model.get_weights())))
+    assert np.any(helpers.flat(model.get_weights()) != before)
+
+
+def test_keras_names_are_what_keras_has():
+    assert {"Adam", "AdamW", "Lion", "SGD"} <= set(keras_names())
+    assert "Optimizer" not in keras_names()
+    assert ("Muon" in keras_names()) == hasattr(keras.optimizers, "Muon")
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "message"),
+    [
+        ([], "at least one optimizer"),
+        (["adam", "adam"], "same label"),
+        (["adma"], r"Unknown optimizer 'adma'.*'adam'\?"),
+        (["keras.AdamX"], "Unknown Keras optimizer 'AdamX'.*AdamW"),
+        ({"none": []}, "none has no replicates"),
+        ({"one": keras.optimizers.Adam()}, "function that returns a fresh"),
+        ({"odd": lambda: 3}, "must return a Keras optimizer; it returned 3"),
+    ],
+)
+def test_mistakes(optimizers, message):
+    with pytest.raises(ValueError, match=message):
+        lineup(optimizers, **TERMS)
+
+
+def test_a_path_where_there_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no trained optimizer"):
+        lineup([tmp_path / "student.npz"], **TERMS)
+
+
+def test_a_damaged_student_is_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "replicate-2" / "student.npz").write_bytes(b"no")
+    with pytest.raises(ValueError, match="replicate-2.*is not a trained optimizer"):
+        lineup({"ours": tmp_path / "copy"}, **TERMS)

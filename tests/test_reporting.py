@@ -1,0 +1,398 @@
+"""The report of made-up records with known truth: tables, figures, one page."""
+
+import html.parser
+import json
+import math
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tf_amalgam import figures, files, frames, records, reporting
+
+EPOCHS = 4
+# Label → (kind, log loss against adam's, replicates, how it was trained).
+PLANTED = {
+    "adam": ("analytic", 0.0, 1, {}),
+    "sgd": ("analytic", 0.8, 1, {}),
+    "ours": ("learned", -0.5, 3, {"scheme": "min_max", "teachers": ["adam", "sgd"]}),
+    "noisy": (
+        "learned",
+        -0.1,
+        3,
+        {
+            "scheme": "min_max",
+            "teachers": ["adam", "sgd"],
+            "perturbation": {"kind": "gaussian", "radius": 0.001},
+        },
+    ),
+    "rnnprop": ("learned", 3.0, 2, {"scheme": "mean", "teachers": []}),
+    "mixer": ("choice", 0.1, 1, {"scheme": "choice", "teachers": []}),
+    "Lion": ("keras", 0.3, 1, {}),
+}
+TASKS = {"Train": -3.0, "MLP": -2.0}
+
+
+def record(task, optimizer, replicate, seed, **changes):
+    kind, level, _, trained = PLANTED[optimizer]
+    generator = np.random.default_rng(
+        [len(optimizer), ord(optimizer[0]), len(task), replicate, seed]
+    )
+    log_loss = TASKS[task] + level + 0.03 * generator.normal()
+    log_loss += 0.1 * np.random.default_rng([7, replicate, len(optimizer)]).normal()
+    losses = [math.exp(log_loss + 0.4 * (EPOCHS - 1 - t)) for t in range(EPOCHS)]
+    found = {
+        "task": task,
+        "optimizer": optimizer,
+        "replicate": replicate,
+        "seed": seed,
+        "kind": kind,
+        "trained": {**trained, "task": "Train", "seconds": 1800.0, "meta_updates": 9}
+        if kind == "learned"
+        else trained,
+        "start_loss": 2.3,
+        "curves": {
+            "loss": [1.1 * loss for loss in losses],
+            "val_loss": losses,
+            "val_accuracy": [1.0 - loss for loss in losses],
+        },
+        "test": {"loss": 1.2 * losses[-1], "accuracy": 0.9},
+        "batch_losses": [1.0],
+        "diverged": False,
+        "seconds": 10.0,
+        "steps_per_epoch": 100,
+        "step_milliseconds": 2.0,
+        "optimizer_config": {},
+        "settings": {
+            "epochs": EPOCHS,
+            "warmup_steps": 5,
+            "warmup_learning_rate": 0.01,
+            "preset": "paper",
+            "task": {
+                "name": task,
+                "dataset": "digits",
+                "examples": [100, 20, 20],
+                "batch_size": 8,
+                "loss": "mse",
+                "shapes": [[3, 4], [4]],
+            },
+        },
+        "versions": {"keras": "3"},
+    }
+    return {**found, **changes}
+
+
+def planted():
+    return [
+        record(task, optimizer, replicate, seed)
+        for task in TASKS
+        for optimizer, (_, _, replicates, _) in PLANTED.items()
+        for replicate in range(replicates)
+        for seed in range(3)
+    ]
+
+
+def written(found, folder):
+    for one in found:
+        path = records.record_path(
+            folder, one["task"], one["optimizer"], one["seed"], one["replicate"]
+        )
+        files.write_json(path, records.stamped(one))
+    records.remember_order(folder, list(TASKS), list(PLANTED))
+    return folder
+
+
+class Reader(html.parser.HTMLParser):
+    """Takes the text and the outside references of a page."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.text, self.sources, self.open = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.sources += [v for k, v in attributes if k in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = written(planted(), tmp_path_factory.mktemp("report"))
+    return reporting.write_report(folder)
+
+
+def test_the_page_stands_alone(page):
+    reader = Reader(page.read_text())
+    assert reader.open == []
+    assert len(reader.sources) == 11
+    assert all(s.startswith("data:image/png;base64,") for s in reader.sources)
+    text = " ".join(reader.text)
+    for number in (1, 2, 3, 4, 5, 6, 8, 9, 10, 11):
+        assert f"Figure {number})" in text
+    for number in (1, 4, 5, 6):
+        assert f"Table {number})" in text
+    assert "72 runs: 0 diverged, 6 did not learn" in text
+    assert "Oracles: Train: adam, MLP: adam" in text
+    assert "Reference: ours" in text
+    assert "Missing runs" not in text
+
+
+def test_every_figure_and_table_has_its_numbers_beside_it(page):
+    names = {path.name for path in page.parent.iterdir()}
+    drawn = {name.removesuffix(".png") for name in names if name.endswith(".png")}
+    assert len(drawn) == 11
+    for name in drawn:
+        assert f"{name}.svg" in names
+        assert len(pd.read_csv(page.parent / f"{name}.csv")) > 0
+    for name in ("results", "table1", "table4", "table5", "table6", "oracle", "runs"):
+        assert len(pd.read_csv(page.parent / f"{name}.csv")) > 0
+
+
+def test_figures_say_what_was_planted(page):
+    """Within five standard errors of a mean of three replicates (.06 each)."""
+    table = pd.read_csv(page.parent / "figure2.csv").set_index(["task", "optimizer"])
+    for task in TASKS:
+        assert table.loc[(task, "ours"), "mean"] == 0.0
+        assert table.loc[(task, "rnnprop"), "mean"] == pytest.approx(3.5, abs=0.4)
+        assert table.loc[(task, "noisy"), "mean"] == pytest.approx(0.4, abs=0.4)
+    first = pd.read_csv(page.parent / "figure1.csv")
+    assert set(first["optimizer"]) == {"ours", "noisy"}  # no teachers, no amalgam
+    sizes = pd.read_csv(page.parent / "figure8.csv")
+    assert set(sizes["parameters"]) == {16}
+    assert set(sizes["opponent"]) == {"oracle", "adam"}
+    noise = pd.read_csv(page.parent / "figure6.csv").set_index("optimizer")
+    assert noise.loc["noisy", "radius"] == 0.001
+    assert noise.loc["ours", "meta"] > 0.0
+
+
+def test_verdicts_against_the_oracle(page):
+    table = pd.read_csv(page.parent / "oracle.csv").set_index(["task", "optimizer"])
+    assert table.loc[("Train", "ours"), "verdict"] == "better"
+    assert table.loc[("Train", "ours"), "effect"] < -2
+    assert table.loc[("Train", "sgd"), "verdict"] == "worse"
+    assert table.loc[("Train", "adam"), "verdict"] == "level"
+    told = re.search(r'<td class="better">(-0\.\d\d) better</td>', page.read_text())
+    assert float(told[1]) == round(table.loc[("Train", "ours"), "difference"], 2)
+
+
+def test_times_to_the_oracles_loss():
+    """By hand: goal .15; epochs of 10 steps at 2 ms."""
+
+    def run(optimizer, losses, **changes):
+        curves = {"loss": losses, "val_loss": losses}
+        return record("Train", optimizer, 0, 0, curves=curves, steps_per_epoch=10) | {
+            **changes
+        }
+
+    found = [
+        run("adam", [0.4, 0.2, 0.1]),
+        run("adam", [0.4, 0.3, 0.2]),
+        run("ours", [0.15, 0.2, 0.1]),
+        run("ours", [0.4, 0.2, 0.16]),
+        run("ours", [0.1, math.nan], diverged=True),
+    ]
+    table = frames.reaching(found, {"Train": "adam"}).set_index("optimizer")
+    assert tuple(table.loc["adam", ["runs", "reached", "steps"]]) == (2, 1, 30)
+    assert tuple(table.loc["ours", ["runs", "reached", "steps"]]) == (3, 1, 10)
+    assert table.loc["ours", "seconds"] == pytest.approx(0.02)
+
+
+def test_the_oracle_is_chosen_by_validation_among_whole_members():
+    frame = frames.runs(planted())
+    assert frames.oracle(frame, ["adam", "sgd"]) == {"Train": "adam", "MLP": "adam"}
+    assert frames.oracle(frame, ["sgd"]) == {"Train": "sgd", "MLP": "sgd"}
+    # A test loss, however good, does not matter …
+    found = [
+        one | {"test": {"loss": 0.0}} if one["optimizer"] == "sgd" else one
+        for one in planted()
+    ]
+    assert frames.oracle(frames.runs(found), ["adam", "sgd"])["Train"] == "adam"
+    # … a diverged run does, and so does a missing one.
+    found = planted()
+    broken = next(r for r in found if (r["task"], r["optimizer"]) == ("MLP", "adam"))
+    broken["diverged"] = True
+    assert frames.oracle(frames.runs(found), ["adam", "sgd"])["MLP"] == "sgd"
+    found.remove(broken)
+    assert frames.oracle(frames.runs(found), ["adam", "sgd"])["MLP"] == "sgd"
+
+
+def test_diverged_missing_and_failed_runs_are_said(tmp_path):
+    found = planted()
+    for one in found:
+        if (one["optimizer"], one["replicate"]) == ("ours", 1):
+            one |= {"diverged": True, "test": {}}
+            one["curves"]["loss"][-1] = math.nan
+        if one["optimizer"] == "sgd":
+            one["start_loss"] = 0.001
+    found = [
+        one
+        for one in found
+        if (one["task"], one["optimizer"]) != ("MLP", "Lion")
+        and (one["task"], one["optimizer"], one["seed"]) != ("MLP", "mixer", 2)
+        and (one["task"], one["optimizer"], one["replicate"]) != ("MLP", "noisy", 2)
+    ]
+    written(found, tmp_path)
+    (tmp_path / "Train" / "Lion-replicate0-seed9.failed.txt").write_text("Error: no")
+    text = " ".join(Reader(reporting.write_report(tmp_path).read_text()).text)
+    assert "65 runs: 6 diverged, 12 did not learn" in text
+    for missing in (
+        "mixer (0) on MLP: 2 of 3",
+        "Lion on MLP: none",
+        "noisy on MLP: 2 of 3 replicates",
+    ):
+        assert missing in text
+    assert "1 runs failed and have no record: Lion-replicate0-seed9" in text
+    assert "all runs of 1 replicates diverged" in text
+    table = pd.read_csv(tmp_path / "report" / "results.csv")
+    row = table[(table["optimizer"] == "ours") & (table["optimizee"] == "Train")].iloc[
+        0
+    ]
+    assert (row["runs"], row["diverged"]) == (9, 3)
+    stability = pd.read_csv(tmp_path / "report" / "table5.csv")
+    assert stability["ours"].isna().all()
+    assert stability["adam"].notna().all()
+
+
+def test_a_few_records_make_a_page_too(tmp_path):
+    """Analytic optimizers alone: no students, no reference, no interval."""
+    written([record("Train", "adam", 0, 0)], tmp_path)
+    page = reporting.write_report(tmp_path)
+    assert "no learned optimizer took part" in page.read_text()
+    assert re.search("1 optimizers on 1 optimizees", page.read_text())
+    written([record("Train", "rnnprop", 0, 0)], tmp_path / "other")
+    assert (
+        "Reference: rnnprop" in reporting.write_report(tmp_path / "other").read_text()
+    )
+
+
+def test_everything_diverged(tmp_path):
+    changes = {"diverged": True, "test": {}, "curves": {"loss": [], "val_loss": []}}
+    written([record("Train", "ours", 0, 0, **changes)], tmp_path)
+    text = reporting.write_report(tmp_path).read_text()
+    assert "1 diverged" in text
+    assert "all runs diverged" in text
+
+
+def test_labels_are_escaped(tmp_path):
+    one = record("Train", "adam", 0, 0) | {"optimizer": "<b>&"}
+    written([one], tmp_path)
+    text = reporting.write_report(tmp_path).read_text()
+    assert "<b>&" not in text
+    assert "&lt;b&gt;&amp;" in text
+
+
+def test_the_pool_and_the_reference_can_be_named(tmp_path):
+    folder = written(planted(), tmp_path)
+    page = reporting.write_report(
+        folder, tmp_path / "elsewhere", pool=["sgd"], reference="noisy"
+    )
+    assert page.parent.name == "elsewhere"
+    assert "Oracles: Train: sgd, MLP: sgd" in page.read_text()
+    assert "Reference: noisy" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"pool": ["adma"]},
+            "No record has the optimizer 'adma'. There are: adam, sgd",
+        ),
+        ({"reference": "mine"}, "No record has the optimizer 'mine'"),
+    ],
+)
+def test_unknown_labels(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        reporting.write_report(written(planted(), tmp_path), **options)
+
+
+def test_no_records(tmp_path):
+    with pytest.raises(ValueError, match="no records under"):
+        reporting.write_report(tmp_path)
+
+
+def test_a_run_that_reached_zero_has_a_logarithm():
+    one = record("Train", "adam", 0, 0)
+    one["curves"]["val_loss"][-1] = 0.0
+    frame = frames.runs([one])
+    assert np.isfinite(
+        frame.loc[0, ["log_best_val_loss", "log_stability"]].astype(float)
+    ).all()
+
+
+def test_cropped_figures_mark_what_lies_beyond():
+    found = reporting.gather(planted())
+    cropped = figures.learned(found).figure.axes[0]
+    whole = figures.learned(found, cropped=False).figure.axes[0]
+    assert cropped.get_ylim()[1] <= figures.CROP < whole.get_ylim()[1]
+    marks = [line for line in cropped.lines if line.get_marker() == "^"]
+    assert sum(len(line.get_xdata()) for line in marks) == 2  # rnnprop, both optimizees
+
+
+def asked(port, path, body=None):
+    """Sends one WebDriver command; returns its value."""
+    data = None if body is None else json.dumps(body).encode()
+    address = f"http://127.0.0.1:{port}{path}"
+    with urllib.request.urlopen(urllib.request.Request(address, data), timeout=60) as r:
+        return json.load(r)["value"]
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A headless Chromium that finds no host; the test is skipped without one."""
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
+    if not driver or not chromium:
+        pytest.skip("no Chromium: install chromium and chromium-driver")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([driver, f"--port={port}"], stdout=subprocess.DEVNULL)
+    flags = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=1200,900",
+    ]
+    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path}"]
+    options = {"goog:chromeOptions": {"binary": chromium, "args": flags}}
+    try:
+        for _ in range(100):
+            try:
+                asked(port, "/status")
+                break
+            except OSError:
+                time.sleep(0.1)
+        wanted = {"capabilities": {"alwaysMatch": options}}
+        session = asked(port, "/session", wanted)["sessionId"]
+        yield lambda path, body: asked(port, f"/session/{session}/{path}", body)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_it_opens_in_a_browser_without_a_network(browser, page):
+    browser("url", {"url": page.as_uri()})
+
+    def run(script):
+        return browser("execute/sync", {"script": f"return {script}", "args": []})
+
+    images = "[...document.images]"
+    assert run(f"{images}.length") == 11
+    assert run(f"{images}.every(i => i.complete && i.naturalWidth > 300)")
+    # Wide tables scroll by themselves; the page does not.
+    assert run("document.documentElement.scrollWidth <= window.innerWidth")
+    color = "getComputedStyle(document.querySelector('.better')).backgroundColor"
+    assert run(color) == "rgb(217, 240, 227)"

@@ -1,0 +1,149 @@
+"""Jobs over one folder: resumed, shared by processes, killed, failing."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from tf_amalgam import files
+from tf_amalgam.sweep import Job, failures, sweep
+
+
+def jobs_in(folder, count):
+    return [Job(folder / "task" / f"{i}.json", f"job {i}") for i in range(count)]
+
+
+def swept(folder, count, run, progress=False):
+    """Sweeps jobs that write what `run(i)` returns."""
+    jobs = jobs_in(folder, count)
+    sweep(
+        jobs,
+        lambda i: files.write_json(jobs[i].path, run(i)),
+        folder,
+        progress=progress,
+    )
+    return jobs
+
+
+def test_finished_jobs_are_not_run_again(tmp_path):
+    seen = []
+    swept(tmp_path, 2, seen.append)
+    swept(tmp_path, 4, seen.append)
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_failed_job_is_named_and_tried_again_by_the_next_call(tmp_path):
+    def broken(i):
+        if i in (1, 2):
+            raise ZeroDivisionError(f"at {i}")
+        return i
+
+    message = r"2 of 4 runs failed: job 1, job 2\. The first: ZeroDivisionError: at 1"
+    with pytest.raises(RuntimeError, match=message):
+        swept(tmp_path, 4, broken)
+    assert [job.path.is_file() for job in jobs_in(tmp_path, 4)] == [1, 0, 0, 1]
+    assert [path.name for path in failures(tmp_path)] == [
+        *("1.failed.txt", "2.failed.txt")
+    ]
+    assert "in broken" in failures(tmp_path)[0].read_text()
+    seen = []
+    swept(tmp_path, 4, seen.append)
+    assert seen == [1, 2]
+    assert failures(tmp_path) == []
+
+
+def test_a_full_disk_ends_the_sweep_at_once(tmp_path, monkeypatch):
+    """No other file could be written either; those that are there stay."""
+    seen = []
+
+    def full(handle):
+        if len(seen) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        OSError, match="No space left on device, while writing .*1.json"
+    ):
+        swept(tmp_path, 4, seen.append)
+    assert seen == [0, 1]
+    assert sorted(path.name for path in (tmp_path / "task").iterdir()) == ["0.json"]
+
+
+def test_ctrl_c_goes_through(tmp_path):
+    def interrupted(i):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        swept(tmp_path, 2, interrupted)
+    assert failures(tmp_path) == []
+
+
+def forked(target, *arguments):
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def noted(folder, count, seconds):
+    """Sweeps slow jobs that write a line into a file of all; never returns."""
+
+    def run(i):
+        with open(folder / "log", "a") as log:
+            log.write(f"{i} {os.getpid()}\n")
+        time.sleep(seconds)
+        return i
+
+    swept(folder, count, run)
+    os._exit(0)
+
+
+def test_processes_on_one_folder_divide_the_work(tmp_path):
+    workers = [forked(noted, tmp_path, 12, 0.1) for _ in range(3)]
+    for worker in workers:
+        worker.join(30)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert sorted(int(i) for i, _ in lines) == list(range(12))
+    assert len({pid for _, pid in lines}) == 3
+    assert all(job.path.is_file() for job in jobs_in(tmp_path, 12))
+
+
+def test_a_killed_process_loses_only_the_job_in_flight(tmp_path):
+    worker = forked(noted, tmp_path, 3, 0.5)
+    while not (tmp_path / "task" / "0.json").is_file():
+        time.sleep(0.01)
+    while len((tmp_path / "log").read_text().splitlines()) < 2:
+        time.sleep(0.01)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join(30)
+    assert [job.path.is_file() for job in jobs_in(tmp_path, 3)] == [1, 0, 0]
+    seen = []
+    swept(tmp_path, 3, seen.append)
+    assert seen == [1, 2]
+
+
+def test_waits_for_what_another_process_runs(tmp_path):
+    worker = forked(noted, tmp_path, 1, 1.5)
+    while not (tmp_path / "log").is_file():
+        time.sleep(0.01)
+    seen = []
+    swept(tmp_path, 2, seen.append)
+    assert seen == [1]
+    assert (tmp_path / "task" / "0.json").is_file()
+    worker.join(30)
+
+
+def test_one_bar_says_what_failed(tmp_path, capsys):
+    def broken(i):
+        if i == 0:
+            raise ValueError("no")
+        return i
+
+    with pytest.raises(RuntimeError):
+        swept(tmp_path, 3, broken, progress=True)
+    said = capsys.readouterr().err
+    assert "2/3" in said
+    assert "job 2, 1 failed" in said

@@ -1,0 +1,278 @@
+"""Records of evaluations as data frames, for statistics and figures; no TensorFlow."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from tf_amalgam import stats
+
+# Logarithms of losses that reached zero stop here.
+TINY = float(np.finfo("float32").tiny)
+
+# Figures of a run, from its record; NaN in all where it diverged.
+FIGURES = (
+    "best_val_loss",
+    "log_best_val_loss",
+    "final_val_loss",
+    "train_loss",
+    "log_train_loss",
+    "best_val_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "stability",
+    "log_stability",
+)
+
+
+def runs(records) -> pd.DataFrame:
+    """Returns one row per record.
+
+    Columns: what the run was (`task`, `optimizer`, `replicate`, `seed`, `kind`), how it
+    ended (`diverged`: its loss did not stay finite; `learned`: its best validation loss
+    is below that of the initial weights), `FIGURES`, times, privacy, and, of students,
+    how they were trained.
+    """
+    rows = [_row(record) for record in records]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["task", "optimizer"])
+
+
+def _row(record):
+    curves = record["curves"]
+    best = min(curves["val_loss"], default=math.nan)
+    figures = dict.fromkeys(FIGURES, math.nan)
+    if not record["diverged"]:
+        logarithm = {
+            name: math.log(max(loss, TINY))
+            for name, loss in (("best", best), ("train", curves["loss"][-1]))
+        }
+        figures |= {
+            "best_val_loss": best,
+            "log_best_val_loss": logarithm["best"],
+            "final_val_loss": curves["val_loss"][-1],
+            "train_loss": curves["loss"][-1],
+            "log_train_loss": logarithm["train"],
+            "best_val_accuracy": max(curves.get("val_accuracy", [math.nan])),
+            "test_loss": record["test"].get("loss", math.nan),
+            "test_accuracy": record["test"].get("accuracy", math.nan),
+            "stability": stats.optimization_stability(curves["val_loss"]),
+            "log_stability": stats.optimization_stability(
+                np.maximum(curves["val_loss"], TINY), "log"
+            ),
+        }
+    trained, privacy = record["trained"], record.get("privacy", {})
+    return {
+        **{key: record[key] for key in ("task", "optimizer", "replicate", "seed")},
+        "kind": record["kind"],
+        "diverged": record["diverged"],
+        "learned": bool(not record["diverged"] and best < record["start_loss"]),
+        **figures,
+        "epochs": len(curves["val_loss"]),
+        "milliseconds": record["step_milliseconds"],
+        "seconds": record["seconds"],
+        "epsilon": privacy.get("epsilon", math.nan),
+        "delta": privacy.get("delta", math.nan),
+        "trained_on": trained.get("task", ""),
+        "student": trained.get("student", ""),
+        "scheme": trained.get("scheme", ""),
+        "teachers": ", ".join(trained.get("teachers", ())),
+        "perturbation": (trained.get("perturbation") or {}).get("kind", ""),
+        "radius": (trained.get("perturbation") or {}).get("radius", 0.0),
+        "input_noise": trained.get("input_noise", 0.0),
+        "meta_updates": trained.get("meta_updates", math.nan),
+        "training_hours": trained.get("seconds", math.nan) / 3600.0,
+    }
+
+
+def optimizees(records) -> pd.DataFrame:
+    """Returns one row per optimizee: data set, parameters, minibatch (Table 1)."""
+    rows = {}
+    for record in records:
+        told = record["settings"]["task"]
+        rows[record["task"]] = {
+            "task": record["task"],
+            "dataset": told["dataset"],
+            "parameters": sum(math.prod(shape) for shape in told["shapes"]),
+            "batch_size": told["batch_size"],
+            "examples": told["examples"][0],
+            "private": "privacy" in record,
+        }
+    return pd.DataFrame(list(rows.values()))
+
+
+def curves(records) -> pd.DataFrame:
+    """Returns one row per run and epoch, of the runs that did not diverge."""
+    rows = []
+    for record in records:
+        if record["diverged"]:
+            continue
+        found = record["curves"]
+        accuracy = found.get("val_accuracy", [math.nan] * len(found["val_loss"]))
+        for epoch, values in enumerate(
+            zip(found["loss"], found["val_loss"], accuracy, strict=True), 1
+        ):
+            rows.append(
+                {
+                    **{k: record[k] for k in ("task", "optimizer")},
+                    **{k: record[k] for k in ("replicate", "seed")},
+                    "epoch": epoch,
+                    **dict(
+                        zip(("loss", "val_loss", "val_accuracy"), values, strict=True)
+                    ),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def pool_of(frame) -> list[str]:
+    """Returns the analytic optimizers' labels: the pool, unless said otherwise."""
+    return list(dict.fromkeys(frame.loc[frame["kind"] == "analytic", "optimizer"]))
+
+
+def oracle(frame, pool) -> dict[str, str]:
+    """Returns the oracle of each optimizee: the pool's best (Huang et al. 2022, 5).
+
+    Best is the lowest mean over runs of the best validation loss; an optimizer of which
+    a run diverged on an optimizee is not its oracle, nor is one that has fewer seeds
+    there than another.
+    """
+    found = {}
+    for task, here in frame[frame["optimizer"].isin(pool)].groupby("task", sort=False):
+        seeds = here.groupby("optimizer")["seed"].nunique()
+        means = here.groupby("optimizer")["best_val_loss"].apply(
+            lambda losses: losses.mean(skipna=False)
+        )
+        means = means[(seeds == seeds.max()) & means.notna()]
+        if len(means):
+            found[task] = means.idxmin()
+    return found
+
+
+def reference_of(frame) -> str | None:
+    """Returns the amalgamated optimizer that does best, or the best learned one.
+
+    Best is the lowest mean over optimizees of the mean log validation loss, among
+    those that were tried on most of them and never diverged.
+    """
+    learned = frame[frame["kind"] == "learned"]
+    amalgamated = learned[learned["teachers"] != ""]
+    means = _by_task(amalgamated if len(amalgamated) else learned)
+    return None if means is None else means.index[0]
+
+
+def trained_on(frame) -> str:
+    """Returns the optimizee on which most students were trained, or the first one."""
+    tasks = frame.loc[frame["trained_on"].isin(set(frame["task"])), "trained_on"]
+    return str(tasks.mode()[0] if len(tasks) else frame["task"].iloc[0])
+
+
+def best_replicate(frame, label) -> int:
+    """Returns the replicate of a label with the lowest mean log validation loss."""
+    here = frame[frame["optimizer"] == label]
+    means = _by_task(here, "replicate")
+    return int(here["replicate"].iloc[0] if means is None else means.index[0])
+
+
+def _by_task(frame, column="optimizer"):
+    """Returns mean log loss by `column`, ascending, of those that cover most tasks."""
+    if not len(frame):
+        return None
+    table = frame.pivot_table(
+        index=column,
+        columns="task",
+        values="log_best_val_loss",
+        aggfunc=lambda losses: losses.mean(skipna=False),
+        dropna=False,
+    )
+    covered = table.notna().sum(axis=1)
+    if not covered.max():
+        return None
+    return table[covered == covered.max()].mean(axis=1).sort_values()
+
+
+def with_oracle(frame, best) -> pd.DataFrame:
+    """Returns the frame with the oracle's runs again, labelled "oracle"."""
+    rows = [
+        frame[(frame["task"] == task) & (frame["optimizer"] == label)].assign(
+            optimizer="oracle"
+        )
+        for task, label in best.items()
+    ]
+    return pd.concat([frame, *rows], ignore_index=True) if rows else frame
+
+
+def reaching(records, best) -> pd.DataFrame:
+    """Returns how soon each optimizer reaches the oracle's loss.
+
+    The oracle's loss on an optimizee is the mean over its runs of the best validation
+    loss. A run's steps are those up to the end of the first epoch at or below it; its
+    seconds are these steps at its median time of a step.
+
+    Columns: `task`, `optimizer`, `runs`, `reached`, and the means over the runs that
+    reached it of `steps` and `seconds`.
+    """
+    goals = {}
+    for task, label in best.items():
+        lowest = [
+            min(r["curves"]["val_loss"])
+            for r in records
+            if (r["task"], r["optimizer"]) == (task, label) and not r["diverged"]
+        ]
+        goals[task] = sum(lowest) / len(lowest)
+    rows = []
+    for record in records:
+        if record["task"] not in goals:
+            continue
+        goal = goals[record["task"]]
+        losses = [] if record["diverged"] else record["curves"]["val_loss"]
+        epoch = next((t for t, loss in enumerate(losses, 1) if loss <= goal), None)
+        steps = math.nan if epoch is None else epoch * record["steps_per_epoch"]
+        rows.append(
+            {
+                "task": record["task"],
+                "optimizer": record["optimizer"],
+                "steps": steps,
+                "seconds": steps * record["step_milliseconds"] / 1e3,
+            }
+        )
+    frame = pd.DataFrame(rows, columns=["task", "optimizer", "steps", "seconds"])
+    return (
+        frame.groupby(["task", "optimizer"], sort=False)
+        .agg(
+            runs=("steps", "size"),
+            reached=("steps", "count"),
+            steps=("steps", "mean"),
+            seconds=("seconds", "mean"),
+        )
+        .reset_index()
+    )
+
+
+def verdicts(frame, opponent, value="log_best_val_loss") -> pd.DataFrame:
+    """Returns how each optimizer stands against one opponent on each optimizee.
+
+    `difference` is the mean of `value` minus the opponent's (below 0 is better), `low`
+    and `high` Welch's 95 % interval of it, `effect` Hedges' g, and `verdict` "better"
+    or "worse" where the interval leaves out 0, else "level". The sample is the means of
+    replicates where there are several (their evaluations are not independent), else
+    the runs. Where a side has fewer than two finite ones there is no interval, and
+    `verdict` says "unknown".
+    """
+    rows = []
+    for task, here in frame.groupby("task", sort=False):
+        other = _sample(here[here["optimizer"] == opponent], value)
+        for label, runs_ in here.groupby("optimizer", sort=False):
+            if label == opponent or not len(other):
+                continue
+            found = stats.difference(_sample(runs_, value), other)
+            row = {"task": task, "optimizer": label, **found}
+            row["diverged"] = int(runs_["diverged"].sum())
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _sample(frame, value):
+    frame = frame[frame[value].notna()]
+    if frame["replicate"].nunique() > 1:
+        return frame.groupby("replicate")[value].mean()
+    return frame[value]

@@ -1,0 +1,224 @@
+"""Who takes part in an evaluation: labels, replicates, and how to make each afresh."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+
+from tf_amalgam import replicates, rules, saved
+from tf_amalgam.optimizer import RuleOptimizer
+from tf_amalgam.optimizers import optimizer_for
+from tf_amalgam.rules.choice import Choice
+from tf_amalgam.rules.rule import AnalyticRule
+from tf_amalgam.warm_up import WarmUp
+
+KERAS = "keras."
+
+
+@dataclasses.dataclass(frozen=True)
+class KerasOptimizer:
+    """One of Keras' own optimizers, as a contestant; Keras' defaults but for these.
+
+    Args:
+        name: its class in `keras.optimizers`: "AdamW", "Lion", "Muon", ….
+        learning_rate: number above 0; None for Keras' default.
+    """
+
+    name: str
+    learning_rate: float | None = None
+
+    def __post_init__(self):
+        known = keras_names()
+        if self.name not in known:
+            raise ValueError(rules.unknown("Keras optimizer", self.name, known))
+
+    def make(self):
+        """Returns a fresh one."""
+        given = {}
+        if self.learning_rate is not None:
+            given["learning_rate"] = self.learning_rate
+        return getattr(keras.optimizers, self.name)(**given)
+
+
+def keras_names():
+    """Returns the names of the optimizers that this Keras has."""
+    base = keras.optimizers.Optimizer
+    wrappers = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer"}
+    return sorted(
+        name
+        for name, found in vars(keras.optimizers).items()
+        if isinstance(found, type) and issubclass(found, base) and name not in wrappers
+    )
+
+
+class Contestant(NamedTuple):
+    """One optimizer that takes part.
+
+    Attributes:
+        label: its name in records and tables.
+        replicate: its number among students that were trained alike.
+        make: function without arguments that returns a fresh Keras optimizer with
+            the warm-up of all.
+        config: what made it, JSON-ready: hyperparameters, hash of the weights.
+        kind: "analytic" or "learned" of ours, "choice" (a Choice rule), or "keras".
+        trained: of a saved student, what its meta-training was.
+    """
+
+    label: str
+    replicate: int
+    make: Callable[[], keras.optimizers.Optimizer]
+    config: dict
+    kind: str
+    trained: dict
+
+    @property
+    def title(self):
+        """Label, and replicate where it is not the first."""
+        return f"{self.label} ({self.replicate})" if self.replicate else self.label
+
+
+def lineup(
+    optimizers, *, preset, warmup_steps, warmup_learning_rate
+) -> list[Contestant]:
+    """Returns the contestants, all with the same warm-up.
+
+    Args:
+        optimizers: dict of label → optimizer, or a sequence of optimizers that have
+            names of their own. An optimizer is a name or path as `tf_amalgam.load`
+            takes them; `"keras.AdamW"` and the like (Keras' defaults); an analytic
+            rule; a `KerasOptimizer`; a function without arguments that returns a
+            fresh Keras optimizer; or a list of these, which are then replicates of
+            one. A folder of replicates stands for all of them.
+        preset: hyperparameters of analytic optimizers given by name.
+        warmup_steps, warmup_learning_rate: SGD's first steps.
+
+    Raises:
+        ValueError: for something else, no optimizers, or two of one label.
+        FileNotFoundError: for a path where there is none.
+    """
+    terms = {
+        "warmup_steps": warmup_steps,
+        "warmup_learning_rate": warmup_learning_rate,
+    }
+    found = []
+    for label, given in _labelled(optimizers).items():
+        several = _replicates(given)
+        if not several:
+            raise ValueError(f"{label} has no replicates; expected at least one.")
+        for i, one in several.items():
+
+            def make(one=one):
+                return _with_warm_up(one, preset, terms)
+
+            # Bad names and files show before any work.
+            made = make()
+            facts = (configuration(made), _kind(made), _training(one))
+            found.append(Contestant(label, i, make, *facts))
+    return found
+
+
+def configuration(optimizer) -> dict:
+    """Returns what made an optimizer, JSON-ready; of its weights only their SHA-256."""
+    config = optimizer.get_config()
+    if config.pop("rule_weights", None) is not None:
+        config["weights_sha256"] = saved.digest(optimizer.rule_weights)
+    return config
+
+
+# What a record keeps of a student's meta-training.
+TRAINING = (
+    "scheme",
+    "preset",
+    "perturbation",
+    "input_noise",
+    "meta_updates",
+    "meta_batch",
+    "seconds",
+)
+
+
+def _training(given):
+    if not isinstance(given, (str, pathlib.Path)) or str(given).startswith(KERAS):
+        return {}
+    if str(given) in rules.TEACHERS:
+        return {}
+    rule, _, header = saved.find(given)
+    about = header["about"]
+    found = {key: about[key] for key in TRAINING if key in about}
+    teachers = [teacher["rule"] for teacher in about.get("teachers", ())]
+    task = about["task"]["name"] if "task" in about else ""
+    return {"student": rule.name, "teachers": teachers, "task": task, **found}
+
+
+def _kind(optimizer):
+    if not isinstance(optimizer, RuleOptimizer):
+        return "keras"
+    if isinstance(optimizer.rule, AnalyticRule):
+        return "analytic"
+    return "choice" if isinstance(optimizer.rule, Choice) else "learned"
+
+
+def _labelled(optimizers):
+    if not isinstance(optimizers, dict):
+        single = isinstance(optimizers, (str, pathlib.Path))
+        given = [optimizers] if single else list(optimizers)
+        optimizers = {_label(item): item for item in given}
+        if len(optimizers) < len(given):
+            raise ValueError(
+                f"Two of {given} have the same label; pass a dict of label → optimizer."
+            )
+    if not optimizers:
+        raise ValueError("evaluate needs at least one optimizer; received none.")
+    return optimizers
+
+
+def _label(item):
+    if isinstance(item, (AnalyticRule, KerasOptimizer)):
+        return item.name
+    path = pathlib.Path(str(item))
+    if path.suffix == ".npz" and path.stem == "student":
+        return path.parent.name
+    if str(item).startswith(KERAS):
+        return str(item).removeprefix(KERAS)
+    return path.stem if path.suffix == ".npz" else path.name
+
+
+def _replicates(given):
+    """Returns replicate number → what makes it."""
+    if isinstance(given, (list, tuple)):
+        return dict(enumerate(given))
+    if isinstance(given, (str, pathlib.Path)) and pathlib.Path(given).is_dir():
+        return replicates.students(given) or {0: given}
+    return {0: given}
+
+
+def _with_warm_up(given, preset, terms):
+    """Returns a fresh optimizer that warms up as all others do."""
+    if isinstance(given, AnalyticRule):
+        return optimizer_for(given, {}, **terms)
+    if isinstance(given, str) and given.startswith(KERAS):
+        given = KerasOptimizer(given.removeprefix(KERAS))
+    if isinstance(given, (str, pathlib.Path)):
+        return saved.load(given, preset=preset, **terms)
+    if isinstance(given, KerasOptimizer):
+        optimizer = given.make()
+    elif callable(given) and not isinstance(given, keras.optimizers.Optimizer):
+        optimizer = given()
+    else:
+        raise ValueError(
+            "An optimizer to evaluate is a name, a path, an analytic rule, a "
+            "KerasOptimizer, or a function that returns a fresh Keras optimizer (each "
+            f"run needs a fresh one); received {given!r}."
+        )
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise ValueError(
+            "The function of an optimizer to evaluate must return a Keras optimizer; "
+            f"it returned {optimizer!r}."
+        )
+    if isinstance(optimizer, RuleOptimizer):
+        optimizer.warmup_steps = terms["warmup_steps"]
+        optimizer.warmup_learning_rate = terms["warmup_learning_rate"]
+        return optimizer
+    return WarmUp(optimizer, terms["warmup_steps"], terms["warmup_learning_rate"])

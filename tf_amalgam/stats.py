@@ -1,0 +1,304 @@
+"""Statistics of evaluated optimizers (Huang et al. 2022, App. D); no TensorFlow here.
+
+Letters: a replicates (students trained alike), n evaluations of each, N = Σn runs.
+"""
+
+import math
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from scipy import stats as distributions
+
+CONFIDENCE = 0.95
+# Below this share of the noise, the spread of replicates is taken for none.
+SINGULAR = 1e-6
+
+
+class Fit(NamedTuple):
+    """What `mixed_model` found; `low` and `high` are ends of 95 % intervals.
+
+    A figure that the data cannot tell is NaN, and `note` says why.
+    """
+
+    mean: float  # μ
+    mean_low: float
+    mean_high: float
+    meta: float  # σ_α, meta-stability: between replicates
+    meta_low: float
+    meta_high: float
+    evaluation: float  # σ_ε, evaluation stability: within a replicate
+    evaluation_low: float
+    evaluation_high: float
+    replicates: int  # a, with at least one finite value
+    runs: int  # N, finite or not
+    diverged: int  # of them not finite; counted, not in the figures
+    note: str
+
+
+def mixed_model(frame, value="value", replicate="replicate") -> Fit:
+    """Returns the linear mixed model of one optimizer's runs (App. D.1, Eq. 9).
+
+    Y_ij = μ + α_i + ε_ij with α_i ~ N(0, σ_α²) for replicate i and ε_ij ~ N(0, σ_ε²)
+    for its evaluation j, fitted by restricted maximum likelihood (statsmodels).
+
+    Intervals: μ by Student's t with a − 1 degrees of freedom, exact for balanced
+    data; σ_ε by χ² with N − a, exact; σ_α by Williams (1962) and Tukey (1951), with
+    the harmonic mean of n where data are not balanced (Thomas and Hultquist 1978).
+
+    Args:
+        frame: one row per run; a value that is not finite is a diverged run.
+        value, replicate: its columns.
+
+    Raises:
+        ValueError: for a column that is not there, or no rows.
+    """
+    _check(frame, value, replicate)
+    numbers = pd.to_numeric(frame[value], errors="coerce").to_numpy(float)
+    kept = np.isfinite(numbers)
+    y, labels = numbers[kept], frame[replicate].to_numpy()[kept]
+    groups = [y[labels == label] for label in pd.unique(labels)]
+    lost = len(set(frame[replicate])) - len(groups)
+    facts = {"replicates": len(groups), "runs": len(frame)}
+    facts["diverged"] = int((~kept).sum())
+    notes = [f"all runs of {lost} replicates diverged"] if lost else []
+    if len(groups) == 0:
+        return _fit(facts, ["all runs diverged"])
+    if len(groups) == 1:
+        return _one_replicate(groups[0], facts, notes)
+    if all(len(group) == 1 for group in groups):
+        notes.append("one evaluation of each replicate: both spreads are one")
+        low, high = _mean_interval(y.mean(), y.std(ddof=1) / len(y) ** 0.5, len(y) - 1)
+        return _fit(facts, notes, mean=y.mean(), mean_low=low, mean_high=high)
+    return _several(y, labels, groups, facts, notes)
+
+
+def _one_replicate(y, facts, notes):
+    """One replicate, an analytic optimizer say: μ and σ_ε, nothing of σ_α."""
+    found = {"mean": y.mean()}
+    if len(y) == 1:
+        return _fit(facts, [*notes, "a single run has no interval"], **found)
+    sd = y.std(ddof=1)
+    low, high = _mean_interval(y.mean(), sd / len(y) ** 0.5, len(y) - 1)
+    found |= {"mean_low": low, "mean_high": high, "evaluation": sd}
+    found |= _deviation_interval(sd**2, len(y) - 1)
+    return _fit(facts, [*notes, "one replicate"], **found)
+
+
+def _several(y, labels, groups, facts, notes):
+    a = len(groups)
+    within = sum(((group - group.mean()) ** 2).sum() for group in groups)
+    freedom = len(y) - a
+    if within == 0.0:  # evaluations without noise leave the means of replicates
+        means = np.array([group.mean() for group in groups])
+        notes = [*notes, "evaluations of a replicate are equal"]
+        sd = means.std(ddof=1)
+        low, high = _mean_interval(means.mean(), sd / a**0.5, a - 1)
+        between = _deviation_interval(sd**2, a - 1, "meta")
+        found = {"mean": means.mean(), "mean_low": low, "mean_high": high, "meta": sd}
+        return _fit(facts, notes, **found, **between, evaluation=0.0)
+    between = _between(groups) / (within / freedom)
+    start = (between - 1.0) / _size(groups)
+    mean, error, meta, evaluation = _reml(y, labels, start)
+    if meta == 0.0:
+        notes = [*notes, "replicates differ no more than evaluations do (singular fit)"]
+    low, high = _mean_interval(mean, error, a - 1)
+    return _fit(
+        facts,
+        notes,
+        mean=mean,
+        mean_low=low,
+        mean_high=high,
+        meta=meta,
+        evaluation=evaluation,
+        **_meta_interval(groups, within / freedom, freedom),
+        **_deviation_interval(within / freedom, freedom),
+    )
+
+
+def _reml(y, labels, start):
+    """Returns μ, its standard error, σ_α and σ_ε; `start` guesses (σ_α / σ_ε)²."""
+    from statsmodels.regression.mixed_linear_model import MixedLM, MixedLMParams
+
+    # In units of their spread: the optimizer's tolerances are absolute.
+    center, scale = y.mean(), y.std()
+    model = MixedLM((y - center) / scale, np.ones((len(y), 1)), groups=labels)
+    guess = MixedLMParams.from_components(np.zeros(1), np.array([[max(start, 1e-3)]]))
+    with warnings.catch_warnings():
+        # A singular fit warns; what it found is judged and said by ourselves.
+        warnings.simplefilter("ignore")
+        found = model.fit(guess, reml=True, method=["lbfgs", "powell"])
+    noise, between = float(found.scale), float(np.asarray(found.cov_re)[0, 0])
+    if between < SINGULAR * noise:
+        noise, between = float(((y - center) ** 2).sum() / (len(y) - 1)), 0.0
+        return center, math.sqrt(noise / len(y)), 0.0, math.sqrt(noise)
+    weights = np.array(
+        [1.0 / (between + noise / (labels == label).sum()) for label in set(labels)]
+    )
+    mean = center + scale * float(np.asarray(found.fe_params)[0])
+    error = scale / math.sqrt(weights.sum())
+    return mean, error, scale * math.sqrt(between), scale * math.sqrt(noise)
+
+
+def _mean_interval(mean, error, freedom):
+    half = distributions.t.ppf(0.5 + CONFIDENCE / 2, freedom) * error
+    return mean - half, mean + half
+
+
+def _deviation_interval(variance, freedom, name="evaluation"):
+    """Returns the χ² interval of a standard deviation."""
+    ends = distributions.chi2.ppf([0.5 + CONFIDENCE / 2, 0.5 - CONFIDENCE / 2], freedom)
+    low, high = (math.sqrt(freedom * variance / end) for end in ends)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _meta_interval(groups, within, freedom):
+    """Returns the interval of σ_α by Williams and Tukey.
+
+    With MSB and MSW, the mean squares between and within replicates, the ends of σ_α²
+    are (MSB − MSW·F) (a − 1) / (n χ²), with the quantiles of F and χ² of that end.
+    """
+    a, n, between = len(groups), _size(groups), _between(groups)
+    ends = []
+    for share in (0.5 + CONFIDENCE / 2, 0.5 - CONFIDENCE / 2):
+        ratio = distributions.f.ppf(share, a - 1, freedom)
+        chi2 = distributions.chi2.ppf(share, a - 1)
+        ends.append(max(0.0, (between - within * ratio) * (a - 1) / (n * chi2)))
+    return {"meta_low": math.sqrt(ends[0]), "meta_high": math.sqrt(ends[1])}
+
+
+def _size(groups):
+    """Returns the harmonic mean of n."""
+    return len(groups) / sum(1.0 / len(group) for group in groups)
+
+
+def _between(groups):
+    """Returns MSB."""
+    return _size(groups) * np.var([group.mean() for group in groups], ddof=1)
+
+
+def _fit(facts, notes, **found):
+    figures = dict.fromkeys(Fit._fields[:9], math.nan)
+    found = {key: float(number) for key, number in found.items()}
+    return Fit(**{**figures, **found, **facts, "note": "; ".join(notes)})
+
+
+def summary(frame, value, by=("task", "optimizer"), replicate="replicate"):
+    """Returns one row per group of a data frame: its `Fit`, as columns.
+
+    Args:
+        frame: one row per run.
+        value: column of the figure.
+        by: columns whose values tell the groups apart.
+        replicate: column of the replicate.
+    """
+    _check(frame, value, replicate)
+    rows = []
+    for key, runs in frame.groupby(list(by), sort=False):
+        fit = mixed_model(runs, value, replicate)
+        rows.append({**dict(zip(by, key, strict=True)), **fit._asdict()})
+    return pd.DataFrame(rows)
+
+
+# Standard deviation of the Gaussian filter, epochs (App. D.2).
+FILTER = 2.0
+
+
+def optimization_stability(losses, kind="raw", corrected=False) -> float:
+    """Returns σ_η of one evaluation: how much validation loss jumps between epochs.
+
+    The standard deviation over epochs t of L(t) − β(t), where β is L smoothed by a
+    Gaussian filter of 2 epochs, edge mode "nearest" (App. D.2). NaN for a curve that
+    is not finite, or of fewer than 3 epochs.
+
+    Args:
+        losses: validation loss, one value per epoch.
+        kind: "raw", of the losses (App. D.2), or "log", of their logarithms (released
+            code), which does not shrink as losses do.
+        corrected: whether to divide by what the filter leaves of noise without a
+            trend (.86 of it in the middle of a curve); the paper does not.
+
+    Raises:
+        ValueError: for an unknown kind, or losses not above 0 with "log".
+    """
+    if kind not in ("raw", "log"):
+        raise ValueError(f"kind must be 'raw' or 'log', received {kind!r}.")
+    curve = np.asarray(losses, float)
+    if curve.ndim != 1:
+        raise ValueError(f"losses must be one curve; received shape {curve.shape}.")
+    if len(curve) < 3 or not np.isfinite(curve).all():
+        return math.nan
+    if kind == "log":
+        if not (curve > 0).all():
+            raise ValueError(
+                "A logarithm needs losses above 0; received a least one of "
+                f"{curve.min()}. Use kind='raw'."
+            )
+        curve = np.log(curve)
+    rest = curve - _smooth(curve)
+    if not corrected:
+        return float(rest.std())
+    left = np.eye(len(curve)) - np.apply_along_axis(_smooth, 0, np.eye(len(curve)))
+    left -= left.mean(0)
+    return float(rest.std() * math.sqrt(len(curve)) / np.linalg.norm(left))
+
+
+def _smooth(curve):
+    return ndimage.gaussian_filter1d(curve, FILTER, mode="nearest")
+
+
+def effect_size(first, second) -> float:
+    """Returns Hedges' g: how many standard deviations `first` lies above `second`.
+
+    The difference of means over the pooled standard deviation, corrected for small
+    samples by 1 − 3 / (4 (n₁ + n₂) − 9) (Hedges 1981). Values that are not finite are
+    left out; NaN where a side has fewer than 2.
+    """
+    sides = [np.asarray(side, float) for side in (first, second)]
+    sides = [side[np.isfinite(side)] for side in sides]
+    n = [len(side) for side in sides]
+    if min(n) < 2:
+        return math.nan
+    squares = sum(((side - side.mean()) ** 2).sum() for side in sides)
+    pooled = math.sqrt(squares / (sum(n) - 2))
+    difference = float(sides[0].mean() - sides[1].mean())
+    if pooled == 0.0:
+        return math.copysign(math.inf, difference) if difference else 0.0
+    return (1.0 - 3.0 / (4.0 * sum(n) - 9.0)) * difference / pooled
+
+
+def difference(first, second) -> dict:
+    """Returns how much `first` differs: difference, interval, effect size, verdict.
+
+    The interval is Welch's, of two samples whose spreads may differ. The verdict, for
+    figures of which less is better, is "better" or "worse" where the interval leaves
+    out 0, else "level"; "unknown" where a side has fewer than 2 values.
+    """
+    first, second = (np.asarray(side, float) for side in (first, second))
+    first, second = (side[np.isfinite(side)] for side in (first, second))
+    found = {"difference": math.nan, "low": math.nan, "high": math.nan}
+    if len(first) and len(second):
+        found["difference"] = float(first.mean() - second.mean())
+    found["effect"] = effect_size(first, second)
+    if min(len(first), len(second)) < 2:
+        return {**found, "verdict": "unknown"}
+    if first.std() == second.std() == 0.0:
+        low = high = found["difference"]
+    else:
+        test = distributions.ttest_ind(first, second, equal_var=False)
+        low, high = map(float, test.confidence_interval(CONFIDENCE))
+    verdict = "better" if high < 0.0 else "worse" if low > 0.0 else "level"
+    return {**found, "low": low, "high": high, "verdict": verdict}
+
+
+def _check(frame, *columns):
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise ValueError(
+            f"The data frame has no column {', '.join(map(repr, missing))}; it has "
+            f"{', '.join(map(repr, frame.columns))}."
+        )
+    if not len(frame):
+        raise ValueError("The data frame has no rows.")
