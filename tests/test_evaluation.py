@@ -156,6 +156,17 @@ def test_replicates_have_records_of_their_own(tmp_path):
     assert [r["kind"] for r in found[1:3]] == ["analytic", "keras"]
 
 
+def test_baselines_come_first(tmp_path):
+    found = tf_amalgam.evaluate(
+        {"mine": rules.SGD(0.1)},
+        helpers.tiny_task(),
+        workdir=tmp_path,
+        baselines=["sgd", "keras.Adam"],
+        **{**OPTIONS, "seeds": 0},
+    )
+    assert [r["optimizer"] for r in found] == ["sgd", "keras.Adam", "mine"]
+
+
 def test_a_run_that_fails_costs_no_other(tmp_path):
     class Broken(keras.optimizers.SGD):
         def apply(self, *arguments):
@@ -309,6 +320,7 @@ def test_unreadable_records_are_named(tmp_path):
         (["adam"], {"epochs": 0}, "epochs must be a whole number"),
         (["adam"], {"seeds": []}, "at least one seed"),
         ({"a b": "adam", "a/b": "sgd"}, {}, "would share records"),
+        (["adam"], {"baselines": ["sgd", "adam"]}, "share a label: adam"),
     ],
 )
 def test_mistakes_are_explained_before_any_work(optimizers, options, message, tmp_path):

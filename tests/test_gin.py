@@ -9,6 +9,7 @@ import tf_amalgam.gin_configs
 
 from tests import helpers
 from tf_amalgam import bindings, data
+from tf_amalgam.lineup import lineup
 from tf_amalgam.tuning import PAPER_GRID
 
 ROOT = pathlib.Path(tf_amalgam.gin_configs.__file__).parent
@@ -18,6 +19,8 @@ PARTS = sorted(
     for p in ROOT.rglob("*.gin")
     if p.parent.name != "experiments"
 )
+
+WARM_UP = {"warmup_steps": 1, "warmup_learning_rate": 0.01}
 
 # The smallest run that still takes two meta-steps, on data that is always here.
 TINY = [
@@ -120,7 +123,7 @@ def cleared():
 # Experiments that are whole in one file; all others are given beside a form.
 WHOLE = (
     *("mnist_min_max_small", "mnist_evaluate", "private_kmnist"),
-    *("grid_search", "quickstart"),
+    *("grid_search", "quickstart", "evaluate_paper", "evaluate_cpu"),
 )
 NAMED = [name for name in EXPERIMENTS if name not in WHOLE]
 FORMS = sorted(p.stem for p in (ROOT / "forms").glob("*.gin"))
@@ -273,6 +276,23 @@ def test_evaluations_run(name, tmp_path):
     assert found
     assert (tmp_path / "table.md").is_file()
     assert (tmp_path / "operative_config.gin").is_file()
+
+
+@pytest.mark.parametrize("name", ["evaluate_paper", "evaluate_cpu"])
+def test_evaluations_of_many_optimizees(name, asked, tmp_path):
+    """All optimizees on made-up images of their shapes; one of them is trained."""
+    lines = ["evaluate.optimizers = {'mine': 'min-max-small'}", "evaluate.seeds = [0]"]
+    lines += ["evaluate.baselines = ['adam']", "evaluate.progress = False"]
+    bindings.parse([f"gin_configs/experiments/{name}.gin"])
+    tasks = gin.query_parameter("evaluate.tasks")
+    assert len(tasks) == {"evaluate_paper": 12, "evaluate_cpu": 6}[name]
+    baselines = gin.query_parameter("evaluate.baselines")
+    assert len(lineup(baselines, preset="paper", **WARM_UP)) == 10
+    file = f"gin_configs/experiments/{name}.gin"
+    one = ["evaluate.tasks = [%MLP]", "evaluate.epochs = 1"]
+    found = bindings.run("evaluate", [file], [*lines, *one], tmp_path)
+    assert [r["optimizer"] for r in found] == ["adam", "mine"]
+    assert {r["settings"]["warmup_steps"] for r in found} == {100}
 
 
 FILE = "gin_configs/experiments/quickstart.gin"

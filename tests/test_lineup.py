@@ -91,7 +91,7 @@ def test_a_list_is_replicates_of_one(folder):
 
 def test_names_of_their_own():
     found = lineup(["adam", "keras.AdamW", KerasOptimizer("Lion")], **TERMS)
-    assert [one.label for one in found] == ["adam", "AdamW", "Lion"]
+    assert [one.label for one in found] == ["adam", "keras.AdamW", "keras.Lion"]
 
 
 @pytest.mark.parametrize("name", keras_names())

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_amalgam import data, files, plots, records
-from tf_amalgam.lineup import lineup
+from tf_amalgam.lineup import labelled, lineup
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.sweep import Job, sweep
 
@@ -25,6 +25,7 @@ def evaluate(
     tasks,
     *,
     workdir,
+    baselines=(),
     seeds=(0, 1, 2),
     epochs: int = 5,
     warmup_steps: int = 100,
@@ -44,6 +45,8 @@ def evaluate(
         optimizers: dict of label → optimizer, or a sequence of optimizers with names
             of their own; names, paths, folders of replicates, rules, functions that
             return a Keras optimizer (see `lineup.lineup`).
+        baselines: more of them, so that a .gin file can hold these and a binding the
+            students.
         tasks: a `Task` or a sequence of them.
         workdir: folder of the records; `table.md` and `curves.png` are made from
             them.
@@ -77,7 +80,7 @@ def evaluate(
         "preset": preset,
     }
     contestants = lineup(
-        optimizers,
+        {**labelled(baselines), **_others(optimizers, baselines)},
         preset=preset,
         warmup_steps=warmup_steps,
         warmup_learning_rate=warmup_learning_rate,
@@ -121,6 +124,17 @@ def evaluate(
     found = [records.read(job.path) for job in jobs]
     if write_report:
         report(found, workdir)
+    return found
+
+
+def _others(optimizers, baselines):
+    """Returns the optimizers by label, none of which may be a baseline's."""
+    found, known = labelled(optimizers), labelled(baselines)
+    if both := sorted(found.keys() & known.keys()):
+        raise ValueError(
+            f"Optimizers and baselines share a label: {', '.join(both)}. Pass a dict "
+            "of label → optimizer."
+        )
     return found
 
 

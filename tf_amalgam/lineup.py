@@ -103,7 +103,10 @@ def lineup(
         "warmup_learning_rate": warmup_learning_rate,
     }
     found = []
-    for label, given in _labelled(optimizers).items():
+    optimizers = labelled(optimizers)
+    if not optimizers:
+        raise ValueError("evaluate needs at least one optimizer; received none.")
+    for label, given in optimizers.items():
         several = _replicates(given)
         if not several:
             raise ValueError(f"{label} has no replicates; expected at least one.")
@@ -160,7 +163,12 @@ def _kind(optimizer):
     return "choice" if isinstance(optimizer.rule, Choice) else "learned"
 
 
-def _labelled(optimizers):
+def labelled(optimizers) -> dict:
+    """Returns label → optimizer of what `lineup` takes.
+
+    Raises:
+        ValueError: for two of one label.
+    """
     if not isinstance(optimizers, dict):
         single = isinstance(optimizers, (str, pathlib.Path))
         given = [optimizers] if single else list(optimizers)
@@ -169,19 +177,19 @@ def _labelled(optimizers):
             raise ValueError(
                 f"Two of {given} have the same label; pass a dict of label → optimizer."
             )
-    if not optimizers:
-        raise ValueError("evaluate needs at least one optimizer; received none.")
     return optimizers
 
 
 def _label(item):
-    if isinstance(item, (AnalyticRule, KerasOptimizer)):
+    if isinstance(item, AnalyticRule):
         return item.name
+    if isinstance(item, KerasOptimizer):
+        return f"{KERAS}{item.name}"
     path = pathlib.Path(str(item))
     if path.suffix == ".npz" and path.stem == "student":
         return path.parent.name
     if str(item).startswith(KERAS):
-        return str(item).removeprefix(KERAS)
+        return str(item)
     return path.stem if path.suffix == ".npz" else path.name
 
 
