@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests import test_reporting
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tf_amalgam"
 
@@ -186,3 +188,25 @@ def test_the_library_asserts_nothing():
     for path in SOURCES:
         tree = ast.parse(path.read_text())
         assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree)), path
+
+
+WITHOUT = """
+import sys
+sys.modules["keras"] = sys.modules["tensorflow"] = None
+import tf_amalgam
+"""
+
+
+def test_statistics_and_reports_need_no_tensorflow(tmp_path):
+    test_reporting.written(test_reporting.planted(), tmp_path)
+    told = run(
+        f"{WITHOUT}from tf_amalgam import stats\n"
+        f"print(tf_amalgam.write_report({str(tmp_path)!r}))\n"
+        "print(stats.effect_size([1.0, 2.0], [1.0, 2.0]))\n"
+    )
+    assert told.splitlines() == [str(tmp_path / "report" / "index.html"), "0.0"]
+
+
+def test_what_needs_tensorflow_says_so():
+    code = f"{WITHOUT}try:\n    tf_amalgam.load\nexcept ImportError as e:\n    print(e)"
+    assert "tf_amalgam.load needs keras, which is not installed" in run(code)

@@ -8,20 +8,26 @@ Importing this imports Keras and nothing else; the rest comes when first used.
 
 import importlib
 
-from tf_amalgam.optimizers import (
-    SGD,
-    Adam,
-    AddSign,
-    Choice,
-    LearnedScalars,
-    Momentum,
-    Original,
-    PowerSign,
-    RMSProp,
-    RNNProp,
-    Scale,
-)
-from tf_amalgam.saved import available, load
+try:
+    from tf_amalgam.optimizers import (
+        SGD,
+        Adam,
+        AddSign,
+        Choice,
+        LearnedScalars,
+        Momentum,
+        Original,
+        PowerSign,
+        RMSProp,
+        RNNProp,
+        Scale,
+    )
+    from tf_amalgam.saved import available, load
+except ModuleNotFoundError as error:
+    # Where only records are looked at, statistics and reports need no more.
+    if error.name not in ("keras", "tensorflow"):
+        raise
+    _MISSING = error.name
 
 __version__ = "0.1.0"
 
@@ -72,4 +78,10 @@ __all__ = [
 def __getattr__(name):
     if name in _LATER:
         return getattr(importlib.import_module(_LATER[name]), name)
+    if name in __all__:
+        raise ModuleNotFoundError(
+            f"tf_amalgam.{name} needs {_MISSING}, which is not installed. Without it "
+            "there are tf_amalgam.stats and write_report. Run: pip install tensorflow",
+            name=_MISSING,
+        )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
