@@ -25,7 +25,7 @@ def define_gin_flags():
     flags.mark_flags_as_required(["gin_file", "workdir"])
 
 
-def start(main):
+def start(main, with_tensorflow=True):
     """Runs an absl main; mistakes end in one message, a stop ends in a checkpoint."""
 
     def guarded(argv):
@@ -33,10 +33,11 @@ def start(main):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("tensorflow").setLevel(logging.WARNING)
-        with _without_chatter():
-            import tensorflow
+        if with_tensorflow:
+            with _without_chatter():
+                import tensorflow
 
-            tensorflow.config.list_physical_devices()
+                tensorflow.config.list_physical_devices()
         try:
             main(argv)
         except (ValueError, OSError, RuntimeError) as error:

@@ -32,7 +32,7 @@ def main(arguments):
 
 def entry():
     """Console entry point."""
-    binary.start(main)
+    binary.start(main, with_tensorflow=False)
 
 
 if __name__ == "__main__":

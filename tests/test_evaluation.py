@@ -111,6 +111,37 @@ def test_other_settings_are_refused(finished):
         )
 
 
+def test_one_folder_has_one_set_of_terms(finished):
+    """Of other labels too: what is compared has equal epochs and warm-up."""
+    with pytest.raises(ValueError, match="warmup_steps: 5 there, 6 here"):
+        tf_amalgam.evaluate(
+            ["momentum"],
+            helpers.tiny_task(),
+            workdir=finished[1],
+            **{**OPTIONS, "warmup_steps": 6},
+        )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        rules.RMSProp(0.5),
+        rules.Momentum(0.5),
+        lambda: keras.optimizers.SGD(0.5),
+        lambda: keras.optimizers.SGD(0.5, momentum=0.9),
+        lambda: keras.optimizers.Lion(0.5),
+    ],
+)
+def test_another_optimizer_under_one_label_is_refused(finished, other):
+    with pytest.raises(ValueError, match="other settings.*class: "):
+        tf_amalgam.evaluate(
+            {"sgd at .5": other},
+            helpers.tiny_task(),
+            workdir=finished[1],
+            **OPTIONS,
+        )
+
+
 def test_other_hyperparameters_are_refused(finished):
     """A record says what made it; its label alone does not."""
     with pytest.raises(ValueError, match="other settings.*beta_1: 0.9 there, 0.5 here"):
@@ -147,12 +178,13 @@ def test_replicates_have_records_of_their_own(tmp_path):
         pytest.approx(0.1),
         pytest.approx(0.2),
     ]
-    # Keras' own optimizers have the start, the minibatches and the warm-up of all.
-    first = [r["batch_losses"] for r in found[:3]]
-    for losses in first[1:]:
-        np.testing.assert_allclose(losses[:6], first[0][:6], rtol=1e-4)
-    assert len({losses[-1] for losses in first}) == 3
-    assert found[2]["optimizer_config"]["class"] == "Lion"
+    # Keras' own optimizers have the start, the minibatches and the warm-up of all; so
+    # has a replicate of any optimizer, but replicates have each their own.
+    first, replicate, lion = (r["batch_losses"] for r in found[:3])
+    np.testing.assert_allclose(lion[:6], first[:6], rtol=1e-4)
+    assert first[-1] != lion[-1]
+    assert np.abs(np.subtract(replicate[:6], first[:6])).max() > 1e-3
+    assert found[2]["optimizer_config"]["class"] == "keras.Lion"
     assert [r["kind"] for r in found[1:3]] == ["analytic", "keras"]
 
 
@@ -186,6 +218,32 @@ def test_a_run_that_fails_costs_no_other(tmp_path):
     assert "2 runs failed and have no record: broken-replicate0-seed0" in page
 
 
+def test_a_spike_hides_no_later_loss(tmp_path):
+    """Each minibatch's loss is its own, not the difference of running means."""
+    task = tf_amalgam.tasks.quadratic(dimensions=4, batch_size=8)
+
+    class Jumps(keras.optimizers.SGD):
+        def apply(self, grads, variables):
+            super().apply(grads, variables)
+            far = keras.ops.where(self.iterations == 3, 1e6, 1.0)
+            for v in variables:
+                v.assign(keras.ops.where(self.iterations == 4, 1e-3, far) * v)
+
+    found = evaluation.train_once(Jumps(0.01), task, seed=0, epochs=1)
+    losses = found["batch_losses"]
+    assert losses[3] > 1e9
+    assert all(loss > 1e-7 for loss in losses)
+    assert found["curves"]["loss"][0] == pytest.approx(np.mean(losses))
+
+
+def test_the_configuration_is_kept(tmp_path):
+    options = {**OPTIONS, "seeds": 0, "configuration": "evaluate.epochs = 2"}
+    (found,) = tf_amalgam.evaluate(
+        ["sgd"], helpers.tiny_task(), workdir=tmp_path, **options
+    )
+    assert found["configuration"] == "evaluate.epochs = 2"
+
+
 def test_where_a_run_starts_is_recorded(finished):
     task = helpers.tiny_task()
     x, y = task.dataset.validation
@@ -200,7 +258,7 @@ def test_where_a_run_starts_is_recorded(finished):
 def test_images_of_the_data_are_drawn_once(tmp_path):
     task = helpers.tiny_resnet_task()
     tf_amalgam.evaluate(["sgd"], task, workdir=tmp_path, **{**OPTIONS, "seeds": 0})
-    assert (tmp_path / "datasets.png").stat().st_size > 1000
+    assert (tmp_path / "datasets" / "noise.png").stat().st_size > 1000
 
 
 def test_table_and_curves_come_from_records_alone(finished, tmp_path):
@@ -306,9 +364,20 @@ def test_unreadable_records_are_named(tmp_path):
         ValueError, match="adam-replicate0-seed0.json is not a readable record"
     ):
         records.read_all(tmp_path)
-    path.write_text(json.dumps({"format": "other", "version": 1}))
-    with pytest.raises(ValueError, match="not a readable record"):
-        records.read(path)
+    for other, said in (
+        ({"format": "other", "version": 2}, "format 'other'"),
+        (records.stamped({}) | {"version": 1}, "version 1; this tf_amalgam reads"),
+        (records.stamped({"task": "tiny"}), "it lacks optimizer, replicate"),
+    ):
+        path.write_text(json.dumps(other))
+        with pytest.raises(ValueError, match=f"not a readable record.*{said}"):
+            records.read(path)
+
+
+def test_an_unreadable_order_is_named(tmp_path):
+    (tmp_path / "order.json").write_text("{")
+    with pytest.raises(ValueError, match="order.json cannot be read.*Remove it"):
+        records.read_all(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -244,9 +244,51 @@ def test_effect_size_by_hand():
     assert stats.effect_size([1.0, 1], [2.0, 2]) == -math.inf
 
 
+def series(values, index=None):
+    return pd.Series(values, index=index, dtype=float)
+
+
+def test_equal_seeds_are_paired():
+    """t of 2 degrees is 4.3027; differences −1, −1.5, −2 have sd .5."""
+    ours, other = series([1.0, 2.5, 5.0]), series([2.0, 4.0, 7.0])
+    found = stats.difference(ours, other)
+    half = 4.3027 * 0.5 / math.sqrt(3)
+    assert found["difference"] == pytest.approx(-1.5)
+    assert found["low"] == pytest.approx(-1.5 - half, rel=1e-4)
+    assert found["high"] == pytest.approx(-1.5 + half, rel=1e-4)
+    assert found["verdict"] == "better"
+    assert stats.difference(other, ours)["verdict"] == "worse"
+    # The same numbers of other seeds are two samples, and level (Welch).
+    apart = stats.difference(ours, series([2.0, 4.0, 7.0], [7, 8, 9]))
+    test = distributions.ttest_ind(ours, other, equal_var=False)
+    low, high = test.confidence_interval()
+    assert (apart["low"], apart["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert apart["verdict"] == "level"
+
+
+def test_what_cannot_be_compared_is_unknown():
+    found = stats.difference(series([1.0]), series([2.0, 3.0]))
+    assert (found["difference"], found["verdict"]) == (-1.5, "unknown")
+    assert math.isnan(stats.difference(series([]), series([1.0]))["difference"])
+    same = stats.difference(series([1.0, 1.0]), series([2.0, 2.0], [5, 6]))
+    assert (same["low"], same["high"], same["verdict"]) == (-1.0, -1.0, "better")
+
+
+def test_a_missing_group_is_a_group():
+    frame = drawn(0).assign(task="Train", scheme=None)
+    table = stats.summary(frame, "value", ["task", "scheme"])
+    assert len(table) == 1
+    assert len(stats.summary(frame, "value", "task")) == 1
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: stats.summary(drawn(0), "value", ["task"]), "no column 'task'"),
+        (
+            lambda: stats.mixed_model(drawn(0).assign(replicate=math.nan)),
+            "has no replicate",
+        ),
         (lambda: stats.mixed_model(drawn(0), "loss"), "no column 'loss'; it has"),
         (lambda: stats.mixed_model(drawn(0)[:0]), "no rows"),
         (lambda: stats.optimization_stability([1.0], "both"), "'raw' or 'log'"),

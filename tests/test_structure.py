@@ -15,7 +15,7 @@ PACKAGE = ROOT / "tf_amalgam"
 
 # A module may import from its own layer's predecessors only.
 LAYERS = [
-    {"numerics", "layout", "files", "privacy", "stats", "warm_up"},
+    {"numerics", "layout", "files", "privacy", "stats", "warm_up", "published"},
     {"rules", "sweep", "frames"},
     {
         *("data", "amalgamation", "perturbation", "curriculum", "optimizer"),

@@ -72,6 +72,36 @@ def test_a_full_disk_ends_the_sweep_at_once(tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "task").iterdir()) == ["0.json"]
 
 
+def test_other_errors_of_the_system_cost_one_job(tmp_path):
+    def lacking(i):
+        if i == 0:
+            raise FileNotFoundError(errno.ENOENT, "no such file", "/nowhere/data")
+        return i
+
+    with pytest.raises(RuntimeError, match="1 of 3 runs failed: job 0.*FileNotFound"):
+        swept(tmp_path, 3, lacking)
+    assert [job.path.is_file() for job in jobs_in(tmp_path, 3)] == [0, 1, 1]
+
+
+def test_a_failure_that_another_process_made_good_is_none(tmp_path):
+    """Its file is there in the end, and its traceback is not."""
+    jobs = jobs_in(tmp_path, 2)
+
+    def run(i):
+        if i == 0:
+            raise MemoryError
+        for job in jobs:  # as another process would
+            files.write_json(job.path, i)
+
+    sweep(jobs, run, tmp_path, progress=False)
+    assert failures(tmp_path) == []
+
+
+def test_a_run_that_writes_nothing_has_failed(tmp_path):
+    with pytest.raises(RuntimeError, match="without writing .*0.json"):
+        sweep(jobs_in(tmp_path, 1), lambda i: None, tmp_path, progress=False)
+
+
 def test_ctrl_c_goes_through(tmp_path):
     def interrupted(i):
         raise KeyboardInterrupt

@@ -96,8 +96,9 @@ def run(name, gin_files, gin_bindings, workdir):
     parse(gin_files, gin_bindings)
     workdir = pathlib.Path(workdir)
     configuration = gin.config_str()
+    kept = {"configuration": configuration} if name == "evaluate" else {}
     try:
-        result = _REGISTERED[name](workdir=workdir)
+        result = _REGISTERED[name](workdir=workdir, **kept)
     finally:
         if workdir.is_dir():
             files.write_text(workdir / CONFIG_FILE, configuration)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import statistics
 import time
@@ -11,13 +12,15 @@ import numpy as np
 import tensorflow as tf
 
 from tf_amalgam import data, files, plots, records
+from tf_amalgam import sweep as sweeps
 from tf_amalgam.lineup import labelled, lineup
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.sweep import Job, sweep
 
 # Steps left out of the timing: tracing and first allocations.
 UNTIMED_STEPS = 5
-SAMPLES_FILE = "datasets.png"
+SAMPLES = "datasets"
+TERMS_FILE = "terms.json"
 
 
 def evaluate(
@@ -33,11 +36,14 @@ def evaluate(
     preset: str = "paper",
     progress: bool = True,
     write_report: bool = True,
+    configuration: str = "",
 ) -> list[dict]:
     """Trains every optimizee with every optimizer and seed; returns the records.
 
     All optimizers get equal terms: per seed the same initial weights, the same
-    order of minibatches and the same warm-up (Huang et al. 2022, B.3). A run whose
+    order of minibatches and the same warm-up (Huang et al. 2022, B.3). Other replicates
+    have others, so that evaluations of a student's replicates are independent, as the
+    statistics need them (App. D.1). A run whose
     record exists is not run again, so an interrupted evaluation continues, and
     processes that are given the same folder divide the work.
 
@@ -56,11 +62,12 @@ def evaluate(
         preset: hyperparameters of analytic optimizers given by name.
         progress: whether to show one progress bar over all runs.
         write_report: whether to make `table.md` and `curves.png`.
+        configuration: text that every record keeps, the gin configuration say.
 
     Raises:
         ValueError: for an unknown optimizer, two optimizees or optimizers of one
-            name, or a record made with other settings, hyperparameters or weights;
-            before any work starts.
+            name, or a folder with a record of other terms, hyperparameters or
+            weights; before any work starts.
         RuntimeError: naming the runs that failed, after all others have ended.
         OSError: naming a record that cannot be written (a full disk, say).
     """
@@ -103,28 +110,31 @@ def evaluate(
             f"seeds ({seeds}) differ in nothing that a file name can hold."
         )
     for job, (task, _, one) in zip(jobs, runs, strict=True):
-        _check_record(job.path, {**one.config, **terms, "task": task.describe()})
+        _check_record(job.path, one.config, {**terms, "task": task.describe()})
+    _agree_on_terms(workdir, terms)
 
     def run(index):
         task, seed, one = runs[index]
         about = {
             "optimizer": one.label,
             "replicate": one.replicate,
+            "seed": seed,
             "kind": one.kind,
             "trained": one.trained,
             "settings": {**terms, "task": task.describe()},
             "optimizer_config": one.config,
+            "configuration": configuration,
         }
-        record = {**train_once(one.make(), task, seed, epochs), **about}
+        found = train_once(one.make(), task, seed, epochs, one.replicate)
+        record = {**found, **about}
         files.write_json(jobs[index].path, records.stamped(record), indent=None)
 
     records.remember_order(workdir, names, [one.label for one in contestants])
     _draw_samples(tasks, workdir)
     sweep(jobs, run, workdir, progress=progress, description="evaluating")
-    found = [records.read(job.path) for job in jobs]
     if write_report:
-        report(found, workdir)
-    return found
+        report(records.read_all(workdir), workdir)
+    return [records.read(job.path) for job in jobs]
 
 
 def _others(optimizers, baselines):
@@ -145,8 +155,8 @@ def _draw_samples(tasks, folder):
         for task in tasks
         if task.dataset.train.x.dtype == np.uint8 and task.dataset.train.x.ndim == 4
     }
-    if images:
-        plots.samples(images, pathlib.Path(folder) / SAMPLES_FILE)
+    for name, several in images.items():
+        plots.samples({name: several}, pathlib.Path(folder) / SAMPLES / f"{name}.png")
 
 
 def report(found, folder):
@@ -156,7 +166,7 @@ def report(found, folder):
     plots.learning_curves(found, folder / "curves.png")
 
 
-def train_once(optimizer, task, seed, epochs) -> dict:
+def train_once(optimizer, task, seed, epochs, replicate=0) -> dict:
     """Trains one fresh optimizee; returns its record.
 
     Curves hold one value per epoch: training loss, validation loss, and the task's
@@ -165,6 +175,8 @@ def train_once(optimizer, task, seed, epochs) -> dict:
     finite ends there and says `diverged`; `start_loss` is the validation loss of
     the initial weights, which tells whether a run learned at all.
     """
+    if replicate:
+        seed = derive_seed(seed, "replicate", replicate)
     model = task.training_model(derive_seed(seed, "initial", task.name))
     model.compile(optimizer=optimizer, **task.compile_arguments())
     batch_size, dataset = task.batch_size, task.dataset
@@ -197,6 +209,7 @@ def train_once(optimizer, task, seed, epochs) -> dict:
     )
     seconds = time.perf_counter() - started
     curves = {k: [_json(v) for v in values] for k, values in history.history.items()}
+    curves["loss"] = [_json(np.mean(part)) for part in watch.by_epoch]
     diverged = not all(math.isfinite(v) for v in curves["loss"] + curves["val_loss"])
     test = {}
     if not diverged:
@@ -205,15 +218,15 @@ def train_once(optimizer, task, seed, epochs) -> dict:
     privacy = task.privacy_report(len(watch.losses))
     return {
         "task": task.name,
-        "seed": seed,
         "start_loss": _json(start),
         "curves": curves,
         "test": {k: _json(v) for k, v in test.items()},
-        "batch_losses": [float(f"{v:.7g}") for v in watch.losses],  # all of a float32
+        "batch_losses": [float(f"{v:.9g}") for v in watch.losses],  # all of a float32
         "diverged": diverged,
         "seconds": seconds,
         "steps_per_epoch": per_epoch,
         "step_milliseconds": 1e3 * statistics.median(steps),
+        "load": os.getloadavg()[0],  # processes that shared the machine, over a minute
         "versions": records.versions(),
         **({"privacy": privacy} if privacy else {}),
     }
@@ -224,38 +237,71 @@ class _Watch(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.losses: list[float] = []
+        self.by_epoch: list[list[float]] = []
         self.seconds: list[float] = []
 
+    @property
+    def losses(self):
+        """The loss of every minibatch, in order."""
+        return [loss for epoch in self.by_epoch for loss in epoch]
+
     def on_epoch_begin(self, epoch, logs=None):
-        self._total = 0.0
-        self._count = 0
+        self.by_epoch.append([])
 
     def on_train_batch_begin(self, batch, logs=None):
         self._began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        # Keras reports the epoch's running mean; take the last term out of it.
-        self._count += 1
-        total = logs["loss"] * self._count
-        self.losses.append(total - self._total)
-        self._total = total
         self.seconds.append(time.perf_counter() - self._began)
+        self.by_epoch[-1].append(float(logs["loss"]))
+        # Keras would report the epoch's running mean, in which a spike hides all that
+        # follows; the epoch's mean is taken of these instead.
+        self.model.metrics[0].reset_state()
 
 
-def _check_record(path, settings):
+def _agree_on_terms(workdir, terms):
+    """Raises ValueError if other runs in the folder have other terms.
+
+    Epochs and warm-up are one for all that is compared; what processes that start
+    together agree on is on disk before any of them works.
+    """
+    folder = pathlib.Path(workdir)
+    shared = {k: v for k, v in terms.items() if k != "preset"}
+    with files.locked(folder / sweeps.LOCKS / "terms"):
+        path = folder / TERMS_FILE
+        there = json.loads(path.read_text()) if path.is_file() else shared
+        if different := [k for k in sorted(shared) if there.get(k) != shared[k]]:
+            text = "; ".join(
+                f"{k}: {there.get(k)} there, {shared[k]} here" for k in different
+            )
+            raise ValueError(
+                f"{folder} holds runs made with other settings ({text}). Use another "
+                "workdir: what is compared needs equal terms."
+            )
+        files.write_json(path, shared)
+
+
+# Options that every Keras optimizer has; another version of Keras may have others.
+KERAS_OPTIONS = set(keras.optimizers.SGD().get_config()) - {"momentum", "nesterov"}
+
+
+def _check_record(path, config, terms):
     """Raises ValueError if a record was made with other settings."""
     if not path.is_file():
         return
     record = records.read(path)
     found = {**record["optimizer_config"], **record["settings"]}
-    settings = json.loads(json.dumps(settings))  # tuples are lists in a record
-    # Keras numbers names, and another version of it may know other options.
-    known = settings.keys() & found.keys() - {"name"}
-    different = [k for k in sorted(known) if found[k] != settings[k]]
+    settings = json.loads(json.dumps({**config, **terms}))  # tuples are lists there
+    different = [
+        k
+        for k in sorted(settings.keys() | found.keys())
+        if found.get(k) != settings.get(k)
+        and k != "name"  # Keras numbers them
+        and (k not in KERAS_OPTIONS or (k in settings and k in found))
+    ]
     if different:
         text = "; ".join(
-            f"{k}: {found.get(k)} there, {settings[k]} here" for k in different
+            f"{k}: {found.get(k)} there, {settings.get(k)} here" for k in different
         )
         raise ValueError(
             f"{path} was made with other settings ({text}). Use another workdir, or "

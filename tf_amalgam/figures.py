@@ -7,6 +7,8 @@ import pandas as pd
 
 from tf_amalgam import frames, plots, stats
 
+# Terms of a comparison that all records share.
+TERMS = ("epochs", "warmup_steps", "warmup_learning_rate")
 MARKERS = "osD^vPX*<>"
 # Of a cropped figure, nats above the reference (the paper crops outliers too).
 CROP = 1.5
@@ -69,8 +71,9 @@ def schemes(found):
     return Drawn(
         "figure1",
         "Amalgamated optimizers (Figure 1)",
-        f"Mean log loss minus that of {found.reference}, with 95 % intervals of the "
-        "mean by a linear mixed model; lower is better.",
+        f"Mean log loss minus that of {found.reference} (or the lowest, where that has "
+        "none), with 95 % intervals of the mean by a linear mixed model; lower is "
+        "better, a cross says that runs diverged.",
         figure,
         pd.concat(parts, ignore_index=True),
     )
@@ -132,15 +135,16 @@ def loss_curves(found, value="val_loss"):
                 continue
             by_epoch = here.groupby("epoch")[value]
             mean, sd = by_epoch.mean(), by_epoch.std().fillna(0.0)
-            color = plots.COLORS[i]
-            axis.plot(mean.index, mean, color=color, label=label)
+            color = plots.COLORS[i % len(plots.COLORS)]
+            style = "-" if i < len(plots.COLORS) else "--"
+            axis.plot(mean.index, mean, style, color=color, label=_text(label))
             low, high = mean - 2 * sd, mean + 2 * sd
             if value == "val_loss":  # a log axis ends somewhere above 0
                 low = np.maximum(low, 0.5 * by_epoch.min())
             axis.fill_between(mean.index, low, high, color=color, alpha=0.15, lw=0)
             rows = pd.DataFrame({"mean": mean, "sd": sd}).reset_index()
             table.append(rows.assign(task=task, optimizer=label))
-        axis.set(title=task, xlabel="epoch")
+        axis.set(title=_text(task), xlabel="epoch")
         if value == "val_loss":
             axis.set_yscale("log")
     for axis in panels[len(tasks) :]:
@@ -152,7 +156,9 @@ def loss_curves(found, value="val_loss"):
     return Drawn(
         f"figure{number}",
         f"Validation {what} by epoch (Figure {number})",
-        f"Mean ± 2 standard deviations over runs. Oracles: {oracles or 'none'}.",
+        "Mean ± 2 standard deviations over runs that did not diverge "
+        f"({int(found.runs['diverged'].sum())} of all did). Oracles: "
+        f"{oracles or 'none'}.",
         figure,
         pd.concat(table, ignore_index=True),
     )
@@ -289,7 +295,7 @@ def larger(found):
     figure, axes = plots.canvas(1, 1)
     axis, parts = axes[0][0], []
     for i, opponent in enumerate(opponents):
-        table = frames.verdicts(runs, opponent)
+        table = frames.verdicts(runs, opponent, "log_best_val_loss")
         if not len(table):
             continue
         rows = table[table["optimizer"] == found.reference].copy()
@@ -304,7 +310,7 @@ def larger(found):
         return None
     for row in parts[0].itertuples():
         axis.annotate(
-            row.task, (row.parameters, row.difference), fontsize=7, rotation=30
+            _text(row.task), (row.parameters, row.difference), fontsize=7, rotation=30
         )
     axis.axhline(0.0, color="#888888", lw=0.8)
     axis.set(xscale="log", xlabel="parameters", ylabel="nats over the opponent")
@@ -313,7 +319,7 @@ def larger(found):
         "figure8",
         "Larger optimizees (Figure 8)",
         f"Log validation loss of {found.reference} minus that of the oracle and of "
-        "Adam, with Welch's 95 % interval, by the optimizee's number of parameters.",
+        "Adam, with 95 % intervals, by the optimizee's number of parameters.",
         figure,
         pd.concat(parts, ignore_index=True),
     )
@@ -328,7 +334,7 @@ def _compared(found):
     runs = found.runs
     keras = _labels(runs[runs["kind"] == "keras"])
     reference = [found.reference] if found.reference is not None else []
-    return [*reference, *found.pool, *keras]
+    return list(dict.fromkeys([*reference, *found.pool, *keras]))
 
 
 def _fits(found, labels, value):
@@ -341,12 +347,14 @@ def _fits(found, labels, value):
 
 def _relative(found, labels, value):
     """Returns fits with the reference's mean of each optimizee taken off."""
-    table = _fits(found, labels, value)
+    table = _fits(found, [*labels, found.reference], value)
     reference = table[table["optimizer"] == found.reference].set_index("task")["mean"]
-    zero = table["task"].map(reference)
+    lowest = table["task"].map(table.groupby("task")["mean"].min())
+    zero = table["task"].map(reference).fillna(lowest)  # where all its runs diverged
     for column in ("mean", "mean_low", "mean_high"):
         table[column] = table[column] - zero
-    return table.assign(figure=value)
+    kept = table["optimizer"].isin(labels)
+    return table[kept].reset_index(drop=True).assign(figure=value)
 
 
 def _lines(found, curves):
@@ -380,7 +388,10 @@ def _wide(found):
 
 
 def _dots(axis, table, labels, crop=None):
-    """Draws means and intervals: a column per optimizee, side by side by optimizer."""
+    """Draws means and intervals: a column per optimizee, side by side by optimizer.
+
+    A triangle at the edge lies beyond it; a cross says that runs diverged.
+    """
     tasks = list(dict.fromkeys(table["task"]))
     step = 0.8 / max(1, len(labels))
     for i, label in enumerate(labels):
@@ -394,15 +405,18 @@ def _dots(axis, table, labels, crop=None):
             x[shown], rows["mean"][shown], yerr=arms[:, shown], **_style(i, label)
         )
         beyond = (~inside & rows["mean"].notna()).to_numpy(bool)
-        axis.plot(
-            x[beyond],
-            np.full(beyond.sum(), 0.98),
-            "^",
-            ms=5,
-            color=plots.COLORS[i % len(plots.COLORS)],
-            transform=axis.get_xaxis_transform(),
-        )
-    axis.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right", fontsize=8)
+        lost = rows["diverged"].gt(0).to_numpy(bool)
+        for marker, height, these in (("^", 0.98, beyond), ("x", 0.94, lost)):
+            axis.plot(
+                x[these],
+                np.full(these.sum(), height),
+                marker,
+                ms=5,
+                color=plots.COLORS[i % len(plots.COLORS)],
+                transform=axis.get_xaxis_transform(),
+            )
+    names = [_text(task) for task in tasks]
+    axis.set_xticks(range(len(tasks)), names, rotation=30, ha="right", fontsize=8)
     if crop is not None:
         axis.set_ylim(top=min(axis.get_ylim()[1], crop))
     _legend(axis)
@@ -421,8 +435,14 @@ def _style(i, label):
         "color": plots.COLORS[i % len(plots.COLORS)],
         "ms": 4,
         "lw": 1,
-        "label": label,
+        "label": _text(label),
     }
+
+
+def _text(label):
+    """Returns a label as it is: no formula, and not hidden from legends."""
+    label = label.replace("$", r"\$")
+    return f" {label}" if label.startswith("_") else label
 
 
 def _legend(axis):

@@ -1,5 +1,7 @@
 """Writing files so that a reader never sees half of one."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -40,3 +42,24 @@ def write_text(path, text: str):
 def write_json(path, value, indent: int | None = 2):
     """Writes JSON atomically; an indent of None puts everything on one line."""
     write_text(path, json.dumps(value, indent=indent, sort_keys=True) + "\n")
+
+
+@contextlib.contextmanager
+def locked(path, wait=True):
+    """Holds a lock that other processes see; yields whether it was free.
+
+    A lock ends with its process, however that ends.
+
+    Args:
+        path: of an empty file that stands for the lock.
+        wait: whether to wait for it; if not, and another process has it, yields False.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

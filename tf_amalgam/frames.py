@@ -19,6 +19,7 @@ FIGURES = (
     "log_train_loss",
     "best_val_accuracy",
     "test_loss",
+    "log_test_loss",
     "test_accuracy",
     "stability",
     "log_stability",
@@ -44,7 +45,10 @@ def _row(record):
     if not record["diverged"]:
         logarithm = {
             name: math.log(max(loss, TINY))
-            for name, loss in (("best", best), ("train", curves["loss"][-1]))
+            for name, loss in (
+                *(("best", best), ("train", curves["loss"][-1])),
+                ("test", record["test"].get("loss", math.nan)),
+            )
         }
         figures |= {
             "best_val_loss": best,
@@ -54,6 +58,7 @@ def _row(record):
             "log_train_loss": logarithm["train"],
             "best_val_accuracy": max(curves.get("val_accuracy", [math.nan])),
             "test_loss": record["test"].get("loss", math.nan),
+            "log_test_loss": logarithm["test"],
             "test_accuracy": record["test"].get("accuracy", math.nan),
             "stability": stats.optimization_stability(curves["val_loss"]),
             "log_stability": stats.optimization_stability(
@@ -70,7 +75,8 @@ def _row(record):
         "epochs": len(curves["val_loss"]),
         "milliseconds": record["step_milliseconds"],
         "seconds": record["seconds"],
-        "epsilon": privacy.get("epsilon", math.nan),
+        "load": record["load"],
+        "epsilon": _epsilon(privacy),
         "delta": privacy.get("delta", math.nan),
         "trained_on": trained.get("task", ""),
         "student": trained.get("student", ""),
@@ -133,31 +139,30 @@ def oracle(frame, pool) -> dict[str, str]:
     """Returns the oracle of each optimizee: the pool's best (Huang et al. 2022, 5).
 
     Best is the lowest mean over runs of the best validation loss; an optimizer of which
-    a run diverged on an optimizee is not its oracle, nor is one that has fewer seeds
-    there than another.
+    a run diverged on an optimizee is not its oracle, nor is one that lacks a seed that
+    another has there. An optimizee of which nobody is left has no oracle.
     """
     found = {}
     for task, here in frame[frame["optimizer"].isin(pool)].groupby("task", sort=False):
-        seeds = here.groupby("optimizer")["seed"].nunique()
-        means = here.groupby("optimizer")["best_val_loss"].apply(
-            lambda losses: losses.mean(skipna=False)
-        )
-        means = means[(seeds == seeds.max()) & means.notna()]
-        if len(means):
-            found[task] = means.idxmin()
+        seeds, best = set(here["seed"]), {}
+        for label, runs_ in here.groupby("optimizer", sort=False):
+            whole = set(runs_["seed"]) == seeds and not runs_["diverged"].any()
+            if whole and runs_["best_val_loss"].notna().all():
+                best[label] = runs_["best_val_loss"].mean()
+        if best:
+            found[task] = min(best, key=best.__getitem__)
     return found
 
 
 def reference_of(frame) -> str | None:
     """Returns the amalgamated optimizer that does best, or the best learned one.
 
-    Best is the lowest mean over optimizees of the mean log validation loss, among
-    those that were tried on most of them and never diverged.
+    Best has the fewest diverged runs, then the lowest log validation loss against the
+    others: the mean over optimizees of the difference from the optimizee's mean.
     """
     learned = frame[frame["kind"] == "learned"]
     amalgamated = learned[learned["teachers"] != ""]
-    means = _by_task(amalgamated if len(amalgamated) else learned)
-    return None if means is None else means.index[0]
+    return _best(amalgamated if len(amalgamated) else learned, "optimizer")
 
 
 def trained_on(frame) -> str:
@@ -167,27 +172,26 @@ def trained_on(frame) -> str:
 
 
 def best_replicate(frame, label) -> int:
-    """Returns the replicate of a label with the lowest mean log validation loss."""
-    here = frame[frame["optimizer"] == label]
-    means = _by_task(here, "replicate")
-    return int(here["replicate"].iloc[0] if means is None else means.index[0])
+    """Returns the replicate of a label that does best (see `reference_of`)."""
+    return int(_best(frame[frame["optimizer"] == label], "replicate"))
 
 
-def _by_task(frame, column="optimizer"):
-    """Returns mean log loss by `column`, ascending, of those that cover most tasks."""
+def _best(frame, column):
     if not len(frame):
         return None
-    table = frame.pivot_table(
-        index=column,
-        columns="task",
-        values="log_best_val_loss",
-        aggfunc=lambda losses: losses.mean(skipna=False),
-        dropna=False,
+    above = frame["log_best_val_loss"] - frame.groupby("task")[
+        "log_best_val_loss"
+    ].transform("mean")
+    table = frame.assign(above=above).groupby(column, sort=False)
+    means = table.apply(lambda runs_: runs_.groupby("task")["above"].mean().mean())
+    order = pd.DataFrame(
+        {
+            "tasks": -table["task"].nunique(),
+            "diverged": table["diverged"].sum(),
+            "mean": means,
+        }
     )
-    covered = table.notna().sum(axis=1)
-    if not covered.max():
-        return None
-    return table[covered == covered.max()].mean(axis=1).sort_values()
+    return order.sort_values(["tasks", "diverged", "mean"], kind="stable").index[0]
 
 
 def with_oracle(frame, best) -> pd.DataFrame:
@@ -248,31 +252,44 @@ def reaching(records, best) -> pd.DataFrame:
     )
 
 
-def verdicts(frame, opponent, value="log_best_val_loss") -> pd.DataFrame:
+def verdicts(frame, opponent, value="log_test_loss") -> pd.DataFrame:
     """Returns how each optimizer stands against one opponent on each optimizee.
 
     `difference` is the mean of `value` minus the opponent's (below 0 is better), `low`
-    and `high` Welch's 95 % interval of it, `effect` Hedges' g, and `verdict` "better"
-    or "worse" where the interval leaves out 0, else "level". The sample is the means of
-    replicates where there are several (their evaluations are not independent), else
-    the runs. Where a side has fewer than two finite ones there is no interval, and
-    `verdict` says "unknown".
+    and `high` its 95 % interval, and `verdict` "better" or "worse" where that leaves
+    out 0, else "level" (`stats.difference`). The sample is the means of replicates
+    where there are several (their evaluations are not independent), else the runs by
+    seed; equal seeds are paired. `effect` is Hedges' g of runs. Where more runs
+    diverged than of the opponent, the verdict is "diverged", whatever the others say;
+    where there are fewer than two finite values it is "unknown".
     """
     rows = []
     for task, here in frame.groupby("task", sort=False):
-        other = _sample(here[here["optimizer"] == opponent], value)
+        others = here[here["optimizer"] == opponent]
         for label, runs_ in here.groupby("optimizer", sort=False):
-            if label == opponent or not len(other):
+            if label == opponent or not len(others):
                 continue
-            found = stats.difference(_sample(runs_, value), other)
-            row = {"task": task, "optimizer": label, **found}
-            row["diverged"] = int(runs_["diverged"].sum())
-            rows.append(row)
+            found = stats.difference(_sample(runs_, value), _sample(others, value))
+            found["effect"] = stats.effect_size(runs_[value], others[value])
+            lost = int(runs_["diverged"].sum())
+            if lost > others["diverged"].sum():
+                found["verdict"] = "diverged"
+            rows.append({"task": task, "optimizer": label, **found, "diverged": lost})
     return pd.DataFrame(rows)
 
 
 def _sample(frame, value):
-    frame = frame[frame[value].notna()]
-    if frame["replicate"].nunique() > 1:
-        return frame.groupby("replicate")[value].mean()
-    return frame[value]
+    """Returns means by replicate, or the runs of a single one by seed."""
+    several = frame["replicate"].nunique() > 1
+    by = "replicate" if several else "seed"
+    # So that replicates of one are never paired with seeds of another.
+    means = frame[frame[value].notna()].groupby(by)[value].mean()
+    return means.rename(lambda key: (by, key))
+
+
+def _epsilon(privacy):
+    """Returns epsilon; infinite where a private run makes no claim."""
+    if not privacy:
+        return math.nan
+    found = privacy.get("epsilon")
+    return math.inf if found is None else found

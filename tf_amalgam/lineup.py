@@ -15,6 +15,7 @@ from tf_amalgam.rules.rule import AnalyticRule
 from tf_amalgam.warm_up import WarmUp
 
 KERAS = "keras."
+ORACLE = "oracle"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,10 @@ def lineup(
     }
     found = []
     optimizers = labelled(optimizers)
+    if ORACLE in optimizers:
+        raise ValueError(
+            f"The label {ORACLE!r} is kept for the best of the pool; choose another."
+        )
     if not optimizers:
         raise ValueError("evaluate needs at least one optimizer; received none.")
     for label, given in optimizers.items():
@@ -116,7 +121,12 @@ def lineup(
                 return _with_warm_up(one, preset, terms)
 
             # Bad names and files show before any work.
-            made = make()
+            made, again = make(), make()
+            if getattr(made, "optimizer", made) is getattr(again, "optimizer", again):
+                raise ValueError(
+                    f"{label}: each run needs a fresh optimizer, but the function "
+                    "returns the same one every time."
+                )
             facts = (configuration(made), _kind(made), _training(one))
             found.append(Contestant(label, i, make, *facts))
     return found
@@ -124,7 +134,9 @@ def lineup(
 
 def configuration(optimizer) -> dict:
     """Returns what made an optimizer, JSON-ready; of its weights only their SHA-256."""
-    config = optimizer.get_config()
+    own = getattr(optimizer, "optimizer", optimizer)  # inside a warm-up
+    name = f"{type(own).__module__.partition('.')[0]}.{type(own).__name__}"
+    config = {**optimizer.get_config(), "class": name}
     if config.pop("rule_weights", None) is not None:
         config["weights_sha256"] = saved.digest(optimizer.rule_weights)
     return config

@@ -26,6 +26,7 @@ def meta_training(history, validations, path):
             label = name.removeprefix(column)
             _line(axis, updates, [row[name] for row in history], label, i)
         axis.set(title=title)
+        axis.set_visible(bool(names))  # without teachers there is nothing to show
     scores = [(row["update"], row["score"]) for row in validations]
     finite = [(x, y) for x, y in scores if math.isfinite(y)]
     axes[1][1].plot(

@@ -12,7 +12,13 @@ import statistics
 from tf_amalgam import files
 
 FORMAT = "tf_amalgam record"
-VERSION = 1
+VERSION = 2
+# What is read of every record.
+KEYS = (
+    *("task", "optimizer", "replicate", "seed", "kind", "trained", "settings"),
+    *("curves", "test", "start_loss", "diverged", "versions", "load"),
+    *("seconds", "step_milliseconds", "steps_per_epoch", "optimizer_config"),
+)
 ORDER_FILE = "order.json"
 ORDERED = ("task", "optimizer")
 
@@ -49,10 +55,13 @@ def read(path) -> dict:
     """
     try:
         record = json.loads(pathlib.Path(path).read_text())
-        if record["format"] != FORMAT or record["version"] > VERSION:
+        if record["format"] != FORMAT or record["version"] != VERSION:
             raise ValueError(
-                f"format {record['format']!r}, version {record['version']}"
+                f"format {record['format']!r}, version {record['version']}; this "
+                f"tf_amalgam reads version {VERSION}"
             )
+        if missing := [key for key in KEYS if key not in record]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not a readable record ({error}). Remove it to run that "
@@ -65,7 +74,7 @@ def read_all(folder) -> list[dict]:
     """Returns every record under `folder`, in the order of `remember_order`."""
     folder = pathlib.Path(folder)
     found = [read(path) for path in sorted(folder.glob("*/*-seed*.json"))]
-    order = _order(folder)
+    order = read_order(folder)
 
     def place(record):
         names = [
@@ -84,17 +93,25 @@ def remember_order(folder, task, optimizer):
         folder: of the records.
         task, optimizer: their names.
     """
-    folder, order = pathlib.Path(folder), _order(folder)
-    given = {"task": task, "optimizer": optimizer}
-    order = {key: list(dict.fromkeys([*order[key], *given[key]])) for key in ORDERED}
-    files.write_json(folder / ORDER_FILE, order)
+    folder, given = pathlib.Path(folder), {"task": task, "optimizer": optimizer}
+    with files.locked(folder / ".locks" / "order"):
+        order = read_order(folder)
+        merged = {k: list(dict.fromkeys([*order[k], *given[k]])) for k in ORDERED}
+        files.write_json(folder / ORDER_FILE, merged)
 
 
-def _order(folder):
-    path = folder / ORDER_FILE
-    return (
-        json.loads(path.read_text()) if path.is_file() else {key: [] for key in ORDERED}
-    )
+def read_order(folder) -> dict[str, list[str]]:
+    """Returns the names of optimizees and optimizers as `remember_order` wrote them."""
+    path = pathlib.Path(folder) / ORDER_FILE
+    if not path.is_file():
+        return {key: [] for key in ORDERED}
+    try:
+        found = json.loads(path.read_text())
+        return {key: [str(name) for name in found[key]] for key in ORDERED}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}). Remove it; records then go by name."
+        ) from error
 
 
 # Column of the table → (value of one run, number format).

@@ -56,6 +56,8 @@ def mixed_model(frame, value="value", replicate="replicate") -> Fit:
         ValueError: for a column that is not there, or no rows.
     """
     _check(frame, value, replicate)
+    if frame[replicate].isna().any():
+        raise ValueError(f"A run has no {replicate}; every row needs one.")
     numbers = pd.to_numeric(frame[value], errors="coerce").to_numpy(float)
     kept = np.isfinite(numbers)
     y, labels = numbers[kept], frame[replicate].to_numpy()[kept]
@@ -194,9 +196,10 @@ def summary(frame, value, by=("task", "optimizer"), replicate="replicate"):
         by: columns whose values tell the groups apart.
         replicate: column of the replicate.
     """
-    _check(frame, value, replicate)
+    by = [by] if isinstance(by, str) else list(by)
+    _check(frame, value, replicate, *by)
     rows = []
-    for key, runs in frame.groupby(list(by), sort=False):
+    for key, runs in frame.groupby(by, sort=False, dropna=False):
         fit = mixed_model(runs, value, replicate)
         rows.append({**dict(zip(by, key, strict=True)), **fit._asdict()})
     return pd.DataFrame(rows)
@@ -270,27 +273,34 @@ def effect_size(first, second) -> float:
 
 
 def difference(first, second) -> dict:
-    """Returns how much `first` differs: difference, interval, effect size, verdict.
+    """Returns how much `first` differs: difference, 95 % interval, verdict.
 
-    The interval is Welch's, of two samples whose spreads may differ. The verdict, for
-    figures of which less is better, is "better" or "worse" where the interval leaves
-    out 0, else "level"; "unknown" where a side has fewer than 2 values.
+    Where both series have the same labels (seeds, say, that fix data and initial
+    weights of both), the interval is Student's of the paired differences; else Welch's,
+    of two samples whose spreads may differ. The verdict, for figures of which less is
+    better, is "better" or "worse" where the interval leaves out 0, else "level";
+    "unknown" where there are fewer than 2 values.
+
+    Args:
+        first, second: pandas series of finite values.
     """
-    first, second = (np.asarray(side, float) for side in (first, second))
-    first, second = (side[np.isfinite(side)] for side in (first, second))
     found = {"difference": math.nan, "low": math.nan, "high": math.nan}
     if len(first) and len(second):
         found["difference"] = float(first.mean() - second.mean())
-    found["effect"] = effect_size(first, second)
+    paired = set(first.index) == set(second.index) and first.index.is_unique
     if min(len(first), len(second)) < 2:
         return {**found, "verdict": "unknown"}
-    if first.std() == second.std() == 0.0:
+    if paired:
+        apart = first - second
+        error = float(apart.std(ddof=1)) / math.sqrt(len(apart))
+        low, high = _mean_interval(found["difference"], error, len(apart) - 1)
+    elif first.std() == second.std() == 0.0:
         low = high = found["difference"]
     else:
         test = distributions.ttest_ind(first, second, equal_var=False)
         low, high = map(float, test.confidence_interval(CONFIDENCE))
     verdict = "better" if high < 0.0 else "worse" if low > 0.0 else "level"
-    return {**found, "low": low, "high": high, "verdict": verdict}
+    return {**found, "low": float(low), "high": float(high), "verdict": verdict}
 
 
 def _check(frame, *columns):

@@ -4,8 +4,7 @@ What is finished is on disk, and what is being run is locked. A lock belongs to 
 process and ends with it, however that ends.
 """
 
-import contextlib
-import fcntl
+import errno
 import hashlib
 import pathlib
 import time
@@ -20,6 +19,8 @@ LOCKS = ".locks"
 FAILURE_SUFFIX = ".failed.txt"
 # Seconds between looks at what other processes are running.
 PATIENCE = 1.0
+# What makes every later write fail too.
+FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Job(NamedTuple):
@@ -45,11 +46,11 @@ def sweep(jobs, run, folder, *, progress=True, description="running"):
 
     Raises:
         RuntimeError: naming the jobs that failed here, after all others have ended.
-        OSError: where a file cannot be written (a full disk, say); at once, since no
-            other could be written either.
+        OSError: where the disk is full, read-only or broken; at once, since no other
+            file could be written either.
     """
     waiting = [i for i, job in enumerate(jobs) if not job.path.is_file()]
-    failed: list[int] = []
+    failed: dict[int, str] = {}
     with tqdm.tqdm(
         total=len(jobs),
         initial=len(jobs) - len(waiting),
@@ -65,42 +66,53 @@ def sweep(jobs, run, folder, *, progress=True, description="running"):
                         elsewhere.append(i)
                     elif not jobs[i].path.is_file():
                         bar.set_postfix_str(_status(jobs[i].title, elsewhere, failed))
-                        if not _done(jobs[i], lambda i=i: run(i)):
-                            failed.append(i)
+                        if said := _done(jobs[i], lambda i=i: run(i)):
+                            failed[i] = said
                 _advance(bar, jobs)
             waiting = [i for i in elsewhere if not jobs[i].path.is_file()]
             if waiting:
                 bar.set_postfix_str(_status("", waiting, failed))
                 time.sleep(PATIENCE)
                 _advance(bar, jobs)
+    # Another process may have had more luck since.
+    failed = {i: said for i, said in failed.items() if not jobs[i].path.is_file()}
     if failed:
-        named = ", ".join(jobs[i].title for i in failed[:5])
+        first = next(iter(failed))
+        named = ", ".join(jobs[i].title for i in list(failed)[:5])
         more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-        first = _failure(jobs[failed[0]])
-        last_line = first.read_text().strip().splitlines()[-1]
         raise RuntimeError(
             f"{len(failed)} of {len(jobs)} runs failed: {named}{more}. The first: "
-            f"{last_line} (see {first}). Finished runs are kept; the same command "
-            "tries the others again."
+            f"{failed[first]} (see {_failure(jobs[first])}). Finished runs are kept; "
+            "the same command tries the others again."
         )
 
 
 def failures(folder):
-    """Returns the paths of the tracebacks of jobs that have failed so far."""
-    return sorted(pathlib.Path(folder).rglob(f"*{FAILURE_SUFFIX}"))
+    """Returns the paths of the tracebacks of jobs that have no file yet."""
+    return [
+        path
+        for path in sorted(pathlib.Path(folder).rglob(f"*{FAILURE_SUFFIX}"))
+        if not (path.parent / f"{_stem(path)}.json").is_file()
+    ]
+
+
+def _stem(path):
+    return path.name.removesuffix(FAILURE_SUFFIX)
 
 
 def _done(job, run):
-    """Runs one job; returns whether it went well, and writes down why not."""
+    """Runs one job; returns nothing, or why it failed, which it also writes down."""
     try:
         run()
-    except OSError:
-        raise
-    except Exception:
+        if not job.path.is_file():
+            raise RuntimeError(f"the run ended without writing {job.path}")
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FATAL:
+            raise
         files.write_text(_failure(job), traceback.format_exc())
-        return False
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     _failure(job).unlink(missing_ok=True)
-    return True
+    return ""
 
 
 def _failure(job):
@@ -121,17 +133,7 @@ def _status(title, elsewhere, failed):
     return ", ".join(parts)
 
 
-@contextlib.contextmanager
 def _lock(folder, path):
-    """Yields whether this process, and no other, may make a file now."""
     # Named by content: labels may be long, and locks lie in one flat folder.
     name = hashlib.sha256(str(path.relative_to(folder)).encode()).hexdigest()[:24]
-    place = pathlib.Path(folder) / LOCKS / name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with open(place, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    return files.locked(pathlib.Path(folder) / LOCKS / name, wait=False)

@@ -14,9 +14,14 @@ class WarmUp(keras.optimizers.Optimizer):
         optimizer: the `keras.optimizers.Optimizer`, fresh.
         steps: number of first steps.
         learning_rate: SGD's.
+
+    Raises:
+        ValueError: for an optimizer that a warm-up would not leave as it is: one that
+            keeps weights of its own, or takes steps at other times than gradients come.
     """
 
     def __init__(self, optimizer, steps, learning_rate):
+        _check(optimizer, steps)
         super().__init__(learning_rate=learning_rate, name=optimizer.name)
         self.optimizer = optimizer
         self.steps = steps
@@ -31,7 +36,12 @@ class WarmUp(keras.optimizers.Optimizer):
         if not self.built:
             self.build(trainable_variables)
         variables = list(trainable_variables or self._trainable_variables)
-        grads = [ops.convert_to_tensor(grad) for grad in grads]
+        pairs = [
+            (ops.convert_to_tensor(grad), variable)
+            for grad, variable in zip(grads, variables, strict=True)
+            if grad is not None  # as in Keras, what has no gradient stays
+        ]
+        grads, variables = [g for g, _ in pairs], [v for _, v in pairs]
 
         def own():
             self.optimizer.apply(grads, variables)
@@ -45,6 +55,8 @@ class WarmUp(keras.optimizers.Optimizer):
             ]
             own()
             for variable, value in zip(variables, after, strict=True):
+                if variable.constraint is not None:
+                    value = variable.constraint(value)
                 variable.assign(value)
             return 0
 
@@ -54,7 +66,31 @@ class WarmUp(keras.optimizers.Optimizer):
     def get_config(self):
         return {
             **self.optimizer.get_config(),
-            "class": type(self.optimizer).__name__,
             "warmup_steps": self.steps,
             "warmup_learning_rate": float(ops.convert_to_numpy(self.learning_rate)),
         }
+
+
+# Weights live in their slots, so that these, not SGD's steps, decide what comes next.
+OWN_WEIGHTS = ("Ftrl", "ScheduleFreeAdamW")
+
+
+def _check(optimizer, steps):
+    name = type(optimizer).__name__
+    odd = [
+        option
+        for option in ("use_ema", "gradient_accumulation_steps", "loss_scale_factor")
+        if getattr(optimizer, option, None)
+    ]
+    if name == "LossScaleOptimizer":
+        odd.append("loss scaling")
+    if odd:
+        raise ValueError(
+            f"{name} with {', '.join(odd)} cannot be compared on equal terms: its "
+            "steps are not those of plain gradients. Leave that out."
+        )
+    if steps and name in OWN_WEIGHTS:
+        raise ValueError(
+            f"{name} keeps weights of its own, which a warm-up by SGD would not move. "
+            "Compare it with warmup_steps=0, or leave it out."
+        )
