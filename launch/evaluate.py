@@ -4,11 +4,13 @@
         --workdir=runs/mnist_evaluation \
         --gin_bindings='evaluate.optimizers=["adam", "runs/mnist/student.npz"]'
 
-Finished runs are not run again.
+Finished runs are not run again; several processes on one folder divide the work.
 """
 
+from absl import flags
 from tf_amalgam.launch import binary
 
+flags.DEFINE_integer("parallel", 1, "Processes that divide the runs.")
 binary.define_gin_flags()
 
 
@@ -16,10 +18,12 @@ def main(_=None):
     """Runs `tf_amalgam.evaluate` under the flags and prints its table."""
     from tf_amalgam import bindings, records
 
-    flags = binary.FLAGS
-    found = bindings.run("evaluate", flags.gin_file, flags.gin_bindings, flags.workdir)
+    given = binary.FLAGS
+    found = bindings.run_evaluation(
+        given.gin_file, given.gin_bindings, given.workdir, given.parallel
+    )
     print(records.table(found))
-    print(f"Records, table.md and curves.png: {flags.workdir}")
+    print(f"Records, table.md and curves.png: {given.workdir}")
 
 
 def entry():

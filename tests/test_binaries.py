@@ -7,9 +7,10 @@ import pytest
 
 from tests import helpers
 from tests.test_gin import TINY
-from tf_amalgam import rules, saved
+from tf_amalgam import records, rules, saved
 
 FILE = "gin_configs/experiments/quickstart.gin"
+MANY = "gin_configs/experiments/mnist_evaluate.gin"
 
 
 def binary(module, *flags):
@@ -51,6 +52,21 @@ def test_amalgamate_then_evaluate(tmp_path):
         refused = binary("report", *flags)
         assert refused.returncode == 1
         assert message in refused.stderr
+
+
+def test_processes_divide_an_evaluation(tmp_path):
+    flags = [f"--gin_file={MANY}", f"--workdir={tmp_path}"]
+    flags += [f"--gin_bindings={line}" for line in TINY]
+    flags += ["--gin_bindings=evaluate.seeds = [0, 1, 2, 3]"]
+    run = binary("evaluate", *flags, "--parallel=2")
+    assert run.returncode == 0, run.stderr
+    assert len(records.read_all(tmp_path)) == 8
+    logs = sorted(path.name for path in (tmp_path / "logs").iterdir())
+    assert logs == ["worker-0.txt", "worker-1.txt"]
+    assert (tmp_path / "table.md").read_text().count("| 4 ") == 2
+    refused = binary("evaluate", *flags, "--parallel=0")
+    assert refused.returncode == 1
+    assert "parallel must be a whole number from 1" in refused.stderr
 
 
 def test_grid_search(tmp_path):

@@ -15,8 +15,17 @@ PACKAGE = ROOT / "tf_amalgam"
 
 # A module may import from its own layer's predecessors only.
 LAYERS = [
-    {"numerics", "layout", "files", "privacy", "stats", "warm_up", "published"},
-    {"rules", "sweep", "frames"},
+    {
+        "numerics",
+        "layout",
+        "files",
+        "privacy",
+        "stats",
+        "warm_up",
+        "published",
+        "processes",
+    },
+    {"rules", "sweep", "frames", "workers"},
     {
         *("data", "amalgamation", "perturbation", "curriculum", "optimizer"),
         "private_gradients",

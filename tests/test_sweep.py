@@ -102,6 +102,20 @@ def test_a_run_that_writes_nothing_has_failed(tmp_path):
         sweep(jobs_in(tmp_path, 1), lambda i: None, tmp_path, progress=False)
 
 
+def test_a_limit_leaves_the_rest_for_the_next_call(tmp_path):
+    seen, jobs = [], jobs_in(tmp_path, 5)
+
+    def run(i):
+        seen.append(i)
+        files.write_json(jobs[i].path, i)
+
+    sweep(jobs, run, tmp_path, progress=False, limit=2)
+    assert seen == [0, 1]
+    sweep(jobs, run, tmp_path, progress=False, limit=2)
+    sweep(jobs, run, tmp_path, progress=False, limit=2)
+    assert seen == [0, 1, 2, 3, 4]
+
+
 def test_ctrl_c_goes_through(tmp_path):
     def interrupted(i):
         raise KeyboardInterrupt

@@ -13,6 +13,7 @@ from tf_amalgam import (
     rules,
     tasks,
     tuning,
+    workers,
 )
 from tf_amalgam.curriculum import Stage
 from tf_amalgam.lineup import KerasOptimizer
@@ -87,18 +88,19 @@ def parse(gin_files, gin_bindings=()):
         ) from error
 
 
-def run(name, gin_files, gin_bindings, workdir):
+def run(name, gin_files, gin_bindings, workdir, **others):
     """Parses the configuration and calls one of the functions above with it.
 
     The configuration is written into `workdir` before the call, the operative one
-    (with every default) after it, also when the run was interrupted.
+    (with every default) after it, also when the run was interrupted. `others` are
+    arguments that no configuration holds.
     """
     parse(gin_files, gin_bindings)
     workdir = pathlib.Path(workdir)
     configuration = gin.config_str()
     kept = {"configuration": configuration} if name == "evaluate" else {}
     try:
-        result = _REGISTERED[name](workdir=workdir, **kept)
+        result = _REGISTERED[name](workdir=workdir, **kept, **others)
     finally:
         if workdir.is_dir():
             files.write_text(workdir / CONFIG_FILE, configuration)
@@ -116,3 +118,19 @@ def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1):
     return replicates.run_replicates(
         count, gin_files, gin_bindings, workdir, parallel, one
     )
+
+
+def run_evaluation(gin_files, gin_bindings, workdir, parallel=1):
+    """Runs `evaluate`, divided among so many processes; returns the records.
+
+    With one it runs here. With more, these do the runs while this one shows the
+    progress of all (see `workers.Workers`).
+    """
+    if parallel == 1:
+        return run("evaluate", gin_files, gin_bindings, workdir)
+    crew = workers.Workers(parallel, gin_files, gin_bindings, workdir)
+    others = {"limit": 0, "meanwhile": crew.work}
+    try:
+        return run("evaluate", gin_files, gin_bindings, workdir, **others)
+    finally:
+        crew.stop()

@@ -37,6 +37,8 @@ def evaluate(
     progress: bool = True,
     write_report: bool = True,
     configuration: str = "",
+    limit: int | None = None,
+    meanwhile=None,
 ) -> list[dict]:
     """Trains every optimizee with every optimizer and seed; returns the records.
 
@@ -63,6 +65,14 @@ def evaluate(
         progress: whether to show one progress bar over all runs.
         write_report: whether to make `table.md` and `curves.png`.
         configuration: text that every record keeps, the gin configuration say.
+        limit: at most so many runs in this call; None for all. TensorFlow keeps some
+            megabytes of every run for the life of a process, so thousands are better
+            shared by several (`amalgam-evaluate --parallel`).
+        meanwhile: see `sweep.sweep`.
+
+    Returns:
+        The records, by optimizee, seed, optimizer and replicate; with a limit, those
+        that are there.
 
     Raises:
         ValueError: for an unknown optimizer, two optimizees or optimizers of one
@@ -77,6 +87,10 @@ def evaluate(
         raise ValueError(f"Optimizees need distinct names; received {names}.")
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be a whole number from 1, received {epochs!r}.")
+    if limit is not None and (not isinstance(limit, int) or limit < 0):
+        raise ValueError(
+            f"limit must be a whole number from 0 or None, received {limit!r}."
+        )
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     if not seeds:
         raise ValueError("evaluate needs at least one seed; received none.")
@@ -131,10 +145,18 @@ def evaluate(
 
     records.remember_order(workdir, names, [one.label for one in contestants])
     _draw_samples(tasks, workdir)
-    sweep(jobs, run, workdir, progress=progress, description="evaluating")
+    sweep(
+        jobs,
+        run,
+        workdir,
+        progress=progress,
+        description="evaluating",
+        limit=limit,
+        meanwhile=meanwhile,
+    )
     if write_report:
         report(records.read_all(workdir), workdir)
-    return [records.read(job.path) for job in jobs]
+    return [records.read(job.path) for job in jobs if job.path.is_file()]
 
 
 def _others(optimizers, baselines):

@@ -4,12 +4,10 @@ import csv
 import io
 import json
 import pathlib
-import signal
 import subprocess
-import sys
 import time
 
-from tf_amalgam import files, plots, saved
+from tf_amalgam import files, plots, processes, saved
 from tf_amalgam.workdir import VALIDATION_FILE, read_csv
 
 SUMMARY_FILE = "replicates.csv"
@@ -109,38 +107,23 @@ def _side_by_side(jobs, gin_files, parallel):
         while waiting or running:
             while waiting and len(running) < parallel:
                 folder, bindings = waiting.pop(0)
-                running[_started(folder, bindings, gin_files)] = folder
+                log = folder / LOG_FILE
+                process = processes.started(
+                    "amalgamate", gin_files, bindings, folder, log
+                )
+                running[process] = folder
             for process in [p for p in running if p.poll() is not None]:
                 folder = running.pop(process)
                 if process.returncode:
                     failed.append(f"{folder.name} (see {folder / LOG_FILE})")
             time.sleep(0.2)
     except KeyboardInterrupt:
-        for process in running:
-            process.send_signal(signal.SIGINT)
-        for process in running:
-            process.wait()
+        processes.interrupt(running)
         raise
     if failed:
         raise RuntimeError(
             f"{len(failed)} of {len(jobs)} replicates failed: {', '.join(failed)}. The "
             "same command runs these again."
-        )
-
-
-def _started(folder, bindings, gin_files):
-    """Returns the process of one replicate."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "tf_amalgam.launch.amalgamate"]
-    command += [f"--gin_file={name}" for name in gin_files]
-    command += [f"--gin_bindings={binding}" for binding in bindings]
-    with open(folder / LOG_FILE, "ab") as log:
-        return subprocess.Popen(
-            [*command, f"--workdir={folder}"],
-            stdout=log,
-            stderr=log,
-            # A Ctrl-C of the terminal comes through here, once.
-            start_new_session=True,
         )
 
 

@@ -30,7 +30,16 @@ class Job(NamedTuple):
     title: str
 
 
-def sweep(jobs, run, folder, *, progress=True, description="running"):
+def sweep(
+    jobs,
+    run,
+    folder,
+    *,
+    progress=True,
+    description="running",
+    limit=None,
+    meanwhile=None,
+):
     """Runs every job whose file does not exist yet, until all files exist.
 
     Processes with the same jobs and folder divide the work: each takes what no other
@@ -43,6 +52,10 @@ def sweep(jobs, run, folder, *, progress=True, description="running"):
         folder: where the locks lie.
         progress: whether to show one progress bar over all jobs.
         description: its first word.
+        limit: at most so many jobs in this call; None for all.
+        meanwhile: `meanwhile(left)` is called again and again after the limit is
+            reached, for as long as it says that others still work on what is left;
+            what they leave undone has failed.
 
     Raises:
         RuntimeError: naming the jobs that failed here, after all others have ended.
@@ -51,6 +64,7 @@ def sweep(jobs, run, folder, *, progress=True, description="running"):
     """
     waiting = [i for i, job in enumerate(jobs) if not job.path.is_file()]
     failed: dict[int, str] = {}
+    taken = 0
     with tqdm.tqdm(
         total=len(jobs),
         initial=len(jobs) - len(waiting),
@@ -61,19 +75,29 @@ def sweep(jobs, run, folder, *, progress=True, description="running"):
         while waiting:
             elsewhere = []
             for i in waiting:
+                if taken == limit:
+                    break
                 with _lock(folder, jobs[i].path) as mine:
                     if not mine:
                         elsewhere.append(i)
                     elif not jobs[i].path.is_file():
                         bar.set_postfix_str(_status(jobs[i].title, elsewhere, failed))
+                        taken += 1
                         if said := _done(jobs[i], lambda i=i: run(i)):
                             failed[i] = said
                 _advance(bar, jobs)
-            waiting = [i for i in elsewhere if not jobs[i].path.is_file()]
+            if taken == limit:
+                waiting = [i for i in waiting if not jobs[i].path.is_file()]
+                if not waiting or not (meanwhile and meanwhile(len(waiting))):
+                    break
+            else:
+                waiting = [i for i in elsewhere if not jobs[i].path.is_file()]
             if waiting:
                 bar.set_postfix_str(_status("", waiting, failed))
                 time.sleep(PATIENCE)
                 _advance(bar, jobs)
+    if meanwhile:
+        failed |= {i: _said(jobs[i]) for i in waiting}
     # Another process may have had more luck since.
     failed = {i: said for i, said in failed.items() if not jobs[i].path.is_file()}
     if failed:
@@ -113,6 +137,13 @@ def _done(job, run):
         return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     _failure(job).unlink(missing_ok=True)
     return ""
+
+
+def _said(job):
+    """Returns why another process failed to do a job."""
+    if not _failure(job).is_file():
+        return "no process did it; see their logs"
+    return _failure(job).read_text().strip().splitlines()[-1]
 
 
 def _failure(job):

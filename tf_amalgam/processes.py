@@ -1,0 +1,37 @@
+"""Binaries as processes of their own, side by side."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+
+
+def started(binary, gin_files, gin_bindings, workdir, log):
+    """Returns the process of one binary.
+
+    Args:
+        binary: its module in `tf_amalgam.launch`.
+        gin_files, gin_bindings, workdir: its flags.
+        log: file that its output is added to.
+    """
+    log = pathlib.Path(log)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", f"tf_amalgam.launch.{binary}"]
+    command += [f"--gin_file={name}" for name in gin_files]
+    command += [f"--gin_bindings={binding}" for binding in gin_bindings]
+    with open(log, "ab") as file:
+        return subprocess.Popen(
+            [*command, f"--workdir={workdir}"],
+            stdout=file,
+            stderr=file,
+            # A Ctrl-C of the terminal comes through `interrupt`, once.
+            start_new_session=True,
+        )
+
+
+def interrupt(running):
+    """Interrupts processes as Ctrl-C would, and waits until they have ended."""
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    for process in running:
+        process.wait()
