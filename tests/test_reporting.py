@@ -13,6 +13,7 @@ import urllib.request
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats as distributions
 
 from tf_amalgam import figures, files, frames, records, reporting
 
@@ -190,6 +191,14 @@ def test_verdicts_against_the_oracle(page):
     assert table.loc[("Train", "ours"), "effect"] < -2
     assert table.loc[("Train", "sgd"), "verdict"] == "worse"
     assert table.loc[("Train", "adam"), "verdict"] == "level"
+    # Three means of replicates against three seeds of another optimizer (Welch).
+    runs = frames.runs(planted()).query("task == 'Train'")
+    means = runs.query("optimizer == 'ours'").groupby("replicate")["log_test_loss"]
+    adam = runs.query("optimizer == 'adam'")["log_test_loss"]
+    test = distributions.ttest_ind(means.mean(), adam, equal_var=False)
+    low, high = test.confidence_interval()
+    row = table.loc[("Train", "ours")]
+    assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
     told = re.search(r'<td class="better">(-0\.\d\d) better</td>', page.read_text())
     assert float(told[1]) == round(table.loc[("Train", "ours"), "difference"], 2)
 

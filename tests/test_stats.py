@@ -41,6 +41,12 @@ def test_balanced_data_have_a_closed_form(seed):
     assert fit.mean_high - fit.mean == pytest.approx(half, rel=1e-4)
     assert fit.mean - fit.mean_low == pytest.approx(half, rel=1e-4)
     assert (fit.replicates, fit.runs, fit.diverged, fit.note) == (8, 80, 0, "")
+    # Williams and Tukey: (MSB − F·MSW) (a − 1) / (n χ²) at either end.
+    for end, share in ((fit.meta_low, 0.975), (fit.meta_high, 0.025)):
+        chi2 = distributions.chi2.ppf(share, 7)
+        ratio = distributions.f.ppf(share, 7, 72)
+        expected = (between - ratio * within) * 7 / (10 * chi2)
+        assert end == pytest.approx(math.sqrt(expected), rel=1e-9)
 
 
 def test_a_singular_fit_says_so():

@@ -53,6 +53,7 @@ def test_a_failed_job_is_named_and_tried_again_by_the_next_call(tmp_path):
     swept(tmp_path, 4, seen.append)
     assert seen == [1, 2]
     assert failures(tmp_path) == []
+    assert not list((tmp_path / "task").glob("*.txt"))
 
 
 def test_a_full_disk_ends_the_sweep_at_once(tmp_path, monkeypatch):

@@ -146,8 +146,8 @@ def oracle(frame, pool) -> dict[str, str]:
     for task, here in frame[frame["optimizer"].isin(pool)].groupby("task", sort=False):
         seeds, best = set(here["seed"]), {}
         for label, runs_ in here.groupby("optimizer", sort=False):
-            whole = set(runs_["seed"]) == seeds and not runs_["diverged"].any()
-            if whole and runs_["best_val_loss"].notna().all():
+            # A diverged run has no loss.
+            if set(runs_["seed"]) == seeds and runs_["best_val_loss"].notna().all():
                 best[label] = runs_["best_val_loss"].mean()
         if best:
             found[task] = min(best, key=best.__getitem__)
