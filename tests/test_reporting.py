@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from scipy import stats as distributions
 
-from tf_amalgam import figures, files, frames, records, reporting
+from tf_amalgam import evaluated, figures, files, frames, records, reporting
 
 EPOCHS = 4
 # Label → (kind, log loss against adam's, replicates, how it was trained).
@@ -286,7 +286,7 @@ def test_diverged_missing_and_failed_runs_are_said(tmp_path):
 
 
 def gathered(found, **options):
-    return reporting.gather(found, **options)
+    return evaluated.gather(found, **options)
 
 
 def test_a_run_that_diverged_makes_no_optimizer_better():
@@ -480,7 +480,7 @@ def test_a_run_that_reached_zero_has_a_logarithm():
 
 
 def test_cropped_figures_mark_what_lies_beyond():
-    found = reporting.gather(planted())
+    found = evaluated.gather(planted())
     cropped = figures.learned(found).figure.axes[0]
     whole = figures.learned(found, cropped=False).figure.axes[0]
     assert cropped.get_ylim()[1] <= figures.CROP < whole.get_ylim()[1]

@@ -5,11 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from tf_amalgam import frames, plots, stats
+from tf_amalgam import evaluated, frames, intervals, plots
 
-# Terms of a comparison that all records share.
-TERMS = ("epochs", "warmup_steps", "warmup_learning_rate")
-MARKERS = "osD^vPX*<>"
 # Of a cropped figure, nats above the reference (the paper crops outliers too).
 CROP = 1.5
 
@@ -24,18 +21,7 @@ class Drawn(NamedTuple):
     data: pd.DataFrame
 
 
-class Evaluated(NamedTuple):
-    """What all figures are drawn of."""
-
-    runs: pd.DataFrame  # `frames.runs`
-    curves: pd.DataFrame  # `frames.curves`
-    tasks: pd.DataFrame  # `frames.optimizees`
-    best: dict  # optimizee → oracle
-    pool: list  # labels of the analytic pool
-    reference: str | None  # label against which others are measured
-
-
-def all_figures(found: Evaluated) -> list[Drawn]:
+def all_figures(found: evaluated.Evaluated) -> list[Drawn]:
     """Returns every figure that the records have data for, in the paper's order."""
     drawn = [
         schemes(found),
@@ -56,7 +42,9 @@ def all_figures(found: Evaluated) -> list[Drawn]:
 def schemes(found):
     """Figure 1: amalgamated optimizers by validation and training loss."""
     runs = found.runs
-    labels = _labels(runs[(runs["kind"] == "learned") & (runs["teachers"] != "")])
+    labels = evaluated.labels_of(
+        runs[(runs["kind"] == "learned") & (runs["teachers"] != "")]
+    )
     if not labels or found.reference is None:
         return None
     figure, axes = plots.canvas(1, 2, _wide(found))
@@ -65,8 +53,8 @@ def schemes(found):
         (axes[0][0], "log_best_val_loss", "best validation loss"),
         (axes[0][1], "log_train_loss", "training loss of the last epoch"),
     ):
-        parts.append(_relative(found, labels, value))
-        _dots(axis, parts[-1], labels)
+        parts.append(evaluated.relative(found, labels, value))
+        intervals.dots(axis, parts[-1], labels)
         axis.set(ylabel="nats over the reference", title=f"log {name}")
     return Drawn(
         "figure1",
@@ -81,12 +69,12 @@ def schemes(found):
 
 def learned(found, cropped=True):
     """Figures 2 and 9: all learned optimizers by validation loss."""
-    labels = _labels(found.runs[found.runs["kind"] == "learned"])
+    labels = evaluated.labels_of(found.runs[found.runs["kind"] == "learned"])
     if len(labels) < 2 or found.reference is None:
         return None
-    table = _relative(found, labels, "log_best_val_loss")
+    table = evaluated.relative(found, labels, "log_best_val_loss")
     figure, axes = plots.canvas(1, 1, _wide(found))
-    _dots(axes[0][0], table, labels, CROP if cropped else None)
+    intervals.dots(axes[0][0], table, labels, CROP if cropped else None)
     axes[0][0].set(ylabel="nats over the reference", title="log best validation loss")
     above = f"; what lies above {CROP} is a triangle at the edge" if cropped else ""
     return Drawn(
@@ -101,12 +89,12 @@ def learned(found, cropped=True):
 
 def learned_accuracy(found):
     """Figure 9, accuracy."""
-    labels = _labels(found.runs[found.runs["kind"] == "learned"])
-    table = _fits(found, labels, "best_val_accuracy")
+    labels = evaluated.labels_of(found.runs[found.runs["kind"] == "learned"])
+    table = evaluated.fits(found, labels, "best_val_accuracy")
     if len(labels) < 2 or table["mean"].isna().all():
         return None
     figure, axes = plots.canvas(1, 1, _wide(found))
-    _dots(axes[0][0], table, labels)
+    intervals.dots(axes[0][0], table, labels)
     axes[0][0].set(ylabel="best validation accuracy")
     return Drawn(
         "figure9_accuracy",
@@ -137,14 +125,14 @@ def loss_curves(found, value="val_loss"):
             mean, sd = by_epoch.mean(), by_epoch.std().fillna(0.0)
             color = plots.COLORS[i % len(plots.COLORS)]
             style = "-" if i < len(plots.COLORS) else "--"
-            axis.plot(mean.index, mean, style, color=color, label=_text(label))
+            axis.plot(mean.index, mean, style, color=color, label=intervals.text(label))
             low, high = mean - 2 * sd, mean + 2 * sd
             if value == "val_loss":  # a log axis ends somewhere above 0
                 low = np.maximum(low, 0.5 * by_epoch.min())
             axis.fill_between(mean.index, low, high, color=color, alpha=0.15, lw=0)
             rows = pd.DataFrame({"mean": mean, "sd": sd}).reset_index()
             table.append(rows.assign(task=task, optimizer=label))
-        axis.set(title=_text(task), xlabel="epoch")
+        axis.set(title=intervals.text(task), xlabel="epoch")
         if value == "val_loss":
             axis.set_yscale("log")
     for axis in panels[len(tasks) :]:
@@ -167,10 +155,10 @@ def loss_curves(found, value="val_loss"):
 def stability_and_performance(found):
     """Figure 4: optimization stability against validation loss where students learn."""
     task = frames.trained_on(found.runs)
-    labels = _compared(found)
+    labels = evaluated.compared(found)
     here = found._replace(runs=found.runs[found.runs["task"] == task])
-    losses = _fits(here, labels, "log_best_val_loss")
-    jumps = _fits(here, labels, "stability")
+    losses = evaluated.fits(here, labels, "log_best_val_loss")
+    jumps = evaluated.fits(here, labels, "stability")
     table = losses.merge(jumps, on=["task", "optimizer"], suffixes=("_loss", "_jumps"))
     table = table.dropna(subset=["mean_loss", "mean_jumps"])
     if not len(table):
@@ -182,12 +170,14 @@ def stability_and_performance(found):
         axis.errorbar(
             row.mean_jumps,
             row.mean_loss,
-            xerr=_arms(row.mean_jumps, row.mean_low_jumps, row.mean_high_jumps),
-            yerr=_arms(row.mean_loss, row.mean_low_loss, row.mean_high_loss),
-            **_style(i, row.optimizer),
+            xerr=intervals.arms(
+                row.mean_jumps, row.mean_low_jumps, row.mean_high_jumps
+            ),
+            yerr=intervals.arms(row.mean_loss, row.mean_low_loss, row.mean_high_loss),
+            **intervals.style(i, row.optimizer),
         )
     axis.set(xlabel="optimization stability", ylabel="log best validation loss")
-    _legend(axis)
+    intervals.legend(axis)
     return Drawn(
         "figure4",
         f"Stability against performance on {task} (Figure 4)",
@@ -200,12 +190,12 @@ def stability_and_performance(found):
 
 def stability(found):
     """Figure 5: optimization stability by optimizee."""
-    labels = _compared(found)
-    table = _fits(found, labels, "stability")
+    labels = evaluated.compared(found)
+    table = evaluated.fits(found, labels, "stability")
     if table["mean"].isna().all():
         return None
     figure, axes = plots.canvas(1, 1, _wide(found))
-    _dots(axes[0][0], table, labels)
+    intervals.dots(axes[0][0], table, labels)
     axes[0][0].set(yscale="log", ylabel="σ_η of validation loss")
     return Drawn(
         "figure5",
@@ -219,7 +209,7 @@ def stability(found):
 
 def stability_and_losses(found):
     """Figure 10: stability, training loss and validation loss, uncropped."""
-    labels = _compared(found)
+    labels = evaluated.compared(found)
     figure, axes = plots.canvas(3, 1, _wide(found))
     parts = []
     for axis, value, name in (
@@ -227,8 +217,8 @@ def stability_and_losses(found):
         (axes[1][0], "log_train_loss", "log training loss"),
         (axes[2][0], "log_best_val_loss", "log best validation loss"),
     ):
-        parts.append(_fits(found, labels, value).assign(figure=value))
-        _dots(axis, parts[-1], labels)
+        parts.append(evaluated.fits(found, labels, value).assign(figure=value))
+        intervals.dots(axis, parts[-1], labels)
         axis.set(ylabel=name)
     table = pd.concat(parts, ignore_index=True)
     if table["mean"].isna().all():
@@ -245,7 +235,7 @@ def stability_and_losses(found):
 
 def meta_stability(found):
     """Figure 6: meta-stability against the size of a perturbation in training."""
-    table = meta_stability_table(found)
+    table = evaluated.meta_stability_table(found)
     table = table[table["input_noise"] == 0.0]
     noisy = table[table["perturbation"] != ""]
     if not len(noisy) or noisy["meta"].isna().all():
@@ -254,12 +244,20 @@ def meta_stability(found):
     axis = axes[0][0]
     for i, (kind, rows) in enumerate(noisy.groupby("perturbation", sort=False)):
         rows = rows.sort_values("radius")
-        arms = _arms(rows["meta"], rows["meta_low"], rows["meta_high"])
-        axis.errorbar(rows["radius"], rows["meta"], yerr=arms, **_style(i, kind))
-    for row in table[table["perturbation"] == ""].itertuples():
-        axis.axhline(row.meta, color="#888888", lw=0.8, ls="--", label=row.optimizer)
+        arms = intervals.arms(rows["meta"], rows["meta_low"], rows["meta_high"])
+        axis.errorbar(
+            rows["radius"], rows["meta"], yerr=arms, **intervals.style(i, kind)
+        )
+    for row in table[table["perturbation"] == ""].dropna(subset="meta").itertuples():
+        axis.axhline(
+            row.meta,
+            color="#888888",
+            lw=0.8,
+            ls="--",
+            label=intervals.text(row.optimizer),
+        )
     axis.set(xscale="log", xlabel="ε", ylabel="σ_α of log training loss")
-    _legend(axis)
+    intervals.legend(axis)
     return Drawn(
         "figure6",
         "Meta-stability against perturbation (Figure 6)",
@@ -269,20 +267,6 @@ def meta_stability(found):
         figure,
         table,
     )
-
-
-def meta_stability_table(found) -> pd.DataFrame:
-    """Returns σ_α of students with several replicates, by what disturbed training.
-
-    Also the paper's Table 6, where `input_noise` varies.
-    """
-    task = frames.trained_on(found.runs)
-    runs = found.runs
-    here = runs[(runs["task"] == task) & (runs["kind"] == "learned")]
-    keys = ["optimizer", "scheme", "teachers", "perturbation", "radius", "input_noise"]
-    if not len(here):
-        return pd.DataFrame(columns=[*keys, *stats.Fit._fields])
-    return stats.summary(here, "log_train_loss", keys)
 
 
 def larger(found):
@@ -301,20 +285,26 @@ def larger(found):
         rows = table[table["optimizer"] == found.reference].copy()
         rows["parameters"] = rows["task"].map(sizes)
         rows = rows.sort_values("parameters").assign(opponent=opponent)
-        arms = _arms(rows["difference"], rows["low"], rows["high"])
+        arms = intervals.arms(rows["difference"], rows["low"], rows["high"])
         axis.errorbar(
-            rows["parameters"], rows["difference"], yerr=arms, **_style(i, opponent)
+            rows["parameters"],
+            rows["difference"],
+            yerr=arms,
+            **intervals.style(i, opponent),
         )
         parts.append(rows)
     if not parts:
         return None
     for row in parts[0].itertuples():
         axis.annotate(
-            _text(row.task), (row.parameters, row.difference), fontsize=7, rotation=30
+            intervals.text(row.task),
+            (row.parameters, row.difference),
+            fontsize=7,
+            rotation=30,
         )
     axis.axhline(0.0, color="#888888", lw=0.8)
     axis.set(xscale="log", xlabel="parameters", ylabel="nats over the opponent")
-    _legend(axis)
+    intervals.legend(axis)
     return Drawn(
         "figure8",
         "Larger optimizees (Figure 8)",
@@ -323,38 +313,6 @@ def larger(found):
         figure,
         pd.concat(parts, ignore_index=True),
     )
-
-
-def _labels(runs):
-    return list(dict.fromkeys(runs["optimizer"]))
-
-
-def _compared(found):
-    """Returns the pool, Keras' own optimizers and the reference."""
-    runs = found.runs
-    keras = _labels(runs[runs["kind"] == "keras"])
-    reference = [found.reference] if found.reference is not None else []
-    return list(dict.fromkeys([*reference, *found.pool, *keras]))
-
-
-def _fits(found, labels, value):
-    here = found.runs[found.runs["optimizer"].isin(labels)]
-    if not len(here):
-        columns = ["task", "optimizer", *stats.Fit._fields]
-        return pd.DataFrame(columns=columns)
-    return stats.summary(here, value)
-
-
-def _relative(found, labels, value):
-    """Returns fits with the reference's mean of each optimizee taken off."""
-    table = _fits(found, [*labels, found.reference], value)
-    reference = table[table["optimizer"] == found.reference].set_index("task")["mean"]
-    lowest = table["task"].map(table.groupby("task")["mean"].min())
-    zero = table["task"].map(reference).fillna(lowest)  # where all its runs diverged
-    for column in ("mean", "mean_low", "mean_high"):
-        table[column] = table[column] - zero
-    kept = table["optimizer"].isin(labels)
-    return table[kept].reset_index(drop=True).assign(figure=value)
 
 
 def _lines(found, curves):
@@ -368,7 +326,7 @@ def _lines(found, curves):
             curves["replicate"] == replicate
         )
         parts.append(curves[mine].assign(line=found.reference))
-    for label in _labels(found.runs[found.runs["kind"] == "choice"]):
+    for label in evaluated.labels_of(found.runs[found.runs["kind"] == "choice"]):
         replicate = frames.best_replicate(found.runs, label)
         mine = (curves["optimizer"] == label) & (curves["replicate"] == replicate)
         parts.append(curves[mine].assign(line=label))
@@ -385,68 +343,3 @@ def _no_lines():
 def _wide(found):
     """Returns the width of a panel with a column per optimizee, inches."""
     return max(4.8, 1.2 + 0.9 * found.tasks["task"].nunique())
-
-
-def _dots(axis, table, labels, crop=None):
-    """Draws means and intervals: a column per optimizee, side by side by optimizer.
-
-    A triangle at the edge lies beyond it; a cross says that runs diverged.
-    """
-    tasks = list(dict.fromkeys(table["task"]))
-    step = 0.8 / max(1, len(labels))
-    for i, label in enumerate(labels):
-        rows = table[table["optimizer"] == label]
-        x = np.array([tasks.index(task) for task in rows["task"]], float)
-        x += (i - (len(labels) - 1) / 2) * step
-        inside = rows["mean"].le(crop) if crop is not None else rows["mean"].notna()
-        arms = _arms(rows["mean"], rows["mean_low"], rows["mean_high"])
-        shown = inside.to_numpy(bool)
-        axis.errorbar(
-            x[shown], rows["mean"][shown], yerr=arms[:, shown], **_style(i, label)
-        )
-        beyond = (~inside & rows["mean"].notna()).to_numpy(bool)
-        lost = rows["diverged"].gt(0).to_numpy(bool)
-        for marker, height, these in (("^", 0.98, beyond), ("x", 0.94, lost)):
-            axis.plot(
-                x[these],
-                np.full(these.sum(), height),
-                marker,
-                ms=5,
-                color=plots.COLORS[i % len(plots.COLORS)],
-                transform=axis.get_xaxis_transform(),
-            )
-    names = [_text(task) for task in tasks]
-    axis.set_xticks(range(len(tasks)), names, rotation=30, ha="right", fontsize=8)
-    if crop is not None:
-        axis.set_ylim(top=min(axis.get_ylim()[1], crop))
-    _legend(axis)
-
-
-def _arms(mean, low, high):
-    """Returns the lengths of error bars, [2, …]; none where there is no interval."""
-    arms = np.array([np.subtract(mean, low), np.subtract(high, mean)], float)
-    arms = arms.reshape(2, -1)
-    return np.where(np.isfinite(arms), np.maximum(arms, 0.0), 0.0)
-
-
-def _style(i, label):
-    return {
-        "fmt": MARKERS[(i // len(plots.COLORS)) % len(MARKERS)],
-        "color": plots.COLORS[i % len(plots.COLORS)],
-        "ms": 4,
-        "lw": 1,
-        "label": _text(label),
-    }
-
-
-def _text(label):
-    """Returns a label as it is: no formula, and not hidden from legends."""
-    label = label.replace("$", r"\$")
-    return f" {label}" if label.startswith("_") else label
-
-
-def _legend(axis):
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(
-            frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0)
-        )

@@ -6,18 +6,8 @@ import math
 import pathlib
 import tempfile
 
-import pandas as pd
-
-from tf_amalgam import (
-    figures,
-    files,
-    frames,
-    plots,
-    published,
-    records,
-    stats,
-    sweep,
-)
+from tf_amalgam import evaluated, figures, files, plots, records, sweep
+from tf_amalgam.tables import all_tables
 
 PAGE = "index.html"
 SAMPLES = "datasets"
@@ -62,22 +52,22 @@ def write_report(folder, output=None, *, pool=None, reference=None) -> pathlib.P
             f"There are no records under {folder}. Expected the workdir of an "
             "evaluation, as amalgam-evaluate writes it."
         )
-    _check_terms(found)
-    evaluated = gather(found, pool, reference)
-    drawn = figures.all_figures(evaluated)
-    tables = all_tables(evaluated, found)
+    evaluated.check_terms(found)
+    given = evaluated.gather(found, pool, reference)
+    drawn = figures.all_figures(given)
+    tables = all_tables(given, found)
     for one in drawn:
         for suffix in (".png", ".svg"):
             plots.write(one.figure, output / f"{one.name}{suffix}")
         _write_csv(one.data, output / f"{one.name}.csv")
     for name, (_, _, table) in tables.items():
         _write_csv(table, output / f"{name}.csv")
-    _write_csv(evaluated.runs, output / "runs.csv")
+    _write_csv(given.runs, output / "runs.csv")
     page = _page(
-        evaluated,
+        given,
         drawn,
         tables,
-        facts=_facts(evaluated, found, records.read_order(folder)),
+        facts=_facts(given, found, records.read_order(folder)),
         failed=sweep.failures(folder),
         samples=sorted((folder / SAMPLES).glob("*.png")),
     )
@@ -85,191 +75,15 @@ def write_report(folder, output=None, *, pool=None, reference=None) -> pathlib.P
     return output / PAGE
 
 
-def _check_terms(found):
-    """Raises ValueError unless all runs have the same epochs and warm-up."""
-    terms = {
-        tuple(record["settings"][key] for key in figures.TERMS): record
-        for record in found
-    }
-    if len(terms) > 1:
-        told = "; ".join(
-            ", ".join(f"{k} {v}" for k, v in zip(figures.TERMS, values, strict=True))
-            + f" ({record['optimizer']} on {record['task']})"
-            for values, record in terms.items()
-        )
-        raise ValueError(
-            f"The records were made on different terms: {told}. Put them into folders "
-            "of their own."
-        )
-
-
-def gather(found, pool=None, reference=None) -> figures.Evaluated:
-    """Returns records as what figures are drawn of (see `write_report`)."""
-    runs = frames.runs(found)
-    known = list(dict.fromkeys(runs["optimizer"]))
-    for label in [*(pool or ()), *([reference] if reference else [])]:
-        if label not in known:
-            raise ValueError(
-                f"No record has the optimizer {label!r}. There are: {', '.join(known)}."
-            )
-    pool = frames.pool_of(runs) if pool is None else list(pool)
-    return figures.Evaluated(
-        runs,
-        frames.curves(found),
-        frames.optimizees(found),
-        frames.oracle(runs, pool),
-        pool,
-        reference or frames.reference_of(runs),
-    )
-
-
-def all_tables(evaluated, found) -> dict[str, tuple[str, str, pd.DataFrame]]:
-    """Returns name → (title, caption, data frame) of every table."""
-    runs = frames.with_oracle(evaluated.runs, evaluated.best)
-    tables = {
-        "results": (
-            "All results",
-            "Means with 95 % intervals (linear mixed model, App. D.1); σ_α: between "
-            "replicates, σ_ε: within one. Diverged runs are counted and left out of "
-            "the means; “not learned” counts runs whose best validation loss is not "
-            "below that of the initial weights. The test split is measured once, at "
-            "the end of a run; nothing is chosen by it. Times of runs that shared the "
-            "machine (load above 1 or 2) are longer than alone.",
-            _results(runs),
-        ),
-        "table1": (
-            "Optimizees (Table 1)",
-            "Trainable parameters, training examples and minibatch.",
-            evaluated.tasks,
-        ),
-        "table4": ("Training times (Table 4)", "", _training_times(evaluated.runs)),
-        "table5": (
-            "Evaluation stability (Table 5)",
-            "σ_ε of the best log validation loss; – where runs diverged or are few.",
-            _evaluation_stability(evaluated.runs),
-        ),
-        "table6": (
-            "Meta-stability (Table 6)",
-            "σ_α of the log training loss where students were trained, with 95 % "
-            "intervals.",
-            _meta_stability(evaluated),
-        ),
-        "oracle": (
-            "Against the oracle",
-            "Log test loss minus the oracle's (chosen by validation), 95 % interval, "
-            "and Hedges' g; equal seeds are paired, and the sample is the means of "
-            "replicates where there are several.",
-            _against_oracle(runs, evaluated, "log_test_loss"),
-        ),
-        "oracle_validation": (
-            "Against the oracle, on the split that chose it",
-            "The same of the best log validation loss, as the paper reports it.",
-            _against_oracle(runs, evaluated, "log_best_val_loss"),
-        ),
-        "reaching": (
-            "Time to the oracle's loss",
-            "Steps and seconds until the oracle's mean best validation loss, of the "
-            "runs that reached it.",
-            frames.reaching(found, evaluated.best),
-        ),
-    }
-    for number, text in (
-        *((4, published.TABLE4), (5, published.TABLE5), (6, published.TABLE6)),
-    ):
-        if f"table{number}" in tables and len(tables[f"table{number}"][2]):
-            tables[f"published{number}"] = (
-                f"Published: Table {number}",
-                "As the paper reports it: 4 GPUs, 8 replicates, 25 epochs.",
-                published.table(text),
-            )
-    return {name: table for name, table in tables.items() if len(table[2])}
-
-
-def _against_oracle(runs, evaluated, value):
-    return frames.verdicts(runs, "oracle", value) if evaluated.best else pd.DataFrame()
-
-
-def _results(runs):
-    rows = []
-    for (task, optimizer), here in runs.groupby(["task", "optimizer"], sort=False):
-        fit = stats.mixed_model(here, "best_val_loss")
-        test = stats.mixed_model(here, "test_loss")
-        rows.append(
-            {
-                "optimizee": task,
-                "optimizer": optimizer,
-                "replicates": here["replicate"].nunique(),
-                "runs": fit.runs,
-                "diverged": fit.diverged,
-                "not_learned": int((~here["learned"]).sum()) - fit.diverged,
-                "best_val_loss": fit.mean,
-                "low": fit.mean_low,
-                "high": fit.mean_high,
-                "sigma_alpha": fit.meta,
-                "sigma_epsilon": fit.evaluation,
-                "test_loss": test.mean,
-                "test_low": test.mean_low,
-                "test_high": test.mean_high,
-                "test_accuracy": here["test_accuracy"].mean(),
-                "stability": here["stability"].mean(),
-                "ms_per_step": here["milliseconds"].mean(),
-                "load": here["load"].mean(),
-                "epsilon": here["epsilon"].max(),
-                "note": fit.note,
-            }
-        )
-    table = pd.DataFrame(rows)
-    return table.drop(columns="epsilon") if table["epsilon"].isna().all() else table
-
-
-def _training_times(runs):
-    trained = runs[runs["training_hours"].notna()]
-    once = trained.drop_duplicates(["optimizer", "replicate"])
-    columns = ["optimizer", "scheme", "teachers", "perturbation"]
-    if not len(once):
-        return pd.DataFrame(columns=columns)
-    return (
-        once.groupby(columns, sort=False, dropna=False)
-        .agg(
-            replicates=("replicate", "nunique"),
-            meta_updates=("meta_updates", "mean"),
-            hours=("training_hours", "mean"),
-        )
-        .reset_index()
-    )
-
-
-def _evaluation_stability(runs):
-    table = stats.summary(runs, "log_best_val_loss")
-    table.loc[table["diverged"] > 0, "evaluation"] = math.nan
-    cells = {(row.task, row.optimizer): row.evaluation for row in table.itertuples()}
-    optimizers = list(dict.fromkeys(runs["optimizer"]))
-    return pd.DataFrame(
-        [
-            [task, *(cells.get((task, label), math.nan) for label in optimizers)]
-            for task in dict.fromkeys(runs["task"])
-        ],
-        columns=["optimizee", *optimizers],
-    )
-
-
-def _meta_stability(evaluated):
-    table = figures.meta_stability_table(evaluated)
-    table = table[table["replicates"] > 1]
-    keys = ["optimizer", "scheme", "teachers", "perturbation", "radius", "input_noise"]
-    columns = [*keys, "replicates", "meta", "meta_low", "meta_high", "note"]
-    return table[columns].reset_index(drop=True)
-
-
-def _page(evaluated, drawn, tables, *, facts, failed, samples):
-    optimizers = evaluated.runs["optimizer"].nunique()
-    tasks = evaluated.runs["task"].nunique()
+def _page(given, drawn, tables, *, facts, failed, samples):
+    optimizers = given.runs["optimizer"].nunique()
+    tasks = given.runs["task"].nunique()
     title = f"{optimizers} optimizers on {tasks} optimizees"
     if failed:
         names = ", ".join(p.name.removesuffix(sweep.FAILURE_SUFFIX) for p in failed)
         facts.append(f"{len(failed)} runs failed and have no record: {names}.")
     items = "".join(f"<li>{html.escape(line)}</li>" for line in facts)
-    parts = [f"<h1>{title}</h1>", f"<ul>{items}</ul>", _verdicts(evaluated, tables)]
+    parts = [f"<h1>{title}</h1>", f"<ul>{items}</ul>", _verdicts(given, tables)]
     parts += [_figure(one) for one in drawn]
     if samples:
         pictures = "".join(_image(path.stem, path.read_bytes()) for path in samples)
@@ -284,15 +98,13 @@ def _page(evaluated, drawn, tables, *, facts, failed, samples):
     )
 
 
-def _facts(evaluated, found, order):
+def _facts(given, found, order):
     """Returns what was run, what is missing, and what was chosen, in sentences."""
-    runs, settings = evaluated.runs, found[0]["settings"]
+    runs, settings = given.runs, found[0]["settings"]
     seeds = ", ".join(map(str, sorted(set(runs["seed"]))))
-    pool = ", ".join(evaluated.pool)
-    chosen = "; ".join(f"{task}: {label}" for task, label in evaluated.best.items())
-    without = [
-        task for task in dict.fromkeys(runs["task"]) if task not in evaluated.best
-    ]
+    pool = ", ".join(given.pool)
+    chosen = "; ".join(f"{task}: {label}" for task, label in given.best.items())
+    without = [task for task in dict.fromkeys(runs["task"]) if task not in given.best]
     lines = [
         f"{len(runs)} runs: {int(runs['diverged'].sum())} diverged, "
         f"{int((~runs['learned'] & ~runs['diverged']).sum())} did not learn.",
@@ -308,7 +120,7 @@ def _facts(evaluated, found, order):
             f"No oracle on {', '.join(without)}: every member of the pool has diverged "
             "or missing runs there."
         )
-    reference = evaluated.reference or "none (no learned optimizer took part)"
+    reference = given.reference or "none (no learned optimizer took part)"
     lines.append(f"Reference: {reference}.")
     versions = {tuple(record["versions"].items()) for record in found}
     for version in sorted(versions):
@@ -346,12 +158,12 @@ def _missing(runs, order):
     return found
 
 
-def _verdicts(evaluated, tables):
+def _verdicts(given, tables):
     """Returns who beats, equals and loses to the oracle, optimizee by optimizee."""
     if "oracle" not in tables:
         return ""
     table = tables["oracle"][2]
-    tasks, optimizers = list(evaluated.best), list(dict.fromkeys(table["optimizer"]))
+    tasks, optimizers = list(given.best), list(dict.fromkeys(table["optimizer"]))
     by = {(row.task, row.optimizer): row for row in table.itertuples()}
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("", *tasks))
     rows = []
