@@ -11,6 +11,7 @@ from absl import flags
 from tf_amalgam.launch import binary
 
 flags.DEFINE_string("output", None, "Folder of the report; DIR/report by default.")
+flags.DEFINE_string("markdown", None, "Path of a page of Markdown to write besides.")
 flags.DEFINE_list("pool", None, "Labels out of which the oracle is taken.")
 flags.DEFINE_string("reference", None, "Label against which others are measured.")
 
@@ -26,6 +27,7 @@ def main(arguments):
         binary.FLAGS.output,
         pool=binary.FLAGS.pool,
         reference=binary.FLAGS.reference,
+        markdown=binary.FLAGS.markdown,
     )
     print(page)
 

@@ -470,6 +470,52 @@ def test_no_records(tmp_path):
         reporting.write_report(tmp_path)
 
 
+def test_a_page_of_markdown(tmp_path):
+    """The page's sections but for long tables, small pictures beside it."""
+    found = planted()
+    for one in found:
+        if (one["optimizer"], one["task"], one["seed"]) == ("noisy", "MLP", 0):
+            one |= {"diverged": True, "test": {}}
+    folder = written(found, tmp_path / "a_b")
+    page = tmp_path / "docs" / "results.md"
+    reporting.write_report(folder, markdown=page)
+    text = page.read_text()
+    pictures = re.findall(r"!\[.*\]\((results/figure\w+\.png)\)", text)
+    assert len(pictures) == 11
+    assert all((page.parent / name).stat().st_size < 200_000 for name in pictures)
+    assert "- 72 runs: 3 diverged, 6 did not learn." in text
+    assert "## Optimizees (Table 1)" in text
+    assert "## All results" not in text
+    assert text.split("## ")[2].startswith("Best validation loss")
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in text.split("## ")[2].splitlines()
+        if line.startswith("| ")
+    }
+    assert rows["optimizer"] == ["Train", "MLP"]
+    adam = frames.runs(found).query("optimizer == 'adam' and task == 'Train'")
+    losses = adam["best_val_loss"]
+    half = distributions.t.ppf(0.975, 2) * losses.std() / math.sqrt(3)
+    assert rows["adam"][0] == f"{losses.mean():.4f} ± {half:.4f}"
+    assert rows["noisy"][1].endswith("(3 diverged)")
+    assert rows["oracle"] == rows["adam"]
+
+
+def test_a_verdict_over_all_optimizees():
+    """The mean of the differences, where none is missing."""
+    found = [r for r in planted() if (r["task"], r["optimizer"]) != ("MLP", "Lion")]
+    given = evaluated.gather(found)
+    table = frames.verdicts(frames.with_oracle(given.runs, given.best), "oracle")
+    shown = reporting._verdicts(given, table)
+    means = shown.table.set_index("optimizer")["mean"]
+    ours = table[table["optimizer"] == "ours"]["difference"].mean()
+    assert means["ours"] == f"{ours:+.2f}"
+    assert means["Lion"] == "–"
+    assert list(shown.marks.loc[shown.table["optimizer"] == "ours", "Train"]) == [
+        "better"
+    ]
+
+
 def test_a_run_that_reached_zero_has_a_logarithm():
     one = record("Train", "adam", 0, 0)
     one["curves"]["val_loss"][-1] = 0.0

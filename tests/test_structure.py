@@ -27,7 +27,7 @@ LAYERS = [
     {"optimizers", "tasks"},
     {"saved", "unroll", "records"},
     {"plots", "importing", "tables"},
-    {"objective", "intervals"},
+    {"objective", "intervals", "pages"},
     {"meta_step", "figures"},
     {"settings", "alone", "state"},
     {"meta_train", "checkpoints"},

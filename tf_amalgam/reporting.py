@@ -1,32 +1,23 @@
 """One page of tables and figures out of the records of an evaluation; no TensorFlow."""
 
-import base64
-import html
 import math
 import pathlib
-import tempfile
 
-from tf_amalgam import evaluated, figures, files, plots, records, sweep
+import pandas as pd
+
+from tf_amalgam import evaluated, figures, files, pages, plots, records, sweep
 from tf_amalgam.tables import all_tables
 
 PAGE = "index.html"
 SAMPLES = "datasets"
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 76em;
-       padding: 0 1em; color: #222; }
-table { border-collapse: collapse; font-size: 13px; margin: 1em 0; }
-th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd; }
-th { border-bottom: 2px solid #888; } th:first-child, td:first-child,
-th:nth-child(2), td:nth-child(2) { text-align: left; }
-img { max-width: 100%; } figure { margin: 1.5em 0; overflow-x: auto; }
-figcaption { color: #555; font-size: 13px; }
-.better { background: #d9f0e3; } .worse, .diverged { background: #f9dfd5; }
-.wide { overflow-x: auto; }
-"""
+# Tables for a first look, and those of a row for each optimizee and optimizer.
+FIRST = ("losses", "accuracies")
+LONG = ("results", "oracle", "oracle_validation", "reaching", "table6")
 
 
-def write_report(folder, output=None, *, pool=None, reference=None) -> pathlib.Path:
+def write_report(
+    folder, output=None, *, pool=None, reference=None, markdown=None
+) -> pathlib.Path:
     """Writes the paper's tables and figures of an evaluation; returns the page's path.
 
     The page holds its figures and needs no network. Beside it lie every figure as PNG
@@ -39,6 +30,8 @@ def write_report(folder, output=None, *, pool=None, reference=None) -> pathlib.P
             default. The oracle is chosen by validation loss (Huang et al. 2022, 5).
         reference: label against which others are measured; by default the
             amalgamated optimizer with the best validation losses.
+        markdown: path of a page of Markdown to write besides, without the long
+            tables; small pictures lie in a folder of its name.
 
     Raises:
         ValueError: if there are no records, one cannot be read, they were made on
@@ -63,42 +56,20 @@ def write_report(folder, output=None, *, pool=None, reference=None) -> pathlib.P
     for name, (_, _, table) in tables.items():
         _write_csv(table, output / f"{name}.csv")
     _write_csv(given.runs, output / "runs.csv")
-    page = _page(
-        given,
-        drawn,
-        tables,
-        facts=_facts(given, found, records.read_order(folder)),
-        failed=sweep.failures(folder),
-        samples=sorted((folder / SAMPLES).glob("*.png")),
+    title = (
+        f"{given.runs['optimizer'].nunique()} optimizers on "
+        f"{given.runs['task'].nunique()} optimizees"
     )
-    files.write_text(output / PAGE, page)
+    facts = _facts(given, found, records.read_order(folder), sweep.failures(folder))
+    samples = sorted((folder / SAMPLES).glob("*.png"))
+    sections = _sections(given, drawn, tables, samples)
+    pages.write_html(output / PAGE, title, facts, sections)
+    if markdown is not None:
+        pages.write_markdown(markdown, title, facts, sections)
     return output / PAGE
 
 
-def _page(given, drawn, tables, *, facts, failed, samples):
-    optimizers = given.runs["optimizer"].nunique()
-    tasks = given.runs["task"].nunique()
-    title = f"{optimizers} optimizers on {tasks} optimizees"
-    if failed:
-        names = ", ".join(p.name.removesuffix(sweep.FAILURE_SUFFIX) for p in failed)
-        facts.append(f"{len(failed)} runs failed and have no record: {names}.")
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in facts)
-    parts = [f"<h1>{title}</h1>", f"<ul>{items}</ul>", _verdicts(given, tables)]
-    parts += [_figure(one) for one in drawn]
-    if samples:
-        pictures = "".join(_image(path.stem, path.read_bytes()) for path in samples)
-        parts.append(f"<figure><h2>Data sets (Figure 7)</h2>{pictures}</figure>")
-    for name, (heading, caption, table) in tables.items():
-        parts.append(_table(heading, caption, table, name))
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{title}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
-
-
-def _facts(given, found, order):
+def _facts(given, found, order, failed):
     """Returns what was run, what is missing, and what was chosen, in sentences."""
     runs, settings = given.runs, found[0]["settings"]
     seeds = ", ".join(map(str, sorted(set(runs["seed"]))))
@@ -127,6 +98,9 @@ def _facts(given, found, order):
         lines.append(f"Made with {', '.join(f'{k} {v}' for k, v in version)}.")
     if missing := _missing(runs, order):
         lines.append(f"Missing runs: {'; '.join(missing)}.")
+    if failed:
+        names = ", ".join(p.name.removesuffix(sweep.FAILURE_SUFFIX) for p in failed)
+        lines.append(f"{len(failed)} runs failed and have no record: {names}.")
     return lines
 
 
@@ -158,61 +132,63 @@ def _missing(runs, order):
     return found
 
 
-def _verdicts(given, tables):
+def _sections(given, drawn, tables, samples):
+    """Returns the page's sections, in order."""
+    found = [
+        pages.Section(
+            one.name, one.title, f"{one.caption} Numbers: {one.name}.csv.", one.figure
+        )
+        for one in drawn
+    ]
+    if samples:
+        found.append(
+            pages.Section("figure7", "Data sets (Figure 7)", "", pictures=samples)
+        )
+    found += [
+        pages.Section(
+            name,
+            title,
+            f"{caption} Numbers: {name}.csv.".strip(),
+            table=table,
+            long=name in LONG,
+        )
+        for name, (title, caption, table) in tables.items()
+    ]
+    first = [_verdicts(given, tables["oracle"][2])] if "oracle" in tables else []
+    glances = [one for one in found if one.name in FIRST]
+    return [*first, *glances, *(one for one in found if one.name not in FIRST)]
+
+
+def _verdicts(given, table):
     """Returns who beats, equals and loses to the oracle, optimizee by optimizee."""
-    if "oracle" not in tables:
-        return ""
-    table = tables["oracle"][2]
-    tasks, optimizers = list(given.best), list(dict.fromkeys(table["optimizer"]))
-    by = {(row.task, row.optimizer): row for row in table.itertuples()}
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("", *tasks))
-    rows = []
-    for optimizer in optimizers:
-        cells = [f"<td>{html.escape(optimizer)}</td>"]
-        for task in tasks:
-            row = by.get((task, optimizer))
-            if row is None:
-                cells.append("<td>–</td>")
-                continue
-            far = "–" if math.isnan(row.difference) else f"{row.difference:+.2f}"
-            told = f"{far} {row.verdict}"
-            if row.diverged:
-                told += f" ({row.diverged} diverged)"
-            cells.append(f'<td class="{row.verdict}">{told}</td>')
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return (
-        "<h2>Against the oracle</h2><p>Mean log test loss minus the oracle's (nats); "
-        "better or worse where the 95 % interval leaves out 0. The oracle was chosen "
-        'on the validation split.</p><div class="wide"><table>'
-        f"<tr>{head}</tr>{''.join(rows)}</table></div>"
+    rows, marks = [], []
+    for label in dict.fromkeys(table["optimizer"]):
+        here = table[table["optimizer"] == label].set_index("task")
+        cells = [_verdict(here, task) for task in given.best]
+        mean = here["difference"].reindex(list(given.best)).mean(skipna=False)
+        told = "–" if math.isnan(mean) else f"{mean:+.2f}"
+        rows.append([label, *(said for said, _ in cells), told])
+        marks.append(["", *(verdict for _, verdict in cells), ""])
+    columns = ["optimizer", *given.best, "mean"]
+    return pages.Section(
+        "verdicts",
+        "Against the oracle",
+        "Mean log test loss minus the oracle's (nats); better or worse where the 95 % "
+        "interval leaves out 0; the last column is the mean over optimizees. The "
+        "oracle was chosen on the validation split.",
+        table=pd.DataFrame(rows, columns=columns),
+        marks=pd.DataFrame(marks, columns=columns),
     )
 
 
-def _figure(one):
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "figure.png"
-        plots.write(one.figure, path)
-        picture = _image(one.title, path.read_bytes())
-    return (
-        f"<figure><h2>{html.escape(one.title)}</h2>{picture}<figcaption>"
-        f"{html.escape(one.caption)} Numbers: {one.name}.csv.</figcaption></figure>"
-    )
-
-
-def _image(title, content):
-    data = base64.b64encode(content).decode("ascii")
-    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-
-
-def _table(title, caption, table, name):
-    text = table.to_html(
-        index=False, border=0, na_rep="–", float_format=lambda v: f"{v:.4g}"
-    )
-    caption = f"{caption} Numbers: {name}.csv.".strip()
-    return (
-        f"<h2>{html.escape(title)}</h2><p>{html.escape(caption)}</p>"
-        f'<div class="wide">{text}</div>'
-    )
+def _verdict(rows, task):
+    """Returns what a cell says, and the verdict."""
+    if task not in rows.index:
+        return "–", ""
+    row = rows.loc[task]
+    far = "–" if math.isnan(row["difference"]) else f"{row['difference']:+.2f}"
+    lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
+    return f"{far} {row['verdict']}{lost}", row["verdict"]
 
 
 def _write_csv(table, path):

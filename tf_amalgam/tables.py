@@ -11,6 +11,16 @@ def all_tables(given, found) -> dict[str, tuple[str, str, pd.DataFrame]]:
     """Returns name → (title, caption, data frame) of every table."""
     runs = frames.with_oracle(given.runs, given.best)
     tables = {
+        "losses": (
+            "Best validation loss",
+            "Means ± half of their 95 % intervals (linear mixed model, App. D.1).",
+            _by_optimizee(runs, "best_val_loss", "{:.4f}"),
+        ),
+        "accuracies": (
+            "Test accuracy, %",
+            "Means ± half of their 95 % intervals; measured once, at the end of a run.",
+            _by_optimizee(runs, "test_accuracy", "{:.2f}", 100.0),
+        ),
         "results": (
             "All results",
             "Means with 95 % intervals (linear mixed model, App. D.1); σ_α: between "
@@ -67,6 +77,28 @@ def all_tables(given, found) -> dict[str, tuple[str, str, pd.DataFrame]]:
                 published.table(text),
             )
     return {name: table for name, table in tables.items() if len(table[2])}
+
+
+def _by_optimizee(runs, value, form, scale=1.0):
+    """Returns means by optimizer and optimizee, as text."""
+    rows: dict[str, dict[str, str]] = {}
+    for (label, task), here in runs.groupby(["optimizer", "task"], sort=False):
+        fit = stats.mixed_model(here, value)
+        told = "–"
+        if not math.isnan(fit.mean):
+            told = form.format(scale * fit.mean)
+        if not math.isnan(fit.mean_high):
+            told += f" ± {form.format(scale * (fit.mean_high - fit.mean))}"
+        if fit.diverged:
+            told += f" ({fit.diverged} diverged)"
+        rows.setdefault(label, {})[task] = told
+    if all(cell == "–" for cells in rows.values() for cell in cells.values()):
+        return pd.DataFrame()
+    tasks = list(dict.fromkeys(runs["task"]))
+    return pd.DataFrame(
+        [[label, *(c.get(task, "–") for task in tasks)] for label, c in rows.items()],
+        columns=["optimizer", *tasks],
+    )
 
 
 def _against_oracle(runs, given, value):
