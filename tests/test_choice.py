@@ -240,11 +240,13 @@ def test_a_shared_choice_rule_is_taken_as_it_is(finished, tmp_path):
     )
 
 
-def test_a_choice_rule_may_have_a_scaling_of_its_own(finished):
-    clean = tf_amalgam.amalgamate(helpers.tiny_task(), choice_scaling=0.0, **SMALL)
-    assert clean.choice.settings.scaling == 0.0
-    assert (clean.settings.scaling, finished[0].choice.settings.scaling) == (1.0, 1.0)
-    assert clean.choice.history != finished[0].choice.history
+def test_a_choice_rule_is_trained_without_random_scaling(finished):
+    """The amalgamation target alone is scaled (C.3), unless said otherwise."""
+    clean, _ = finished
+    assert (clean.settings.scaling, clean.choice.settings.scaling) == (1.0, 0.0)
+    scaled = tf_amalgam.amalgamate(helpers.tiny_task(), choice_scaling=1.0, **SMALL)
+    assert scaled.choice.settings.scaling == 1.0
+    assert scaled.choice.history != clean.choice.history
 
 
 def test_each_replicate_has_its_own(finished):

@@ -221,6 +221,76 @@ def test_optimizer_step_equals_the_rule():
     np.testing.assert_allclose(ours, params, atol=1e-6)
 
 
+COORDINATEWISE = sorted(n for n, c in OPTIMIZERS.items() if c.rule_type.coordinatewise)
+
+
+@pytest.mark.parametrize("name", COORDINATEWISE)
+def test_a_large_model_is_updated_in_chunks(name):
+    """Chunks of 20, of which 57 parameters leave a rest, as if all at once."""
+    options = {"warmup_steps": 4}
+    whole, _ = trained(OPTIMIZERS[name](**options), 2)
+    for compiled in (False, True):
+        small = OPTIMIZERS[name](**options, chunk_size=20)
+        chunked, _ = trained(small, 2, run_eagerly=not compiled)
+        np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["choice", "rnnprop"])
+def test_chunks_where_some_variables_have_no_gradient(name):
+    def moved(**options):
+        sizes = [(4, 3), (5,), (2, 2, 2), (7,), (3, 2)]
+        variables = [keras.Variable(np.ones(size)) for size in sizes]
+        optimizer = OPTIMIZERS[name](warmup_steps=1, **options)
+        optimizer.build(variables)
+        generator = np.random.default_rng(0)
+        for step in range(6):
+            grads = [generator.normal(size=size).astype("float32") for size in sizes]
+            if step % 2:
+                grads[2] = None
+            optimizer.apply(grads, variables)
+        return np.concatenate([np.ravel(v.numpy()) for v in variables])
+
+    whole, chunked = moved(), moved(chunk_size=4)
+    assert np.abs(whole - 1.0).max() > 1e-3
+    np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_chunks_on_several_replicas_and_under_xla():
+    options = {"warmup_steps": 4, "chunk_size": 20}
+    whole, _ = trained(tf_amalgam.RNNProp(warmup_steps=4), 2)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        mirrored, _ = trained(tf_amalgam.RNNProp(**options), 2, model())
+    np.testing.assert_allclose(mirrored, whole, atol=2e-4)
+    compiled, _ = trained(tf_amalgam.RNNProp(**options), 2, jit_compile=True)
+    np.testing.assert_allclose(compiled, whole, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("chunk_size", [20, 1000])
+def test_recurrent_state_may_be_half_as_large(dtype, chunk_size, tmp_path):
+    net = model()
+    optimizer = tf_amalgam.RNNProp(
+        warmup_steps=4, state_dtype=dtype, chunk_size=chunk_size
+    )
+    half, _ = trained(optimizer, 2, net)
+    bytes_ = {"float32": 4, dtype: 2}
+    sizes = [v.shape.num_elements() * bytes_[v.dtype] for v in optimizer._state]
+    assert sum(sizes) == 168 * 57
+    whole, _ = trained(tf_amalgam.RNNProp(warmup_steps=4), 2)
+    start = helpers.flat(model().get_weights())
+    assert 0 < np.abs(half - whole).max() < 0.1 * np.abs(whole - start).max()
+    # It is saved and continues like any other.
+    net.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.optimizer.state_dtype == dtype
+    for each in (net, again):
+        each.fit(*DATA, batch_size=8, epochs=1, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(
+        helpers.flat(again.get_weights()), helpers.flat(net.get_weights())
+    )
+
+
 def test_new_variables_get_keras_own_error():
     optimizer = tf_amalgam.Adam()
     first, second = keras.Variable(np.ones(2)), keras.Variable(np.ones(2))
@@ -236,6 +306,11 @@ def test_new_variables_get_keras_own_error():
         (lambda: tf_amalgam.Adam("fast"), "learning_rate"),
         (lambda: tf_amalgam.Adam(warmup_steps=-1), "warmup_steps"),
         (lambda: tf_amalgam.Adam(warmup_learning_rate=0.0), "warmup_learning_rate"),
+        (lambda: tf_amalgam.Adam(chunk_size=0), "chunk_size"),
+        (
+            lambda: tf_amalgam.RNNProp(state_dtype="float8"),
+            "Unknown state_dtype 'float8'.*float16",
+        ),
         (lambda: tf_amalgam.RNNProp({"w": np.ones(3)}), "do not belong to rnnprop"),
         (
             lambda: tf_amalgam.RNNProp(rules.RNNProp(units=8).init_weights(0)),

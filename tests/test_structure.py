@@ -19,7 +19,7 @@ LAYERS = [
         *("numerics", "layout", "files", "privacy", "stats", "warm_up"),
         *("published", "processes"),
     },
-    {"rules", "sweep", "frames", "workers"},
+    {"rules", "sweep", "frames", "workers", "chunks"},
     {
         *("data", "amalgamation", "perturbation", "curriculum", "optimizer"),
         *("private_gradients", "evaluated"),

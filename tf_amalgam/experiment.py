@@ -97,7 +97,7 @@ def amalgamate(
     choice=None,
     choice_stages=None,
     choice_repeat_threshold: float | None = 0.9,
-    choice_scaling: float | None = None,
+    choice_scaling: float = 0.0,
     meta_loss_start: str | None = None,
     warmup_learning_rate: float | None = None,
     warmup_scaled: bool | None = None,
@@ -155,9 +155,9 @@ def amalgamate(
             as it is (shared by several students).
         choice_stages, choice_repeat_threshold: its own curriculum; by default periods
             with unrolls of 1, 2, 5, 5 and 5 truncations.
-        choice_scaling: its own random scaling; by default the student's. Steps of SGD
-            and its like grow with the square of a coordinate's scale, so scaling
-            teaches a Choice rule to avoid them.
+        choice_scaling: its own random scaling; none by default, as in the paper (C.3).
+            Steps of SGD and its like grow with the square of a coordinate's scale, so
+            that a large pool would explode under it.
         warmup_learning_rate: of the warm-up's SGD.
         warmup_scaled: warm up in randomly scaled coordinates.
         adaptive_clip: clips each tensor of each optimizee's meta-gradient to this
@@ -250,7 +250,7 @@ def amalgamate(
         alpha=0.0,
         perturbation=None,
         input_noise=0.0,
-        scaling=scaling if choice_scaling is None else choice_scaling,
+        scaling=choice_scaling,
         curriculum=Curriculum(
             _stages(choice_stages),
             repeat_threshold=choice_repeat_threshold,

@@ -38,6 +38,12 @@ class Layout(NamedTuple):
         names = tuple(getattr(v, "path", v.name) for v in variables)
         return cls(names, tuple(tuple(int(d) for d in v.shape) for v in variables))
 
+    def only(self, places):
+        """Returns the layout of the tensors at these places."""
+        return Layout(
+            tuple(self.names[i] for i in places), tuple(self.shapes[i] for i in places)
+        )
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of coordinates of each tensor."""
@@ -63,6 +69,17 @@ class Layout(NamedTuple):
             f"{i} {name.split('/')[-1]} {'x'.join(map(str, shape))}"
             for i, (name, shape) in enumerate(zip(self.names, self.shapes, strict=True))
         )
+
+    def rank_one_hot(self, ranks, dtype):
+        """Returns `[P, R]`: which of `ranks` each coordinate's tensor has, if any."""
+        rows = [
+            ops.broadcast_to(
+                ops.convert_to_tensor([[float(rank == r) for r in ranks]], dtype),
+                (size, len(ranks)),
+            )
+            for size, rank in zip(self.sizes, self.ranks, strict=True)
+        ]
+        return ops.concatenate(rows, axis=0)
 
     def segments(self, values_P):
         """Returns `values_P` (shape `[P, ...]`) cut into one piece per tensor."""

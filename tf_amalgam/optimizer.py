@@ -8,11 +8,15 @@ import numpy as np
 from keras import ops, tree
 
 from tf_amalgam import rules
+from tf_amalgam.chunks import update_in_chunks
 from tf_amalgam.layout import Layout, concat
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.rules.rule import AnalyticRule
 
 PACKAGE = "tf_amalgam"
+STATE_DTYPES = ("float32", "bfloat16", "float16")
+# Coordinates of a chunk: some 200 MB of working memory for RNNProp.
+CHUNK_SIZE = 2**17
 
 
 class RuleOptimizer(keras.optimizers.Optimizer):
@@ -28,6 +32,12 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         warmup_steps: number of first steps taken by plain SGD while the rule only
             observes the gradients (Huang et al. 2022, C.3).
         warmup_learning_rate: SGD's learning rate during these steps.
+        state_dtype: of the recurrent state: "float32", or "bfloat16" or "float16" to
+            halve it (RNNProp: 168 instead of 328 bytes a parameter). Moments, which
+            such numbers cannot average, and all computations stay in float32.
+        chunk_size: a larger model's coordinates are updated so many at a time, so that
+            the working memory of a step is bounded; rules that couple coordinates
+            (Scale) update all at once.
         **kwargs: what every Keras optimizer takes: `name`, `weight_decay`,
             `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`,
             `ema_overwrite_frequency`, `loss_scale_factor`,
@@ -43,8 +53,16 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         *,
         warmup_steps=0,
         warmup_learning_rate=0.01,
+        state_dtype="float32",
+        chunk_size=CHUNK_SIZE,
         **kwargs,
     ):
+        if state_dtype not in STATE_DTYPES:
+            raise ValueError(rules.unknown("state_dtype", state_dtype, STATE_DTYPES))
+        if not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ValueError(
+                f"chunk_size must be a whole number from 1, received {chunk_size!r}."
+            )
         if isinstance(learning_rate, int) and not isinstance(learning_rate, bool):
             learning_rate = float(learning_rate)
         if not isinstance(warmup_steps, int) or warmup_steps < 0:
@@ -62,6 +80,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         self.rule_weights = {k: np.asarray(v) for k, v in rule_weights.items()}
         self.warmup_steps = warmup_steps
         self.warmup_learning_rate = float(warmup_learning_rate)
+        self.state_dtype, self.chunk_size = state_dtype, chunk_size
         self._layout = Layout((), ())  # known when built
         self._state: list = []
 
@@ -71,22 +90,32 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._layout = Layout.of(variables)
-        state = self.rule.init_state(self._layout)
+        layout, rows = self._layout, []
+        if self.rule.coordinatewise:
+            # All start alike: one is enough, where a whole state may be gigabytes.
+            layout, rows = Layout(("one",), ((1,),)), [layout.size]
+        state = self.rule.init_state(layout)
         with self._beside(variables[0]):
-            self._state = [
-                self.add_variable(
-                    shape=part.shape,
-                    initializer=lambda shape, dtype, part=part: ops.cast(part, dtype),
-                    dtype="float32",
-                    name="_".join(map(str, path)),
+            for (place, *path), part in tree.flatten_with_path(state):
+                field = state._fields[place]
+                small = field in self.rule.recurrent
+                self._state.append(
+                    self.add_variable(
+                        shape=(*rows, *part.shape[len(rows) :]),
+                        initializer=lambda shape, dtype, part=part: ops.broadcast_to(
+                            ops.cast(part, dtype), shape
+                        ),
+                        dtype=self.state_dtype if small else "float32",
+                        name="_".join([field, *map(str, path)]),
+                    )
                 )
-                for path, part in tree.flatten_with_path(state)
-            ]
 
     def get_config(self):
         config = super().get_config()
         config["warmup_steps"] = self.warmup_steps
         config["warmup_learning_rate"] = self.warmup_learning_rate
+        config["state_dtype"] = self.state_dtype
+        config["chunk_size"] = self.chunk_size
         return config
 
     def _beside(self, variable):
@@ -135,36 +164,64 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         """Assigns the rule's update to variables and state."""
         if places is None:
             places = [self._known(v) for v in variables]
+        grads_P = ops.cast(concat(grads), "float32")
+        params_P = ops.cast(
+            concat([ops.convert_to_tensor(v) for v in variables]), "float32"
+        )
+
+        def step_fn(grads, params, values, layout):
+            return self._delta(grads, params, values, layout, learning_rate)
+
         layout, everything = self._layout, list(range(len(self._layout.shapes)))
+        if self.rule.coordinatewise and grads_P.shape[0] > self.chunk_size:
+            deltas = self._deltas_in_chunks(step_fn, state, grads_P, params_P, places)
+            self._move(variables, deltas)
+            return
         values = [ops.convert_to_tensor(part) for part in state]
         if places != everything:
             # Some variables got no gradient: like any Keras optimizer, leave them
             # and their state alone.
             whole = values
             values = [_of_tensors(value, self._layout, places) for value in whole]
-            layout = Layout(
-                tuple(self._layout.names[i] for i in places),
-                tuple(self._layout.shapes[i] for i in places),
-            )
-        grads_P = ops.cast(concat(grads), "float32")
-        params_P = ops.cast(
-            concat([ops.convert_to_tensor(v) for v in variables]), "float32"
-        )
-        delta_P, values = self._delta(grads_P, params_P, values, layout, learning_rate)
+            layout = layout.only(places)
+        delta_P, values = step_fn(grads_P, params_P, values, layout)
         if places != everything:
             values = [
                 _with_tensors(old, new, self._layout, layout, places)
                 for old, new in zip(whole, values, strict=True)
             ]
-        for variable, delta in zip(variables, layout.split(delta_P), strict=True):
-            self.assign_add(variable, ops.cast(delta, variable.dtype))
+        self._move(variables, layout.split(delta_P))
         for part, value in zip(state, values, strict=True):
-            self.assign(part, value)
+            self.assign(part, ops.cast(value, part.dtype))
+
+    def _deltas_in_chunks(self, step_fn, state, grads_P, params_P, places):
+        """Returns the updates of the tensors at `places`; states are assigned."""
+        found, done = [], 0
+        for run in _runs(places):
+            layout = self._layout.only(run)
+            rows = slice(done, done + layout.size)
+            delta_P = update_in_chunks(
+                step_fn,
+                state,
+                grads_P[rows],
+                params_P[rows],
+                layout,
+                self.chunk_size,
+                first=sum(self._layout.sizes[: run[0]]),
+            )
+            found += layout.split(delta_P)
+            done += layout.size
+        return found
+
+    def _move(self, variables, deltas):
+        for variable, delta in zip(variables, deltas, strict=True):
+            self.assign_add(variable, ops.cast(delta, variable.dtype))
 
     def _delta(self, grads_P, params_P, values, layout, learning_rate):
         """Returns (delta_P, state values) of a warm-up step or of the rule's own."""
         step = ops.cast(self.iterations + 1, "float32")
         empty = self.rule.init_state(Layout(("none",), ((0,),)))
+        values = [ops.cast(value, "float32") for value in values]
         state = tree.pack_sequence_as(empty, values)
         weights = {k: ops.convert_to_tensor(v) for k, v in self.rule_weights.items()}
 
@@ -181,6 +238,17 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         if not self.warmup_steps:
             return learned()
         return ops.cond(step <= self.warmup_steps, warm_up, learned)
+
+
+def _runs(places):
+    """Returns places cut into runs of neighbours."""
+    runs = [[places[0]]]
+    for place in places[1:]:
+        if place == runs[-1][-1] + 1:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    return runs
 
 
 def _of_tensors(value, layout, places):

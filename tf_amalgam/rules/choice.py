@@ -57,6 +57,7 @@ class Choice(Rule):
 
     name = "choice"
     sees_tensors: ClassVar[bool] = True  # their number of dimensions
+    recurrent: ClassVar[tuple[str, ...]] = ("hidden", "cell")
     pool: tuple = (Adam(LEARNING_RATES["adam"]), RMSProp(LEARNING_RATES["rmsprop"]))
     units: int = 20
     layers: int = 2
@@ -155,12 +156,10 @@ class Choice(Rule):
         """Returns [P, 4]: time, and one-hot of the tensor's number of dimensions."""
         dtype = updates_PK.dtype
         time = (ops.cast(step, dtype) - 1.0) / self.time_scale
-        rows = []
-        for size, rank in zip(layout.sizes, layout.ranks, strict=True):
-            one_hot = ops.convert_to_tensor([[float(rank == r) for r in RANKS]], dtype)
-            rows.append(ops.broadcast_to(one_hot, (size, len(RANKS))))
         ones_P1 = ops.ones((layout.size, 1), dtype)
-        return ops.concatenate([time * ones_P1, ops.concatenate(rows, 0)], 1)
+        return ops.concatenate(
+            [time * ones_P1, layout.rank_one_hot(RANKS, dtype)], axis=1
+        )
 
     def _softmax(self, logits_PK, noise):
         if not self.hardness:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from keras import ops
 
@@ -45,6 +45,7 @@ class Original(Rule):
     """
 
     name = "original"
+    recurrent: ClassVar[tuple[str, ...]] = ("hidden_0", "cell_0", "hidden_1", "cell_1")
     units: int = 20
     alpha: float = 0.1
     preprocessing: str = "log_sign"

@@ -1,7 +1,7 @@
 """RNNProp, the student: a per-parameter LSTM over Adam's and RMSProp's updates."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from keras import ops
 
@@ -56,6 +56,7 @@ class RNNProp(Rule):
     """
 
     name = "rnnprop"
+    recurrent: ClassVar[tuple[str, ...]] = ("hidden_0", "cell_0", "hidden_1", "cell_1")
     units: int = 20
     alpha: float = 0.1
     beta_1: float = 0.9

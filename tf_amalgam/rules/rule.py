@@ -27,11 +27,14 @@ class Rule:
             alone; False for a rule that couples the coordinates of a tensor, or
             tensors.
         sees_tensors: whether it matters in which tensor a coordinate lies.
+        recurrent: parts of its state that a network computes anew at every step, for
+            which a smaller dtype will do.
     """
 
     name: ClassVar[str]
     coordinatewise: ClassVar[bool] = True
     sees_tensors: ClassVar[bool] = False
+    recurrent: ClassVar[tuple[str, ...]] = ()
 
     def init_weights(self, seed: int) -> dict:
         """Returns fresh weights by name, as NumPy arrays."""

@@ -72,6 +72,11 @@ class Scale(Rule):
     name = "scale"
     coordinatewise: ClassVar[bool] = False
     sees_tensors: ClassVar[bool] = True
+    recurrent: ClassVar[tuple[str, ...]] = (
+        "hidden_parameter",
+        "hidden_tensor",
+        "hidden_global",
+    )
     parameter_units: int = 20
     tensor_units: int = 10
     global_units: int = 10
