@@ -59,12 +59,18 @@ def _tensorflow_loop(step_fn, state, grads_P, params_P, layout, size, first):
         delta, after = step_fn(
             tf.slice(grads_P, [start], [length]),
             tf.slice(params_P, [start], [length]),
-            [variable.sparse_read(rows) for variable in state],
+            [
+                tf.raw_ops.ResourceGather(
+                    resource=v.handle, indices=rows, dtype=v.dtype
+                )
+                for v in state
+            ],
             Chunk(layout, start, length),
         )
-        for variable, value in zip(state, after, strict=True):
-            value = tf.cast(value, variable.dtype)
-            variable.scatter_update(tf.IndexedSlices(value, rows))
+        for v, value in zip(state, after, strict=True):
+            tf.raw_ops.ResourceScatterUpdate(
+                resource=v.handle, indices=rows, updates=tf.cast(value, v.dtype)
+            )
         return delta
 
     deltas = tf.TensorArray("float32", whole, element_shape=(size,))
