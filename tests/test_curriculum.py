@@ -70,19 +70,28 @@ def test_repeats_are_counted_for_each_period_alone():
     curriculum = Curriculum((Stage(100, 3),), repeat_threshold=0.5, max_repeats=1)
     then, _ = played(curriculum, [-1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0])
     assert then == [
-        *("continue", "repeat", "continue", "repeat", "continue", "repeat", "finish")
+        *("continue", "repeat", "continue", "repeat", "abandon", "repeat", "finish")
     ]
 
 
-def test_verdicts_say_whose_weights_count():
+def test_verdicts_say_which_weights_are_best():
     curriculum = Curriculum((Stage(100, 3),), repeat_threshold=0.5)
     progress = judge(curriculum, Progress(), -1.0).progress
     better = judge(curriculum, progress, -2.0)
-    assert (better.good, better.best) == (True, True)
+    assert (better.best, better.then) == (True, "continue")
     bit_worse = judge(curriculum, better.progress, -1.9)
-    assert (bit_worse.good, bit_worse.best) == (True, False)
+    assert (bit_worse.best, bit_worse.then) == (False, "continue")
     much_worse = judge(curriculum, bit_worse.progress, -0.5)
-    assert (much_worse.good, much_worse.best) == (False, False)
+    assert (much_worse.best, much_worse.then) == (False, "repeat")
+
+
+def test_a_period_that_stays_lost_is_given_up():
+    """The run goes on from the best, however often that happens."""
+    curriculum = Curriculum((Stage(100, 4),), repeat_threshold=0.5, max_repeats=1)
+    scores = [-1.0, -0.9, math.inf, math.inf, 5.0, 5.0, -0.8]
+    then, progress = played(curriculum, scores)
+    assert then == ["continue", *("continue", *2 * ("repeat", "abandon")), "finish"]
+    assert progress.best_score == -1.0
 
 
 def test_a_start_that_diverges_is_beaten_by_anything_and_repeats_nothing():

@@ -6,13 +6,13 @@ import pytest
 import tf_amalgam
 from tests import helpers
 from tests.test_meta_train import SMALL, same
-from tf_amalgam import saved
+from tf_amalgam import curriculum, saved, state
 from tf_amalgam.meta_train import Trainer
 
 # Scores of successive validations: of the start, then of each period.
-#        start  good  much worse  again  |  start  good, finish
-SCRIPT = [1.0, -1.0, 5.0, -0.9, -1.0, -2.0, -3.0]
-OPTIONS = {**SMALL, "stages": ((6, 2), (12, 2)), "repeat_threshold": 0.5}
+#        start  best  bit worse  much worse  again  |  start  good, finish
+SCRIPT = [1.0, -1.0, -0.8, 5.0, -0.9, -1.0, -2.0, -3.0]
+OPTIONS = {**SMALL, "stages": ((6, 3), (12, 2)), "repeat_threshold": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -50,31 +50,45 @@ def equal(a, b):
 def test_what_the_curriculum_says_is_done(scripted, whole):
     rows = whole.validations
     assert [row["then"] for row in rows] == [
-        *("continue", "continue", "repeat", "next", "continue", "continue", "finish")
+        *("continue", "continue", "continue", "repeat", "next"),
+        *("continue", "continue", "finish"),
     ]
-    assert [row["stage"] for row in rows] == [0, 0, 0, 0, 1, 1, 1]
-    assert [row["period"] for row in rows] == [0, 1, 2, 2, 0, 1, 2]
-    assert [row["repeat"] for row in rows] == [0, 0, 0, 1, 0, 0, 0]
-    good, bad, again = scripted[1][1], scripted[2], scripted[3]
-    # A repeated period starts from the last good weights and optimizer slots …
-    assert not equal(bad[0].now, good.now)
-    assert equal(bad[1].now, good.now)
+    assert [row["stage"] for row in rows] == [0, 0, 0, 0, 0, 1, 1, 1]
+    assert [row["period"] for row in rows] == [0, 1, 2, 3, 3, 0, 1, 2]
+    assert [row["repeat"] for row in rows] == [0, 0, 0, 0, 1, 0, 0, 0]
+    best, last, bad, again = scripted[1][1], *scripted[2:5]
+    assert not equal(last[1].now, best.now)
+    # A repeated period starts from the best weights and optimizer slots, not the last …
+    assert not equal(bad[0].now, best.now)
+    assert equal(bad[1].now, best.now)
     # … on other optimizees, so it does not end where it ended before.
     assert not equal(again[0].now, bad[0].now)
     assert again[0].meta_epoch == bad[0].meta_epoch + 1
     # The next stage starts from the best of this one (−1.0), not from the last (−0.9).
-    assert not equal(again[0].now, good.now)
-    assert equal(again[1].now, good.now)
-    handed = scripted[4][1]
-    assert handed.best_updates == good.updates < handed.updates
-    assert equal(whole.weights, scripted[6][0].now.weights)
+    assert not equal(again[0].now, best.now)
+    assert equal(again[1].now, best.now)
+    handed = scripted[5][1]
+    assert handed.best_updates == best.updates < handed.updates
+    assert equal(whole.weights, scripted[7][0].now.weights)
     assert whole.about["best_validation"] == -3.0
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 4])
+def test_a_period_given_up_is_not_built_upon():
+    """As a repeated one, but the period is over; its optimizer slots go too."""
+    start = state.fresh({"w": np.zeros(2)}, (np.zeros(1),))
+    lost = start._replace(now=state.Learned({"w": np.full(2, np.nan)}, (np.ones(1),)))
+    progress = curriculum.Progress(started=True, period=1, best_score=-1.0)
+    for then in ("abandon", "repeat"):
+        verdict = curriculum.Verdict(progress, best=False, then=then)
+        assert equal(Trainer._judged(lost, verdict, 5.0).now, start.now)
+    verdict = curriculum.Verdict(progress, best=False, then="continue")
+    assert Trainer._judged(lost, verdict, 5.0).now is lost.now
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 5])
 def test_resumed_at_every_turn(scripted, whole, tmp_path, stop_after):
     """Right before a repeat, before a new stage, and in the middle of an unroll."""
-    assert len(whole.history) == 1 + 1 + 1 + 2 + 2  # one period is done twice
+    assert len(whole.history) == 1 + 1 + 1 + 1 + 2 + 2  # one period is done twice
     with helpers.interrupted_after(stop_after):
         tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **OPTIONS)
     before = saved.read(tmp_path)[2]["about"]["seconds"]

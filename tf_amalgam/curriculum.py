@@ -3,8 +3,9 @@
 A run goes through stages of growing unrolls. A stage is made of periods (some
 meta-epochs each); after each comes a validation at the *next* stage's length, so that
 a student is chosen by what it will have to do (Chen et al. 2020a; Huang et al. 2022,
-C.3). A period after which validation is much worse is repeated from the last good
-weights; a stage hands its best weights on to the next.
+C.3). A period after which validation is much worse is repeated from the stage's best
+weights, a few times at most, and never built upon; a stage hands its best weights on to
+the next.
 """
 
 import dataclasses
@@ -46,7 +47,8 @@ class Curriculum:
         max_periods: end of a stage whatever its chances.
         repeat_threshold: a period is repeated if its validation exceeds the stage's
             best by more than this share of its size; `None` never repeats.
-        max_repeats: times that one period is repeated; then the run goes on.
+        max_repeats: times that one period is repeated; then it is given up and the
+            run goes on from the best.
     """
 
     stages: tuple[Stage, ...]
@@ -94,9 +96,10 @@ class Verdict(NamedTuple):
     """What a validation means for the weights it was made of."""
 
     progress: Progress
-    good: bool  # go on from these weights
     best: bool  # they are the stage's best so far
-    then: str  # "continue", "repeat", "next" or "finish"
+    # "continue" from these weights; from the stage's best "repeat" the period or
+    # "abandon" it and go on; hand the best to the "next" stage; or "finish".
+    then: str
 
 
 def judge(curriculum: Curriculum, progress: Progress, score: float) -> Verdict:
@@ -107,21 +110,21 @@ def judge(curriculum: Curriculum, progress: Progress, score: float) -> Verdict:
     score = score if math.isfinite(score) else math.inf
     if not progress.started:
         started = progress._replace(started=True, best_score=score)
-        return Verdict(started, good=True, best=True, then="continue")
-    patient = progress.repeats < curriculum.max_repeats
-    if patient and _much_worse(curriculum, progress, score):
+        return Verdict(started, best=True, then="continue")
+    lost = _much_worse(curriculum, progress, score)
+    if lost and progress.repeats < curriculum.max_repeats:
         again = progress._replace(repeats=progress.repeats + 1)
-        return Verdict(again, good=False, best=False, then="repeat")
+        return Verdict(again, best=False, then="repeat")
     progress = progress._replace(period=progress.period + 1, repeats=0)
     best = score < progress.best_score
     if best:
         progress = progress._replace(best_score=score, best_period=progress.period)
     if _goes_on(curriculum, progress):
-        return Verdict(progress, good=True, best=best, then="continue")
+        return Verdict(progress, best=best, then="abandon" if lost else "continue")
     if progress.stage + 1 < len(curriculum.stages):
         following = Progress(stage=progress.stage + 1)
-        return Verdict(following, good=True, best=best, then="next")
-    return Verdict(progress._replace(finished=True), True, best, "finish")
+        return Verdict(following, best=best, then="next")
+    return Verdict(progress._replace(finished=True), best=best, then="finish")
 
 
 def _much_worse(curriculum, progress, score):

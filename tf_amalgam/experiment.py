@@ -14,7 +14,7 @@ from tf_amalgam.numerics import derive_seed
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.choice import Choice
 from tf_amalgam.rules.rule import AnalyticRule, Rule
-from tf_amalgam.settings import PRESETS, Settings
+from tf_amalgam.settings import PERTURBED, PRESETS, Settings
 from tf_amalgam.workdir import CHOICE_FOLDER, Workdir
 
 # The released schedule of a Choice rule: (truncations of an unroll, periods); with
@@ -192,6 +192,8 @@ def amalgamate(
         "reduction": reduction,
     }
     chosen = {k: PRESETS[preset][k] if v is None else v for k, v in chosen.items()}
+    if perturbation is not None:
+        perturbation = perturbation.under(**PERTURBED[preset])
     root = seed if replicate is None else derive_seed(seed, "replicate", replicate)
     settings = Settings(
         scheme=scheme,

@@ -143,16 +143,12 @@ class Trainer:
 
     @staticmethod
     def _judged(state, verdict, score):
-        if verdict.good:
-            state = state._replace(good=state.now)
         if verdict.best:
             # What a stage is handed was found before it.
             found = state.updates if state.progress.started else state.best_updates
             state = state._replace(best=state.now, best_score=score, best_updates=found)
-        if verdict.then == "repeat":
-            state = state._replace(now=state.good)
-        if verdict.then == "next":
-            state = state._replace(now=state.best, good=state.best)
+        if verdict.then in ("repeat", "abandon", "next"):
+            state = state._replace(now=state.best)
         return state._replace(progress=verdict.progress, period_epoch=0)
 
     def validation_due(self, state: State) -> bool:

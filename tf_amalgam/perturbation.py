@@ -6,6 +6,7 @@ counts as constant. In validation and in use there is no noise.
 """
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
@@ -14,6 +15,8 @@ from tf_amalgam.rules.registry import unknown
 GAUSSIAN = ("gaussian", "gaussian_relative")
 ADVERSARIAL = ("normalized", "clipped", "fgsm", "pgd_l2", "pgd_linf")
 KINDS = (*GAUSSIAN, *ADVERSARIAL)
+# Which one of them is meant is the preset's choice.
+ADVERSARY = "adversarial"
 REDRAWN = ("meta_step", "inner_step")
 
 
@@ -27,6 +30,7 @@ class Perturbation:
                          (Eq. 5; the paper's best r is 1e-3)
     `normalized`         ψ ← ψ + r‖w‖·∇/‖∇‖ (Eq. 6)
     `clipped`            ψ ← ψ + ∇, each step cut to length r‖w‖ (released code)
+    `adversarial`        the one of these two that the preset means
     `fgsm`               ψ ← ψ + r·sign ∇ (Goodfellow et al. 2015)
     `pgd_l2`, `pgd_linf` steepest steps of `step_size`, back into the ball of
                          radius r of that norm (Madry et al. 2018)
@@ -34,24 +38,28 @@ class Perturbation:
 
     Attributes:
         kind: one of the above; from `normalized` on they ascend the meta loss.
+            Outside `amalgamate`, which knows the preset, `adversarial` is `normalized`.
         radius: r; 0 perturbs nothing.
-        steps: attack steps A (Algorithm 2); each costs one more truncation.
+        steps: attack steps A (Algorithm 2); each costs one more truncation. Gaussian
+            noise has none.
         step_size: of PGD; by default r for one step and 2.5·r/A for more.
         redrawn: Gaussian noise is drawn every `"meta_step"` (paper) or every
-            `"inner_step"` (released code).
+            `"inner_step"` (released code); None is the preset's choice.
     """
 
     kind: str = "gaussian_relative"
     radius: float = 1e-3
     steps: int = 1
     step_size: float | None = None
-    redrawn: str = "meta_step"
+    redrawn: str | None = None
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(unknown("perturbation", self.kind, KINDS))
-        if self.redrawn not in REDRAWN:
+        if self.kind not in (*KINDS, ADVERSARY):
+            raise ValueError(unknown("perturbation", self.kind, (*KINDS, ADVERSARY)))
+        if self.redrawn is not None and self.redrawn not in REDRAWN:
             raise ValueError(unknown("redrawn", self.redrawn, REDRAWN))
+        for field in ("radius", "step_size"):
+            _check_number(field, getattr(self, field))
         if not self.radius >= 0:
             raise ValueError(
                 f"Perturbation: radius must be at least 0, received {self.radius!r}."
@@ -65,20 +73,43 @@ class Perturbation:
             raise ValueError(
                 f"Perturbation: step_size must be above 0, received {self.step_size!r}."
             )
-        if self.kind in ADVERSARIAL and self.redrawn != "meta_step":
+        if self.kind in GAUSSIAN and (self.steps > 1 or self.step_size is not None):
+            raise ValueError(
+                f"Perturbation: {self.kind} noise is drawn, it takes no steps; received "
+                f"steps={self.steps}, step_size={self.step_size}. Leave them out."
+            )
+        if self.kind not in GAUSSIAN and self.redrawn == "inner_step":
             raise ValueError(
                 f"Perturbation: {self.kind} is found once for a truncation; "
                 "redrawn='inner_step' goes with Gaussian noise only."
             )
 
+    def under(self, adversarial: str, redrawn: str) -> "Perturbation":
+        """Returns this perturbation with what it leaves to the preset filled in."""
+        if self.kind in GAUSSIAN:
+            return dataclasses.replace(self, redrawn=self.redrawn or redrawn)
+        kind = adversarial if self.kind == ADVERSARY else self.kind
+        return dataclasses.replace(self, kind=kind, redrawn="meta_step")
+
     @property
     def attack_steps(self) -> int:
         """Meta-gradients that are taken only to find ψ."""
-        return self.steps if self.kind in ADVERSARIAL and self.radius else 0
+        return self.steps if self.kind not in GAUSSIAN and self.radius else 0
 
     def draws(self, when: str) -> bool:
         """Whether Gaussian noise is drawn every `when`."""
-        return self.kind in GAUSSIAN and self.radius > 0 and self.redrawn == when
+        redrawn = self.redrawn or "meta_step"
+        return self.kind in GAUSSIAN and self.radius > 0 and redrawn == when
+
+
+def _check_number(field, value):
+    if value is None and field == "step_size":
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
+        raise ValueError(
+            f"Perturbation: {field} must be a finite number, received {value!r}."
+        )
 
 
 def add_noise(perturbation, weights, seed):
@@ -117,7 +148,7 @@ def _ascended(perturbation, psi, gradient, w):
         share = 1.0 if perturbation.steps == 1 else 2.5 / perturbation.steps
         step_size = share * perturbation.radius
     step_size = tf.cast(step_size, w.dtype)
-    if perturbation.kind == "normalized":
+    if perturbation.kind in ("normalized", ADVERSARY):
         return psi + radius * tf.norm(w) * _unit(gradient)
     if perturbation.kind == "clipped":
         return psi + _shortened(gradient, radius * tf.norm(w))

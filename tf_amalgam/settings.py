@@ -27,6 +27,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "reduction": "sum",
     },
 }
+# What a perturbation leaves to the preset (see `Perturbation.under`).
+PERTURBED = {
+    "paper": {"adversarial": "normalized", "redrawn": "meta_step"},
+    "released": {"adversarial": "clipped", "redrawn": "inner_step"},
+}
 REDUCTIONS = ("mean", "sum")
 
 

@@ -19,7 +19,6 @@ class State(NamedTuple):
     """A run between two meta-updates. Nothing in it is ever changed in place."""
 
     now: Learned
-    good: Learned  # after the last period that was not to be repeated
     best: Learned  # of this stage, or what the stage was handed
     best_score: float
     best_updates: int
@@ -36,7 +35,7 @@ class State(NamedTuple):
     validations: tuple  # a dict per validation
 
 
-LEARNED = ("now", "good", "best")
+LEARNED = ("now", "best")
 
 
 def fresh(weights, slots) -> State:
@@ -44,7 +43,6 @@ def fresh(weights, slots) -> State:
     start = Learned(weights, slots)
     return State(
         now=start,
-        good=start,
         best=start,
         best_score=float("inf"),
         best_updates=0,
