@@ -64,6 +64,12 @@ def test_processes_divide_an_evaluation(tmp_path):
     logs = sorted(path.name for path in (tmp_path / "logs").iterdir())
     assert logs == ["worker-0.txt", "worker-1.txt"]
     assert (tmp_path / "table.md").read_text().count("| 4 ") == 2
+    # The folder's files are those of the whole, and all records say the same.
+    operative = (tmp_path / "operative_config.gin").read_text()
+    (told,) = {record["configuration"] for record in records.read_all(tmp_path)}
+    assert "evaluate.seeds = [0, 1, 2, 3]" in operative
+    assert "evaluate.seeds = [0, 1, 2, 3]" in told
+    assert "evaluate.limit" not in operative + told
     refused = binary("evaluate", *flags, "--parallel=0")
     assert refused.returncode == 1
     assert "parallel must be a whole number from 1" in refused.stderr
