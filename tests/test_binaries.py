@@ -98,6 +98,16 @@ def test_import(tmp_path):
     assert run.returncode == 0, run.stderr
     assert f"tf_amalgam.load('{tmp_path}/mine.npz')" in run.stdout
     assert saved.load(tmp_path / "mine.npz").rule.normalizer == "constant"
+    said = binary(
+        "import_weights",
+        f"--checkpoint={tmp_path}/1",
+        f"--output={tmp_path}/mine.npz",
+        *("--scheme=mean", "--teachers=sgd,adam"),
+    )
+    assert said.returncode == 0, said.stderr
+    about = saved.read(tmp_path / "mine.npz")[2]["about"]
+    assert about["scheme"] == "mean"
+    assert [teacher["rule"] for teacher in about["teachers"]] == ["sgd", "adam"]
 
 
 @pytest.mark.parametrize(
