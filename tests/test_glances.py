@@ -56,10 +56,10 @@ def test_how_many_verdicts_are_expected_to_be_false():
 
 def test_pairs_that_lack_seeds_are_said():
     given, table = against_the_oracle(planted())
-    whole = glances.verdicts(given, table.assign(pairs=3.0, of=3), "")
+    whole = glances.verdicts(given, table.assign(pairs=3, of=3), "")
     assert "seeds" not in whole.table.to_string()
     of_sgd = table["optimizer"].eq("sgd") & table["task"].eq("MLP")
-    table = table.assign(pairs=np.where(of_sgd, 2.0, math.nan), of=3)
+    table = table.assign(pairs=np.where(of_sgd, 2, 0), of=3)
     shown = cells(glances.verdicts(given, table, ""))
     assert shown.loc["sgd", "MLP"].endswith(" worse (2 of 3 seeds)")
     assert "seeds" not in shown.drop(index="sgd").to_string()

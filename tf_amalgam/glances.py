@@ -95,8 +95,7 @@ def _verdict(rows, task, own):
     far = "–" if math.isnan(row["difference"]) else f"{row['difference']:+.2f}"
     said = "" if row["verdict"] == "diverged" else f" {row['verdict']}"
     told = [f"{row['diverged']} diverged"] if row["diverged"] else []
-    # Columns of paired seeds; of unpaired samples there are none.
-    if not told and row.get("pairs", math.nan) < row.get("of", math.nan):
+    if not told and 0 < row.get("pairs", 0) < row.get("of", 0):  # 0: not paired
         told.append(f"{row['pairs']:.0f} of {row['of']:.0f} seeds")
     return f"{far}{said}{_bracketed(told)}", row["verdict"]
 
