@@ -1,5 +1,7 @@
 """Noise on weights and inputs: sizes, balls, and where it enters the meta-gradient."""
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +12,7 @@ from tests.test_meta_gradient import directional_error
 from tf_amalgam import meta_step, perturbation, rules
 from tf_amalgam.objective import Objective
 from tf_amalgam.perturbation import ADVERSARIAL, GAUSSIAN, KINDS, Perturbation
+from tf_amalgam.settings import PERTURBED
 
 SEED = tf.constant([3, 7])
 
@@ -211,6 +214,28 @@ def test_a_perturbed_student_still_learns(student, gain):
     assert min(scores) < scores[0] - gain
 
 
+def test_what_a_perturbation_leaves_to_the_preset():
+    released = PERTURBED["released"]
+    assert Perturbation("adversarial").under(**released).kind == "clipped"
+    assert Perturbation("adversarial").under(**PERTURBED["paper"]).kind == "normalized"
+    drawn = Perturbation("gaussian").under(**released)
+    assert (drawn.kind, drawn.redrawn) == ("gaussian", "inner_step")
+    assert Perturbation("gaussian").under(**PERTURBED["paper"]).redrawn == "meta_step"
+    # What is said stays.
+    said = Perturbation("gaussian", redrawn="meta_step")
+    assert said.under(**released) == said
+    assert Perturbation("normalized").under(**released).kind == "normalized"
+    # Outside a preset: as the paper.
+    start, rise = weights(), {k: tf.ones_like(v) for k, v in weights().items()}
+    psi = {k: tf.zeros_like(v) for k, v in start.items()}
+    found = [
+        perturbation.ascend(Perturbation(kind, 0.1), psi, rise, start)
+        for kind in ("adversarial", "normalized")
+    ]
+    np.testing.assert_array_equal(helpers.flat(found[0]), helpers.flat(found[1]))
+    assert Perturbation("gaussian").draws("meta_step")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -218,6 +243,10 @@ def test_a_perturbed_student_still_learns(student, gain):
         ({"radius": -1e-3}, "radius must be at least 0, received -0.001"),
         ({"steps": 0}, "steps must be a whole number from 1"),
         ({"step_size": 0.0}, "step_size must be above 0"),
+        ({"radius": math.inf}, "radius must be a finite number, received inf"),
+        ({"radius": "0.1"}, "radius must be a finite number, received '0.1'"),
+        ({"kind": "gaussian", "steps": 5}, "takes no steps; received steps=5"),
+        ({"kind": "gaussian", "step_size": 0.1}, "takes no steps; received steps=1"),
         ({"redrawn": "epoch"}, "Unknown redrawn"),
         ({"kind": "fgsm", "redrawn": "inner_step"}, "goes with Gaussian noise only"),
     ],
