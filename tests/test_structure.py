@@ -21,10 +21,11 @@ LAYERS = [
     },
     {"rules", "sweep", "frames", "workers", "chunks"},
     {
-        *("data", "amalgamation", "perturbation", "curriculum", "optimizer"),
+        *("data", "amalgamation", "perturbation", "curriculum", "advance", "guard"),
         *("private_gradients", "evaluated"),
     },
-    {"optimizers", "tasks"},
+    {"optimizer", "tasks"},
+    {"optimizers"},
     {"saved", "unroll", "records"},
     {"plots", "importing", "tables"},
     {"objective", "intervals", "pages"},
