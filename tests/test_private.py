@@ -310,6 +310,7 @@ def batch_normalized():
         (lambda: private(helpers.tiny_task(), -1.0), "l2_norm_clip"),
         (lambda: private(helpers.tiny_task(), 1.0, 0.0), "epsilon is infinite"),
         (lambda: private(helpers.tiny_task(), delta=1.5), "delta"),
+        (lambda: private(helpers.tiny_task(), delta=1 / 96), "nothing about 96"),
     ],
 )
 def test_bad_private_tasks_are_refused(call, message):
