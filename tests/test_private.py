@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tf_amalgam
 from tests import helpers
 from tests.test_meta_gradient import directional_error, truncation
 from tf_amalgam import meta_step
@@ -237,6 +238,21 @@ def test_two_halves_equal_one_whole():
             )[1]
         )(halves, batches)
     np.testing.assert_array_equal(helpers.flat(halves), helpers.flat(whole))
+
+
+def amalgamated(task, replicas):
+    options = {"replicas": replicas, "meta_batch": 2, "stages": ((8, 1),)}
+    options |= {"truncation_steps": 4, "warmup_steps": 2, "period": 1, "seed": 0}
+    lesson = {**helpers.LESSON, **options}
+    return helpers.flat(tf_amalgam.amalgamate(task, **lesson).weights)
+
+
+def test_replicas_do_not_change_what_is_learned():
+    """Every optimizee of the meta-batch has its own noise, on whatever device."""
+    single, mirrored = (amalgamated(noisy(), replicas) for replicas in (1, 2))
+    noise_moved = np.abs(single - amalgamated(noiseless(MIDDLE), 1)).max()
+    assert noise_moved > 1e-3
+    np.testing.assert_allclose(mirrored, single, atol=1e-2 * noise_moved)
 
 
 def test_examples_without_a_gradient_have_a_second_derivative():
