@@ -22,8 +22,8 @@ def private(task, l2_norm_clip=1.0, noise_multiplier=1.1, delta=1e-5, name=None)
         name: by default the task's own, with "-DP".
 
     Raises:
-        ValueError: for numbers out of range, or a model without per-example
-            gradients.
+        ValueError: for numbers out of range (delta has to be below 1/training
+            examples), or a model without per-example gradients.
         ImportError: without tensorflow-privacy.
     """
     mechanism = Mechanism(l2_norm_clip, noise_multiplier, delta)
@@ -67,7 +67,7 @@ class PrivateTask(Task):
         self._seeds = private_gradients.random_seeds(
             self._model.non_trainable_variables
         )
-        # A missing package shows before any work.
+        # A missing package, or a delta that claims nothing, shows before any work.
         mechanism.report(1, self.batch_size, len(self.dataset.train.x))
 
     def minibatches(self, seed, start, count):
