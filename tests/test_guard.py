@@ -80,8 +80,9 @@ def test_weights_that_explode_move_nothing_that_is_not_finite():
     assert all(np.all(np.isfinite(v.numpy())) for v in optimizer.variables)
 
 
-def test_gradients_that_are_not_finite_move_nothing():
-    optimizer = tf_amalgam.RNNProp(warmup_steps=0, guard=True)
+@pytest.mark.parametrize("warmup_steps", [0, 5])
+def test_gradients_that_are_not_finite_move_nothing(warmup_steps):
+    optimizer = tf_amalgam.RNNProp(warmup_steps=warmup_steps, guard=True)
     variable = keras.Variable(np.ones(3))
     optimizer.apply([tf.constant([1.0, np.nan, 2.0])], [variable])
     np.testing.assert_array_equal(variable.numpy(), 1.0)

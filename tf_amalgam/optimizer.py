@@ -236,36 +236,43 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         step = ops.cast(self.iterations + 1, "float32")
         warm = step <= self.warmup_steps if self.warmup_steps else None
         place = Place(self._layout, places, self.chunk_size)
-        inputs = (place, grads_P, params_P, step)
         if self.guard:
-            delta_P = self._guarded_delta(state, guarded, inputs, rate, warm, loss)
-        else:
-            delta_P = rate * advance(
-                self.rule, self.rule_weights, state, *inputs, held=warm
+            fine = ops.all(ops.isfinite(grads_P))
+            grads_P = ops.where(fine, grads_P, ops.zeros_like(grads_P))
+        seen = (grads_P, params_P, step)
+        if self.guard:
+            delta_P = self._guarded_delta(
+                state, guarded, place, seen, rate, warm, loss, fine
             )
+        else:
+            delta_P = rate * self._learned(state, place, seen, warm)
         if warm is not None:
             delta_P = ops.where(warm, -self.warmup_learning_rate * grads_P, delta_P)
         for variable, delta in zip(variables, place.part.split(delta_P), strict=True):
             self.assign_add(variable, ops.cast(delta, variable.dtype))
 
-    def _guarded_delta(self, state, guarded, inputs, rate, warm, loss):
-        """Returns the step that is taken under guard; states are assigned."""
-        place, grads_P, params_P, step = inputs
+    def _learned(self, state, place, seen, held):
+        """Returns the rule's own step, 0 where it is held; its state is assigned."""
+        weights, (grads_P, params_P, step) = self.rule_weights, seen
+        return advance(self.rule, weights, state, place, grads_P, params_P, step, held)
+
+    def _guarded_delta(self, state, guarded, place, seen, rate, warm, loss, fine):
+        """Returns the step that is taken under guard; states are assigned.
+
+        Args:
+            fine: whether the gradient was finite; in `seen` it is 0 where not.
+        """
+        _, params_P, _ = seen
         count = len(Watch._fields)
         fallback, best = guarded[: -count - 1], guarded[-count - 1]
         scalars = guarded[-count:]
         watch = Watch(*(ops.convert_to_tensor(v) for v in scalars))
         no = ops.convert_to_tensor(False)
         warm = no if warm is None else warm
-        fine = ops.all(ops.isfinite(grads_P))
-        grads_P = ops.where(fine, grads_P, ops.zeros_like(grads_P))
-        inputs = (place, grads_P, params_P, step)
         idle = watch.left > 0.0
         held = ops.logical_or(warm, idle)
-        learned_P = rate * advance(
-            self.rule, self.rule_weights, state, *inputs, held=held
-        )
-        fallback_P = rate * advance(self.guard.fallback, {}, fallback, *inputs)
+        learned_P = rate * self._learned(state, place, seen, held)
+        fallback_P = rate * advance(self.guard.fallback, {}, fallback, place, *seen)
         ours = ops.logical_and(fine, ops.logical_not(held))
         out = ops.logical_and(ours, out_of_bounds(self.guard, learned_P, fallback_P))
         climbed, kept = no, ops.convert_to_tensor(best)
