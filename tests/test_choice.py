@@ -1,5 +1,7 @@
 """Choice: the mixture by hand, as a student, as a teacher, as a Keras optimizer."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -313,6 +315,12 @@ def test_it_finds_the_best_member_of_a_quadratic_pool():
         ({"pool": ()}, "at least two analytic rules"),
         ({"pool": POOL[:1]}, "at least two analytic rules"),
         ({"pool": (*POOL, rules.RNNProp())}, "at least two analytic rules"),
+        ({"pool": (*POOL, POOL[0])}, "stands twice in the pool"),
+        (
+            {"pool": POOL, "hardness": math.inf},
+            "hardness must be at least 0 and finite",
+        ),
+        ({"pool": POOL, "rate_range": math.nan}, "rate_range must be at least 0"),
         ({"pool": POOL, "hardness": -1.0}, "hardness must be at least 0"),
         ({"pool": POOL, "rate_range": -1.0}, "rate_range must be at least 0"),
         ({"pool": POOL, "layers": 0}, "layers must be a number above 0"),

@@ -212,6 +212,12 @@ def test_table_by_hand():
     ]
 
 
+class Mine(rules.SGD):
+    """A rule of the user's own."""
+
+    name = "mine"
+
+
 def test_one_optimizee_at_a_time(tmp_path):
     with pytest.raises(ValueError, match="one optimizee.*received list"):
         tf_amalgam.grid_search([quadratic()], ["sgd"], workdir=tmp_path)
@@ -226,7 +232,8 @@ def test_one_optimizee_at_a_time(tmp_path):
         (["sgd"], [math.inf], "above 0, received inf"),
         (["sgd"], ["0.1"], "above 0, received '0.1'"),
         (["sgd"], [0.1, 1, 1.0], "stands twice in the grid"),
-        (["sgd", rules.RNNProp()], [0.1], "rnnprop has no learning rate to tune"),
+        (["sgd", rules.RNNProp()], [0.1], "holds analytic rules.*received RNNProp"),
+        ([Mine(0.1)], [0.1], "mine is a rule that .gin files do not know"),
         (["rnnprop"], [0.1], "Unknown teacher 'rnnprop'"),
         (["sgd", "sgd"], [0.1], "stands twice"),
         (["adam", rules.Adam(0.3)], [0.1], "adam stands twice among the teachers"),

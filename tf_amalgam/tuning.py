@@ -189,8 +189,8 @@ def _pool(teachers, preset):
     for name in names[: len(pool) - len(keras)]:
         if name not in rules.TEACHERS:
             raise ValueError(
-                f"{name} has no learning rate to tune. Teachers of a grid search: "
-                f"{', '.join(rules.TEACHERS)}."
+                f"{name} is a rule that .gin files do not know, so {POOL_FILE} could "
+                f"not hold it. Teachers of a grid search: {', '.join(rules.TEACHERS)}."
             )
     for name in names:
         if names.count(name) > 1:

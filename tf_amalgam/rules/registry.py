@@ -15,6 +15,7 @@ from tf_amalgam.rules.teachers import (
     POOLS,
     TEACHER_CLASSES,
     TEACHERS,
+    check_pool,
     choice_learning_rates,
     from_config,
 )
@@ -91,7 +92,8 @@ def make_pool(teachers, preset: str = "paper") -> tuple[Rule, ...]:
     """Returns teacher rules from a pool's name, or from names and rules.
 
     Raises:
-        ValueError: for an unknown or repeated teacher, an empty pool.
+        ValueError: for an unknown or repeated teacher, a rule that is not analytic,
+            an empty pool.
     """
     return _pool(teachers, preset, {})
 
@@ -121,10 +123,5 @@ def _pool(teachers, preset, rates):
             raise ValueError(unknown("teacher", teacher, TEACHERS))
     if not pool:
         raise ValueError("A teacher pool needs at least one teacher; received none.")
-    if len(set(pool)) < len(pool):
-        names = ", ".join(rule.name for rule in pool)
-        raise ValueError(
-            f"A teacher stands twice in the pool ({names}): the same rule with the "
-            "same hyperparameters. Remove one."
-        )
+    check_pool(pool)
     return tuple(pool)

@@ -46,6 +46,24 @@ def choice_learning_rates(names, preset) -> dict[str, float]:
     return rates
 
 
+def check_pool(pool):
+    """Raises ValueError unless all are analytic rules, each once."""
+    for rule in pool:
+        if not isinstance(rule, AnalyticRule):
+            raise ValueError(
+                f"A pool holds analytic rules ({', '.join(TEACHERS)}); received "
+                f"{rule!r}. A learned rule is nothing without its weights, so it can "
+                "be no member; a trained Choice rule teaches with scheme='choice' and "
+                "choice='its/folder'."
+            )
+    if len(set(pool)) < len(pool):
+        names = ", ".join(rule.name for rule in pool)
+        raise ValueError(
+            f"A teacher stands twice in the pool ({names}): the same rule with the "
+            "same hyperparameters. Remove one."
+        )
+
+
 def as_config(rule: Rule) -> dict:
     """Returns a teacher's name and hyperparameters, ready for JSON."""
     return {"rule": rule.name, **rule.get_config()}
