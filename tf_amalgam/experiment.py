@@ -99,6 +99,7 @@ def amalgamate(
     choice_stages=None,
     choice_repeat_threshold: float | None = 0.9,
     choice_scaling: float = 0.0,
+    choice_rates: str | None = None,
     meta_loss_start: str | None = None,
     warmup_learning_rate: float | None = None,
     warmup_scaled: bool | None = None,
@@ -161,6 +162,9 @@ def amalgamate(
         choice_scaling: its own random scaling; none by default, as in the paper (C.3).
             Steps of SGD and its like grow with the square of a coordinate's scale, so
             that a large pool would explode under it.
+        choice_rates: learning rates inside its pool of teachers given by name:
+            `"direct"`, the same as outside, or `"released"`, up to ten times larger
+            ones; by default the preset's. See docs/experiments.md.
         warmup_learning_rate: of the warm-up's SGD.
         warmup_scaled: warm up in randomly scaled coordinates.
         adaptive_clip: clips each tensor of each optimizee's meta-gradient to this
@@ -247,7 +251,7 @@ def amalgamate(
         return _amalgam(
             trainer, about, run.learn(trainer, weights, folder, about, *options)
         )
-    teacher, teacher_weights, told = _choice(choice, teachers, preset)
+    teacher, teacher_weights, told = _choice(choice, teachers, preset, choice_rates)
     about["teachers"] = [{**rules.as_config(teacher), **told}]
     if choice_stages is None:
         choice_stages = [(n * truncation_steps, p) for n, p in CHOICE_STAGES]
@@ -310,13 +314,13 @@ def _train_choice(trainer, about, folder, options):
     return _amalgam(trainer, told, state)
 
 
-def _choice(choice, teachers, preset):
+def _choice(choice, teachers, preset, rates):
     """Returns the Choice rule, its weights or None, and what identifies these."""
     if choice is None:
-        pool = POOL if teachers is None else teachers
+        pool = rules.choice_pool(POOL if teachers is None else teachers, preset, rates)
         return rules.make_rule("choice", preset, pool=pool), None, {}
     if isinstance(choice, Choice):
-        _check_pool(choice, teachers, preset)
+        _check_pool(choice, teachers, preset, rates)
         return choice, None, {}
     rule, weights, header = saved.find(choice)
     if not isinstance(rule, Choice):
@@ -324,15 +328,15 @@ def _choice(choice, teachers, preset):
             f"choice: {choice} holds a trained {rule.name}; expected a Choice rule, as "
             "amalgamate writes into the folder `choice` of a run."
         )
-    _check_pool(rule, teachers, preset)
+    _check_pool(rule, teachers, preset, rates)
     return rule, weights, {"sha256": header["sha256"]}
 
 
-def _check_pool(rule, teachers, preset):
+def _check_pool(rule, teachers, preset, rates):
     """Raises ValueError if teachers are given that are not this Choice rule's pool."""
     if teachers is None:
         return
-    given = rules.choice_pool(teachers, preset) if len(teachers) else ()
+    given = rules.choice_pool(teachers, preset, rates) if len(teachers) else ()
     if set(given) != set(rule.pool):
         raise ValueError(
             "The Choice rule given as `choice` mixes another pool than teachers says."

@@ -98,11 +98,28 @@ def make_pool(teachers, preset: str = "paper") -> tuple[Rule, ...]:
     return _pool(teachers, preset, {})
 
 
-def choice_pool(teachers, preset: str = "paper") -> tuple[Rule, ...]:
-    """Returns the same for the inside of a Choice rule, with its learning rates."""
+# Where the members of a Choice pool have their learning rates from.
+CHOICE_RATES = ("direct", "released")
+
+
+def choice_pool(teachers, preset="paper", rates=None) -> tuple[Rule, ...]:
+    """Returns the same for the inside of a Choice rule.
+
+    Args:
+        rates: learning rates of those given by name: `"direct"`, as of teachers, or
+            `"released"`, those of the released code inside a Choice pool; by default
+            what the preset says.
+
+    Raises:
+        ValueError: as `make_pool`, or for other `rates`.
+    """
+    if rates not in (None, *CHOICE_RATES):
+        raise ValueError(unknown("choice_rates", rates, CHOICE_RATES))
+    if (rates or CHOICE_RATES[preset == "released"]) == "direct":
+        return make_pool(teachers, preset)
     names = POOLS.get(teachers, ()) if isinstance(teachers, str) else teachers
     names = [name for name in names if isinstance(name, str) and name in TEACHERS]
-    return _pool(teachers, preset, choice_learning_rates(names, preset))
+    return _pool(teachers, preset, choice_learning_rates(names))
 
 
 def _pool(teachers, preset, rates):

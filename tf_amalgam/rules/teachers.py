@@ -36,10 +36,8 @@ CHOICE_LEARNING_RATES = {
 }
 
 
-def choice_learning_rates(names, preset) -> dict[str, float]:
-    """Returns the learning rate of each pool member inside a Choice rule."""
-    if preset != "released":
-        return {name: LEARNING_RATES[name] for name in names}
+def choice_learning_rates(names) -> dict[str, float]:
+    """Returns the released learning rate of each pool member inside a Choice rule."""
     rates = {name: CHOICE_LEARNING_RATES[name] for name in names}
     if set(names) == set(POOLS["sgd_adam"]):
         rates["sgd"] = 0.2
