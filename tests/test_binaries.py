@@ -3,6 +3,7 @@
 import functools
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 
@@ -62,6 +63,16 @@ def test_amalgamate_then_evaluate(tmp_path):
         refused = binary("report", *flags)
         assert refused.returncode == 1
         assert message in refused.stderr
+
+
+def test_replicates(tmp_path):
+    flags = [f"--gin_file={FILE}", f"--workdir={tmp_path}", "--replicates=2"]
+    flags += [f"--gin_bindings={line}" for line in TINY]
+    run = binary("amalgamate", *flags)
+    assert run.returncode == 0, run.stderr
+    assert f"2 replicates: {tmp_path}/replicates.csv" in run.stdout
+    told = (tmp_path / "README.md").read_text()
+    assert shlex.join(["amalgamate", *flags]) in told
 
 
 def test_processes_divide_an_evaluation(tmp_path):

@@ -1,5 +1,7 @@
 """Gin at the edge: what a .gin file can configure. The only module that imports gin."""
 
+import copy
+import inspect
 import pathlib
 
 import gin
@@ -19,8 +21,8 @@ from tf_amalgam.curriculum import Stage
 from tf_amalgam.lineup import KerasOptimizer
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.registry import unknown
+from tf_amalgam.workdir import CONFIG_FILE
 
-CONFIG_FILE = "config.gin"
 OPERATIVE_FILE = "operative_config.gin"
 
 # Name in .gin files → what it makes. Signatures are closed, so that a misspelt
@@ -151,7 +153,7 @@ def run(name, gin_files, gin_bindings, workdir, **others):
     return result
 
 
-def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1):
+def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1, command=""):
     """Runs `amalgamate` once for each replicate (see `replicates.run_replicates`)."""
     parse(gin_files, gin_bindings)  # mistakes show before any work
     check_given("amalgamate")
@@ -160,8 +162,24 @@ def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1):
         run("amalgamate", gin_files, gin_bindings, folder)
 
     return replicates.run_replicates(
-        count, gin_files, gin_bindings, workdir, parallel, one
+        count,
+        gin_files,
+        gin_bindings,
+        workdir,
+        parallel,
+        one,
+        seed=_root_seed(),
+        command=command,
+        configuration=gin.config_str(),
     )
+
+
+def _root_seed():
+    """Returns the seed that `amalgamate` will be given."""
+    default = inspect.signature(experiment.amalgamate).parameters["seed"].default
+    bound = gin.get_bindings("amalgamate", resolve_references=False)
+    # The copy of a macro is what it stands for.
+    return copy.deepcopy(bound.get("seed", default))
 
 
 def run_evaluation(gin_files, gin_bindings, workdir, parallel=1):

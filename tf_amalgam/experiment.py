@@ -235,6 +235,8 @@ def amalgamate(
         "initial_weights": origin,
         **settings.describe(),
     }
+    if replicate is not None:
+        about |= {"replicate": replicate, "root_seed": seed}
     options = (checkpoint_seconds, progress)
     if scheme != "choice":
         if choice is not None:
