@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 
 import gin
 import numpy as np
@@ -216,6 +217,38 @@ class Mine(rules.SGD):
     """A rule of the user's own."""
 
     name = "mine"
+
+
+def test_table_of_a_private_optimizee_by_hand():
+    losses = {"adam": {0.1: 0.25}, "sgd": {0.1: math.inf}}
+    epsilons = {"adam": "1.20 (delta 1e-05)", "sgd": "∞"}
+    assert tuning.table(losses, "Loss", epsilons).splitlines() == [
+        "Loss, by learning rate. Epsilon is of one run; choosing among the runs is not "
+        "in it.",
+        "",
+        "| teacher | 0.1      | epsilon            |",
+        "|---------|----------|--------------------|",
+        "| adam    | **0.25** | 1.20 (delta 1e-05) |",
+        "| sgd     | diverged | ∞                  |",
+    ]
+
+
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="tensorflow-privacy needs Python < 3.12"
+)
+def test_a_private_search_says_epsilon(tmp_path):
+    task = tf_amalgam.tasks.private(helpers.tiny_task(), noise_multiplier=2.0)
+    options = {**OPTIONS, "seeds": 0, "epochs": 1}
+    tf_amalgam.grid_search(
+        task, ["sgd", "adam"], workdir=tmp_path, learning_rates=[0.01, 0.1], **options
+    )
+    lines = (tmp_path / "grid.md").read_text().splitlines()
+    assert "Epsilon is of one run" in lines[0]
+    assert lines[2].strip("| ").endswith("epsilon")
+    spent = task.privacy_report(12)["epsilon"]  # 96 examples in minibatches of 8
+    for line in lines[4:]:
+        assert line.strip("| ").endswith(f"{spent:.2f} (delta 1e-05)")
+    assert len(lines[4:]) == 2
 
 
 def test_one_optimizee_at_a_time(tmp_path):
