@@ -35,7 +35,7 @@ def test_records_hold_curves_times_and_terms(finished):
     for record in found:
         assert set(record["curves"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
         assert all(len(curve) == 2 for curve in record["curves"].values())
-        assert len(record["batch_losses"]) == 2 * 12
+        assert "batch_losses" not in record
         assert record["step_milliseconds"] > 0
         assert set(record["test"]) == {"loss", "accuracy"}
         assert not record["diverged"]
@@ -45,15 +45,20 @@ def test_records_hold_curves_times_and_terms(finished):
         assert record["versions"]["keras"] == keras.__version__
 
 
+def with_losses(folder):
+    return records.read_all(folder, batch_losses=True)
+
+
 def test_batch_losses_average_to_the_epoch(finished):
-    for record in finished[0]:
+    for record in with_losses(finished[1]):
         means = np.mean(np.reshape(record["batch_losses"], (2, 12)), axis=1)
         np.testing.assert_allclose(means, record["curves"]["loss"], rtol=1e-5)
 
 
 def test_equal_terms(finished):
     """Same seed: same start, same minibatches, same warm-up; other seed: another."""
-    by = {(r["optimizer"], r["seed"]): r["batch_losses"][:5] for r in finished[0]}
+    found = with_losses(finished[1])
+    by = {(r["optimizer"], r["seed"]): r["batch_losses"][:5] for r in found}
     for seed in (0, 1):
         adam, sgd, student = (
             by[name, seed] for name in ("adam", "sgd at .5", "fresh student")
@@ -61,9 +66,7 @@ def test_equal_terms(finished):
         np.testing.assert_allclose(adam, sgd, rtol=1e-4)
         np.testing.assert_allclose(adam, student, rtol=1e-4)
     assert np.abs(np.subtract(by["adam", 0], by["adam", 1])).max() > 1e-3
-    after = {
-        r["optimizer"]: r["batch_losses"][-1] for r in finished[0] if r["seed"] == 0
-    }
+    after = {r["optimizer"]: r["batch_losses"][-1] for r in found if r["seed"] == 0}
     assert len(set(after.values())) == 3
 
 
@@ -180,7 +183,9 @@ def test_replicates_have_records_of_their_own(tmp_path):
     ]
     # Keras' own optimizers have the start, the minibatches and the warm-up of all; so
     # has a replicate of any optimizer, but replicates have each their own.
-    first, replicate, lion = (r["batch_losses"] for r in found[:3])
+    first, replicate, lion = (
+        r["batch_losses"] for r in with_losses(tmp_path) if r["seed"] == 0
+    )
     np.testing.assert_allclose(lion[:6], first[:6], rtol=1e-4)
     assert first[-1] != lion[-1]
     assert np.abs(np.subtract(replicate[:6], first[:6])).max() > 1e-3
@@ -242,6 +247,8 @@ def test_the_configuration_is_kept(tmp_path):
         ["sgd"], helpers.tiny_task(), workdir=tmp_path, **options
     )
     assert found["configuration"] == "evaluate.epochs = 2"
+    (again,) = records.read_all(tmp_path)
+    assert again["configuration"] is found["configuration"]  # kept once for all
 
 
 def test_where_a_run_starts_is_recorded(finished):
@@ -345,7 +352,7 @@ def test_divergence_is_recorded(tmp_path):
     )
     assert found[0]["diverged"]
     assert found[0]["test"] == {}
-    assert len(found[0]["batch_losses"]) < 24
+    assert len(with_losses(tmp_path)[0]["batch_losses"]) < 24
 
 
 def test_a_task_whose_loss_is_no_classification(tmp_path):
@@ -354,6 +361,27 @@ def test_a_task_whose_loss_is_no_classification(tmp_path):
         ["sgd"], task, workdir=tmp_path, **{**OPTIONS, "epochs": 8}
     )
     assert found[0]["curves"]["val_loss"][-1] < 0.7 * found[0]["curves"]["val_loss"][0]
+
+
+def test_losses_of_minibatches_are_read_on_request(finished, tmp_path):
+    """They are the last line of a file of JSON, which is not looked at otherwise."""
+    (path, *others) = records.record_paths(finished[1])
+    assert len(others) == 5
+    text = path.read_text()
+    assert set(json.loads(text)) == set(records.read(path, batch_losses=True))
+    assert len(records.read(path, batch_losses=True)["batch_losses"]) == 2 * 12
+    light = records.read(path)
+    assert set(json.loads(text)) - set(light) == {"batch_losses"}
+    cut = tmp_path / "cut.json"
+    cut.write_text(text[: text.index('"batch_losses": [') + 30])
+    assert records.read(cut) == light
+    with pytest.raises(ValueError, match="cut.json is not a readable record"):
+        records.read(cut, batch_losses=True)
+    # Whoever formats a file anew leaves it a record.
+    for indent in (None, 2):
+        cut.write_text(json.dumps(json.loads(text), indent=indent))
+        assert records.read(cut) == light
+    assert records.read(cut, batch_losses=True) == json.loads(text)
 
 
 def test_unreadable_records_are_named(tmp_path):

@@ -72,7 +72,8 @@ def evaluate(
 
     Returns:
         The records, by optimizee, seed, optimizer and replicate; with a limit, those
-        that are there.
+        that are there. Without the losses of single minibatches, of which a sweep has
+        gigabytes; `records.read_all(workdir, batch_losses=True)` has them.
 
     Raises:
         ValueError: for an unknown optimizer, two optimizees or optimizers of one
@@ -140,8 +141,7 @@ def evaluate(
             "configuration": configuration,
         }
         found = train_once(one.make(), task, seed, epochs, one.replicate)
-        record = {**found, **about}
-        files.write_json(jobs[index].path, records.stamped(record), indent=None)
+        records.write(jobs[index].path, {**found, **about})
 
     records.remember_order(workdir, names, [one.label for one in contestants])
     _draw_samples(tasks, workdir)
