@@ -44,6 +44,8 @@ class PrivateTask(Task):
     The seed of a minibatch's noise travels with it as a third array. So whoever
     trains on the minibatch sees the same noise (student, teachers, and the way back
     through the unroll), and a resumed run draws what an uninterrupted one draws.
+    `evaluate`'s noise follows from its public seeds: epsilon there describes the
+    mechanism, not a release of the weights (`private_model` has a secret seed).
 
     Losses are exact, also those in the meta-loss: a *learned optimizer* is not
     private towards data that it was meta-trained on. Amalgamate on public data.
