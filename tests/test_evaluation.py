@@ -378,8 +378,8 @@ def test_losses_of_minibatches_are_read_on_request(finished, tmp_path):
     with pytest.raises(ValueError, match="cut.json is not a readable record"):
         records.read(cut, batch_losses=True)
     # Whoever formats a file anew leaves it a record.
-    for indent in (None, 2):
-        cut.write_text(json.dumps(json.loads(text), indent=indent))
+    for form in ({}, {"indent": 2}, {"separators": (",\n", ": ")}):
+        cut.write_text(json.dumps(json.loads(text), **form))
         assert records.read(cut) == light
     assert records.read(cut, batch_losses=True) == json.loads(text)
 
@@ -393,8 +393,8 @@ def test_unreadable_records_are_named(tmp_path):
     ):
         records.read_all(tmp_path)
     for other, said in (
-        ({"format": "other", "version": 2}, "format 'other'"),
-        (records.stamped({}) | {"version": 1}, "version 1; this tf_amalgam reads"),
+        ({"format": "other", "version": 3}, "format 'other'"),
+        (records.stamped({}) | {"version": 2}, "version 2; this tf_amalgam reads"),
         (records.stamped({"task": "tiny"}), "it lacks optimizer, replicate"),
     ):
         path.write_text(json.dumps(other))

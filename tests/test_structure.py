@@ -34,7 +34,7 @@ LAYERS = [
     {"meta_train", "checkpoints"},
     {"workdir"},
     {"run", "replicates", "reporting"},
-    {"experiment", "lineup"},
+    {"experiment", "lineup", "trial"},
     {"evaluation"},
     {"tuning"},
     {"bindings"},

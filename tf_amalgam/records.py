@@ -13,11 +13,12 @@ import sys
 from tf_amalgam import files
 
 FORMAT = "tf_amalgam record"
-VERSION = 2
+VERSION = 3
 # What is read of every record.
 KEYS = (
     *("task", "optimizer", "replicate", "seed", "kind", "trained", "settings"),
-    *("curves", "test", "start_loss", "diverged", "versions", "load"),
+    *("curves", "test", "test_at_best", "start_loss", "diverged"),
+    *("versions", "load"),
     *("seconds", "step_milliseconds", "steps_per_epoch", "optimizer_config"),
 )
 # By far the longest part of a record; last in its file, so that few need to read it.
