@@ -42,9 +42,10 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             (Scale) update all at once.
         guard: True, or a `Guard`: an analytic rule takes over for a while where the
             rule's steps are not finite or out of bounds, or the loss climbs (seen
-            where Keras' `fit` scales it; not on JAX, nor in loops of your own that do
-            not call `scale_loss`). Steps whose gradient is not finite are left out.
-            `guard_report` says what happened. 12 bytes a parameter.
+            where Keras' `fit` scales it; not on JAX, nor on several replicas, nor in
+            loops of your own that do not call `scale_loss`). Steps whose gradient is
+            not finite are left out. `guard_report` says what happened. 12 bytes a
+            parameter.
         **kwargs: what every Keras optimizer takes: `name`, `weight_decay`,
             `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`,
             `ema_overwrite_frequency`, `loss_scale_factor`,
@@ -191,6 +192,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         variables = [getattr(v, "value", v) for v in trainable_variables]
         if trainable_variables and isinstance(trainable_variables[0], tf.Variable):
             variables = list(trainable_variables)
+        # Of several replicas each knows its own loss alone.
+        several = self._distribution_strategy.num_replicas_in_sync > 1
+        known = _is_here(loss) and not several
         dense = [tf.convert_to_tensor(grad) for grad in grads]
         pairs = self._all_reduce_sum_gradients(list(zip(dense, variables, strict=True)))
         tf.__internal__.distribute.interim.maybe_merge_call(
@@ -200,16 +204,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             variables,
             places,
             learning_rate,
-            self._mean(loss) if _is_here(loss) else None,
+            loss if known else None,
         )
-
-    def _mean(self, loss):
-        """Returns the mean loss of all replicas; Keras divided each by their number."""
-        import tensorflow as tf
-
-        if self._distribution_strategy.num_replicas_in_sync == 1:
-            return loss
-        return tf.distribute.get_replica_context().all_reduce("SUM", loss)
 
     def _update_on_each_replica(
         self, distribution, grads, variables, places, learning_rate, loss
