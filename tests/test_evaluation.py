@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import keras
 import numpy as np
@@ -164,6 +165,82 @@ def test_other_weights_under_one_label_are_refused(finished):
             workdir=finished[1],
             **OPTIONS,
         )
+
+
+def test_one_label_is_one_optimizer_whatever_the_seed(finished):
+    """Else a mean over seeds would be of two optimizers."""
+    options = {**OPTIONS, "seeds": 7, "workdir": finished[1]}
+    before = sorted(finished[1].rglob("*.json"))
+    with pytest.raises(ValueError, match="learning_rate: 0.5 there, 0.4.* here.*name"):
+        tf_amalgam.evaluate(
+            {"sgd at .5": rules.SGD(0.4)}, helpers.tiny_task(), **options
+        )
+    with pytest.raises(ValueError, match="weights_sha256"):
+        tf_amalgam.evaluate(
+            {"fresh student": lambda: tf_amalgam.RNNProp(seed=2)},
+            helpers.tiny_task(),
+            **options,
+        )
+    assert sorted(finished[1].rglob("*.json")) == before
+
+
+def test_one_name_is_one_optimizee_whoever_trains_it(finished):
+    options = {**OPTIONS, "workdir": finished[1]}
+    with pytest.raises(ValueError, match="batch_size: 8 there, 16 here"):
+        tf_amalgam.evaluate({"momentum": "momentum"}, helpers.tiny_task(16), **options)
+
+
+def test_records_of_other_terms_are_refused_without_their_terms_file(
+    finished, tmp_path
+):
+    """As where somebody copied records."""
+    shutil.copytree(finished[1] / "tiny", tmp_path / "tiny")
+    with pytest.raises(ValueError, match="adam-.* other settings.*epochs: 2 there, 3"):
+        tf_amalgam.evaluate(
+            {"momentum": "momentum"},
+            helpers.tiny_task(),
+            workdir=tmp_path,
+            **{**OPTIONS, "epochs": 3},
+        )
+
+
+def test_processes_that_start_together_agree_on_terms(tmp_path):
+    """Before there is any record."""
+    options = {"workdir": tmp_path, "write_report": False, "limit": 0, **OPTIONS}
+    tf_amalgam.evaluate(["adam"], helpers.tiny_task(), **options)
+    assert records.record_paths(tmp_path) == []
+    with pytest.raises(ValueError, match="holds runs made.*epochs: 2 there, 3 here"):
+        tf_amalgam.evaluate(["sgd"], helpers.tiny_task(), **{**options, "epochs": 3})
+
+
+def test_names_that_share_a_file_are_not_one_run(finished):
+    with pytest.raises(ValueError, match="optimizer: sgd at .5 there, sgd/at/.5 here"):
+        tf_amalgam.evaluate(
+            {"sgd/at/.5": rules.SGD(0.5)},
+            helpers.tiny_task(),
+            workdir=finished[1],
+            **OPTIONS,
+        )
+
+
+def test_a_record_of_another_keras_still_counts(finished, tmp_path):
+    """An option of all optimizers that came or went; no other setting may."""
+    folder = shutil.copytree(finished[1], tmp_path / "copy")
+    path = records.record_path(folder, "tiny", "adam", 0)
+    record = records.read(path, batch_losses=True)
+
+    def rewritten(change):
+        config = {**record["optimizer_config"], **change}
+        kept = {k: v for k, v in config.items() if v != "gone"}
+        records.write(path, {**record, "optimizer_config": kept})
+
+    options = {**OPTIONS, "seeds": 0, "workdir": folder}
+    rewritten({"clipvalue": "gone", "name": "adam_7"})
+    tf_amalgam.evaluate({"adam": "adam"}, helpers.tiny_task(), **options)
+    for change in ({"beta_1": "gone"}, {"clipvalue": 1.0}):
+        rewritten(change)
+        with pytest.raises(ValueError, match=f"{next(iter(change))}: "):
+            tf_amalgam.evaluate({"adam": "adam"}, helpers.tiny_task(), **options)
 
 
 def test_replicates_have_records_of_their_own(tmp_path):

@@ -3,10 +3,9 @@
 import json
 import pathlib
 
-import keras
 import numpy as np
 
-from tf_amalgam import files, plots, records
+from tf_amalgam import files, plots, records, terms
 from tf_amalgam import sweep as sweeps
 from tf_amalgam.lineup import labelled, lineup
 from tf_amalgam.sweep import Job, sweep
@@ -73,8 +72,9 @@ def evaluate(
 
     Raises:
         ValueError: for an unknown optimizer, two optimizees or optimizers of one
-            name, or a folder with a record of other terms, hyperparameters or
-            weights; before any work starts.
+            name, or a folder with a record of other terms, or with one, of whatever
+            seed, of the same label or optimizee and other hyperparameters, weights,
+            data or minibatches; before any work starts.
         RuntimeError: naming the runs that failed, after all others have ended.
         OSError: naming a record that cannot be written (a full disk, say).
     """
@@ -91,11 +91,10 @@ def evaluate(
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     if not seeds:
         raise ValueError("evaluate needs at least one seed; received none.")
-    terms = {
+    shared = {
         "epochs": epochs,
         "warmup_steps": warmup_steps,
         "warmup_learning_rate": warmup_learning_rate,
-        "preset": preset,
     }
     contestants = lineup(
         {**labelled(baselines), **_others(optimizers, baselines)},
@@ -120,24 +119,28 @@ def evaluate(
             f"({', '.join({one.label for one in contestants})}; {', '.join(names)}) or "
             f"seeds ({seeds}) differ in nothing that a file name can hold."
         )
-    for job, (task, _, one) in zip(jobs, runs, strict=True):
-        _check_record(job.path, one.config, {**terms, "task": task.describe()})
-    _agree_on_terms(workdir, terms)
-
-    def run(index):
-        task, seed, one = runs[index]
-        about = {
+    told = {task.name: task.describe() for task in tasks}
+    planned = {
+        job.path: {
+            "task": task.name,
             "optimizer": one.label,
             "replicate": one.replicate,
             "seed": seed,
             "kind": one.kind,
             "trained": one.trained,
-            "settings": {**terms, "task": task.describe()},
+            "settings": {**shared, "preset": preset, "task": told[task.name]},
             "optimizer_config": one.config,
             "configuration": configuration,
         }
+        for job, (task, seed, one) in zip(jobs, runs, strict=True)
+    }
+    _check_records(workdir, planned)
+    _agree_on_terms(workdir, shared)
+
+    def run(index):
+        path, (task, seed, one) = jobs[index].path, runs[index]
         found = train_once(one.make(), task, seed, epochs, one.replicate)
-        records.write(jobs[index].path, {**found, **about})
+        records.write(path, {**found, **planned[path]})
 
     records.remember_order(workdir, names, [one.label for one in contestants])
     _draw_samples(tasks, workdir)
@@ -184,51 +187,56 @@ def report(found, folder):
     plots.learning_curves(found, folder / "curves.png")
 
 
-def _agree_on_terms(workdir, terms):
+def _agree_on_terms(workdir, shared):
     """Raises ValueError if other runs in the folder have other terms.
 
     Epochs and warm-up are one for all that is compared; what processes that start
     together agree on is on disk before any of them works.
     """
     folder = pathlib.Path(workdir)
-    shared = {k: v for k, v in terms.items() if k != "preset"}
     with files.locked(folder / sweeps.LOCKS / "terms"):
         path = folder / TERMS_FILE
         there = json.loads(path.read_text()) if path.is_file() else shared
-        if different := [k for k in sorted(shared) if there.get(k) != shared[k]]:
-            text = "; ".join(
-                f"{k}: {there.get(k)} there, {shared[k]} here" for k in different
-            )
+        if different := terms.differences(there, shared):
             raise ValueError(
-                f"{folder} holds runs made with other settings ({text}). Use another "
-                "workdir: what is compared needs equal terms."
+                f"{folder} holds runs made with other settings ({_said(different)}). "
+                "Use another workdir: what is compared needs equal terms."
             )
         files.write_json(path, shared)
 
 
-# Options that every Keras optimizer has; another version of Keras may have others.
-KERAS_OPTIONS = set(keras.optimizers.SGD().get_config()) - {"momentum", "nesterov"}
+# What a record is of.
+NAMES = ("task", "optimizer", "replicate", "seed")
 
 
-def _check_record(path, config, terms):
-    """Raises ValueError if a record was made with other settings."""
-    if not path.is_file():
-        return
-    record = records.read(path)
-    found = {**record["optimizer_config"], **record["settings"]}
-    settings = json.loads(json.dumps({**config, **terms}))  # tuples are lists there
-    different = [
-        k
-        for k in sorted(settings.keys() | found.keys())
-        if found.get(k) != settings.get(k)
-        and k != "name"  # Keras numbers them
-        and (k not in KERAS_OPTIONS or (k in settings and k in found))
-    ]
-    if different:
-        text = "; ".join(
-            f"{k}: {found.get(k)} there, {settings.get(k)} here" for k in different
-        )
-        raise ValueError(
-            f"{path} was made with other settings ({text}). Use another workdir, or "
-            "remove that record."
-        )
+def _check_records(workdir, planned):
+    """Raises ValueError if a record under a name of ours was made in another way.
+
+    Whatever its seed: one label is one optimizer, one name is one optimizee.
+
+    Args:
+        workdir: folder of the records.
+        planned: path → what the record to be made there will say.
+    """
+    known = {
+        s: said for one in planned.values() for s, said in terms.claims(one).items()
+    }
+    # Tuples are lists in a record.
+    known = {subject: json.loads(json.dumps(said)) for subject, said in known.items()}
+    for path in records.record_paths(workdir):
+        record = records.read(path)
+        subjects = terms.claims(record).items()
+        pairs = [(there, known.get(subject, there)) for subject, there in subjects]
+        if path in planned:  # names that differ may share a file
+            mine = planned[path]
+            pairs.append(({k: record[k] for k in NAMES}, {k: mine[k] for k in NAMES}))
+        for there, here in pairs:
+            if different := terms.differences(there, here):
+                raise ValueError(
+                    f"{path} was made with other settings ({_said(different)}). Use "
+                    "another workdir or another name, or remove that record."
+                )
+
+
+def _said(different):
+    return "; ".join(f"{n}: {there} there, {here} here" for n, there, here in different)

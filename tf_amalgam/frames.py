@@ -268,7 +268,9 @@ def verdicts(frame, opponent, value="log_test_loss") -> pd.DataFrame:
     and `high` its 95 % interval, and `verdict` "better" or "worse" where that leaves
     out 0, else "level" (`stats.difference`). The sample is the means of replicates
     where there are several (their evaluations are not independent), else the runs by
-    seed; equal seeds are paired. `effect` is Hedges' g of runs. Where more runs
+    seed. Equal seeds (or replicates) are paired where both have a value: `pairs` of
+    them, `of` all that either ran; 0 where the two samples are compared as such.
+    `effect` is Hedges' g of runs. Where more runs
     diverged than of the opponent, the verdict is "diverged", whatever the others say;
     where there are fewer than two finite values it is "unknown".
     """
@@ -292,7 +294,7 @@ def _sample(frame, value):
     several = frame["replicate"].nunique() > 1
     by = "replicate" if several else "seed"
     # So that replicates of one are never paired with seeds of another.
-    means = frame[frame[value].notna()].groupby(by)[value].mean()
+    means = frame.groupby(by)[value].mean()  # NaN where all are
     return means.rename(lambda key: (by, key))
 
 
