@@ -288,7 +288,7 @@ def difference(first, second) -> dict:
     """
     of = len({*first.index, *second.index})
     first, second = (side[np.isfinite(side.astype(float))] for side in (first, second))
-    found = {"difference": math.nan, "low": math.nan, "high": math.nan}
+    found: dict = {"difference": math.nan, "low": math.nan, "high": math.nan}
     found |= {"pairs": 0, "of": of, "verdict": "unknown"}
     if len(first) and len(second):
         found["difference"] = float(first.mean() - second.mean())
