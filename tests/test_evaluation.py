@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import keras
 import numpy as np
@@ -35,7 +36,7 @@ def test_records_hold_curves_times_and_terms(finished):
     for record in found:
         assert set(record["curves"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
         assert all(len(curve) == 2 for curve in record["curves"].values())
-        assert len(record["batch_losses"]) == 2 * 12
+        assert "batch_losses" not in record
         assert record["step_milliseconds"] > 0
         assert set(record["test"]) == {"loss", "accuracy"}
         assert not record["diverged"]
@@ -45,15 +46,20 @@ def test_records_hold_curves_times_and_terms(finished):
         assert record["versions"]["keras"] == keras.__version__
 
 
+def with_losses(folder):
+    return records.read_all(folder, batch_losses=True)
+
+
 def test_batch_losses_average_to_the_epoch(finished):
-    for record in finished[0]:
+    for record in with_losses(finished[1]):
         means = np.mean(np.reshape(record["batch_losses"], (2, 12)), axis=1)
         np.testing.assert_allclose(means, record["curves"]["loss"], rtol=1e-5)
 
 
 def test_equal_terms(finished):
     """Same seed: same start, same minibatches, same warm-up; other seed: another."""
-    by = {(r["optimizer"], r["seed"]): r["batch_losses"][:5] for r in finished[0]}
+    found = with_losses(finished[1])
+    by = {(r["optimizer"], r["seed"]): r["batch_losses"][:5] for r in found}
     for seed in (0, 1):
         adam, sgd, student = (
             by[name, seed] for name in ("adam", "sgd at .5", "fresh student")
@@ -61,9 +67,7 @@ def test_equal_terms(finished):
         np.testing.assert_allclose(adam, sgd, rtol=1e-4)
         np.testing.assert_allclose(adam, student, rtol=1e-4)
     assert np.abs(np.subtract(by["adam", 0], by["adam", 1])).max() > 1e-3
-    after = {
-        r["optimizer"]: r["batch_losses"][-1] for r in finished[0] if r["seed"] == 0
-    }
+    after = {r["optimizer"]: r["batch_losses"][-1] for r in found if r["seed"] == 0}
     assert len(set(after.values())) == 3
 
 
@@ -163,6 +167,82 @@ def test_other_weights_under_one_label_are_refused(finished):
         )
 
 
+def test_one_label_is_one_optimizer_whatever_the_seed(finished):
+    """Else a mean over seeds would be of two optimizers."""
+    options = {**OPTIONS, "seeds": 7, "workdir": finished[1]}
+    before = sorted(finished[1].rglob("*.json"))
+    with pytest.raises(ValueError, match="learning_rate: 0.5 there, 0.4.* here.*name"):
+        tf_amalgam.evaluate(
+            {"sgd at .5": rules.SGD(0.4)}, helpers.tiny_task(), **options
+        )
+    with pytest.raises(ValueError, match="weights_sha256"):
+        tf_amalgam.evaluate(
+            {"fresh student": lambda: tf_amalgam.RNNProp(seed=2)},
+            helpers.tiny_task(),
+            **options,
+        )
+    assert sorted(finished[1].rglob("*.json")) == before
+
+
+def test_one_name_is_one_optimizee_whoever_trains_it(finished):
+    options = {**OPTIONS, "workdir": finished[1]}
+    with pytest.raises(ValueError, match="batch_size: 8 there, 16 here"):
+        tf_amalgam.evaluate({"momentum": "momentum"}, helpers.tiny_task(16), **options)
+
+
+def test_records_of_other_terms_are_refused_without_their_terms_file(
+    finished, tmp_path
+):
+    """As where somebody copied records."""
+    shutil.copytree(finished[1] / "tiny", tmp_path / "tiny")
+    with pytest.raises(ValueError, match="adam-.* other settings.*epochs: 2 there, 3"):
+        tf_amalgam.evaluate(
+            {"momentum": "momentum"},
+            helpers.tiny_task(),
+            workdir=tmp_path,
+            **{**OPTIONS, "epochs": 3},
+        )
+
+
+def test_processes_that_start_together_agree_on_terms(tmp_path):
+    """Before there is any record."""
+    options = {"workdir": tmp_path, "write_report": False, "limit": 0, **OPTIONS}
+    tf_amalgam.evaluate(["adam"], helpers.tiny_task(), **options)
+    assert records.record_paths(tmp_path) == []
+    with pytest.raises(ValueError, match="holds runs made.*epochs: 2 there, 3 here"):
+        tf_amalgam.evaluate(["sgd"], helpers.tiny_task(), **{**options, "epochs": 3})
+
+
+def test_names_that_share_a_file_are_not_one_run(finished):
+    with pytest.raises(ValueError, match="optimizer: sgd at .5 there, sgd/at/.5 here"):
+        tf_amalgam.evaluate(
+            {"sgd/at/.5": rules.SGD(0.5)},
+            helpers.tiny_task(),
+            workdir=finished[1],
+            **OPTIONS,
+        )
+
+
+def test_a_record_of_another_keras_still_counts(finished, tmp_path):
+    """An option of all optimizers that came or went; no other setting may."""
+    folder = shutil.copytree(finished[1], tmp_path / "copy")
+    path = records.record_path(folder, "tiny", "adam", 0)
+    record = records.read(path, batch_losses=True)
+
+    def rewritten(change):
+        config = {**record["optimizer_config"], **change}
+        kept = {k: v for k, v in config.items() if v != "gone"}
+        records.write(path, {**record, "optimizer_config": kept})
+
+    options = {**OPTIONS, "seeds": 0, "workdir": folder}
+    rewritten({"clipvalue": "gone", "name": "adam_7"})
+    tf_amalgam.evaluate({"adam": "adam"}, helpers.tiny_task(), **options)
+    for change in ({"beta_1": "gone"}, {"clipvalue": 1.0}):
+        rewritten(change)
+        with pytest.raises(ValueError, match=f"{next(iter(change))}: "):
+            tf_amalgam.evaluate({"adam": "adam"}, helpers.tiny_task(), **options)
+
+
 def test_replicates_have_records_of_their_own(tmp_path):
     found = tf_amalgam.evaluate(
         {"sgd": [rules.SGD(0.1), rules.SGD(0.2)], "Lion": "keras.Lion"},
@@ -180,7 +260,9 @@ def test_replicates_have_records_of_their_own(tmp_path):
     ]
     # Keras' own optimizers have the start, the minibatches and the warm-up of all; so
     # has a replicate of any optimizer, but replicates have each their own.
-    first, replicate, lion = (r["batch_losses"] for r in found[:3])
+    first, replicate, lion = (
+        r["batch_losses"] for r in with_losses(tmp_path) if r["seed"] == 0
+    )
     np.testing.assert_allclose(lion[:6], first[:6], rtol=1e-4)
     assert first[-1] != lion[-1]
     assert np.abs(np.subtract(replicate[:6], first[:6])).max() > 1e-3
@@ -242,6 +324,8 @@ def test_the_configuration_is_kept(tmp_path):
         ["sgd"], helpers.tiny_task(), workdir=tmp_path, **options
     )
     assert found["configuration"] == "evaluate.epochs = 2"
+    (again,) = records.read_all(tmp_path)
+    assert again["configuration"] is found["configuration"]  # kept once for all
 
 
 def test_where_a_run_starts_is_recorded(finished):
@@ -345,7 +429,7 @@ def test_divergence_is_recorded(tmp_path):
     )
     assert found[0]["diverged"]
     assert found[0]["test"] == {}
-    assert len(found[0]["batch_losses"]) < 24
+    assert len(with_losses(tmp_path)[0]["batch_losses"]) < 24
 
 
 def test_a_task_whose_loss_is_no_classification(tmp_path):
@@ -354,6 +438,27 @@ def test_a_task_whose_loss_is_no_classification(tmp_path):
         ["sgd"], task, workdir=tmp_path, **{**OPTIONS, "epochs": 8}
     )
     assert found[0]["curves"]["val_loss"][-1] < 0.7 * found[0]["curves"]["val_loss"][0]
+
+
+def test_losses_of_minibatches_are_read_on_request(finished, tmp_path):
+    """They are the last line of a file of JSON, which is not looked at otherwise."""
+    (path, *others) = records.record_paths(finished[1])
+    assert len(others) == 5
+    text = path.read_text()
+    assert set(json.loads(text)) == set(records.read(path, batch_losses=True))
+    assert len(records.read(path, batch_losses=True)["batch_losses"]) == 2 * 12
+    light = records.read(path)
+    assert set(json.loads(text)) - set(light) == {"batch_losses"}
+    cut = tmp_path / "cut.json"
+    cut.write_text(text[: text.index('"batch_losses": [') + 30])
+    assert records.read(cut) == light
+    with pytest.raises(ValueError, match="cut.json is not a readable record"):
+        records.read(cut, batch_losses=True)
+    # Whoever formats a file anew leaves it a record.
+    for form in ({}, {"indent": 2}, {"separators": (",\n", ": ")}):
+        cut.write_text(json.dumps(json.loads(text), **form))
+        assert records.read(cut) == light
+    assert records.read(cut, batch_losses=True) == json.loads(text)
 
 
 def test_unreadable_records_are_named(tmp_path):
@@ -365,8 +470,8 @@ def test_unreadable_records_are_named(tmp_path):
     ):
         records.read_all(tmp_path)
     for other, said in (
-        ({"format": "other", "version": 2}, "format 'other'"),
-        (records.stamped({}) | {"version": 1}, "version 1; this tf_amalgam reads"),
+        ({"format": "other", "version": 3}, "format 'other'"),
+        (records.stamped({}) | {"version": 2}, "version 2; this tf_amalgam reads"),
         (records.stamped({"task": "tiny"}), "it lacks optimizer, replicate"),
     ):
         path.write_text(json.dumps(other))
@@ -415,34 +520,49 @@ def test_authors_weights_reproduce_their_figures(
     """RNNProp with the released weights, Train on MNIST, 2 epochs.
 
     Known figures (test loss): choice-large/1 .0368, min-max/1 .0415; the released
-    Adam teacher .0423. One seed here, so within seed noise (the paper's Table 5:
-    about 6 % on Train) of them.
+    Adam teacher .0423. Seeds differ by about 6 % on Train (the paper's Table 5),
+    means of three by 3.5 %; the tolerance is above three of these, and below the 13 %
+    between choice-large and Adam. The same weights under the other normalizer are
+    another optimizer, whose loss was twice as high after one epoch of one seed.
     """
     task = tf_amalgam.tasks.conv("mnist", shared_data, name="Train")
+
+    def imported(name, preset):
+        path, file = authors_weights / name / "1", tmp_path / f"{name}-{preset}.npz"
+        return tf_amalgam.import_checkpoint(path, file, preset=preset)
+
     optimizers = {
-        name: tf_amalgam.import_checkpoint(
-            authors_weights / name / "1", tmp_path / f"{name}.npz"
-        )
-        for name in ("choice-large", "min-max")
+        "choice-large": imported("choice-large", "released"),
+        "min-max": imported("min-max", "released"),
+        "adam": "adam",
+        "other normalizer": imported("choice-large", "paper"),
     }
     found = tf_amalgam.evaluate(
-        {**optimizers, "adam": "adam"},
+        optimizers,
         task,
         workdir=tmp_path,
-        seeds=0,
+        seeds=(0, 1, 2),
         epochs=2,
         warmup_steps=100,
         warmup_learning_rate=0.05,
         preset="released",
         progress=False,
     )
-    losses = {r["optimizer"]: r["test"]["loss"] for r in found}
-    accuracies = {r["optimizer"]: r["test"]["accuracy"] for r in found}
+
+    def mean(name, figure):
+        runs = [r["test"][figure] for r in found if r["optimizer"] == name]
+        assert len(runs) == 3
+        return np.mean(runs)
+
+    losses = {name: mean(name, "loss") for name in optimizers}
+    accuracies = {name: mean(name, "accuracy") for name in optimizers}
     print(losses, accuracies)
     for name, loss in {
         "choice-large": 0.0368,
         "min-max": 0.0415,
         "adam": 0.0423,
     }.items():
-        assert losses[name] == pytest.approx(loss, rel=0.25), name
-        assert accuracies[name] > 0.98
+        assert losses[name] == pytest.approx(loss, rel=0.12), name
+        assert accuracies[name] > 0.98, name
+    assert losses["choice-large"] < losses["adam"]
+    assert losses["other normalizer"] > 1.25 * losses["choice-large"]

@@ -284,6 +284,7 @@ def test_an_accuracy_that_is_not_there_is_no_divergence():
     assert frames.runs(found)["best_val_accuracy"].isna().any()
     one = by_name(found)["figure9_accuracy"]
     assert set(one.numbers["diverged"]) == {0}
+    assert beside(one.figure.axes[0]) == {2: "no value"}
 
 
 def test_figure_4_names_each_optimizer_once():

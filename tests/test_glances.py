@@ -65,42 +65,30 @@ def test_pairs_that_lack_seeds_are_said():
     assert "seeds" not in shown.drop(index="sgd").to_string()
 
 
-def at_best(frame, factor):
-    """Returns runs with figures of the test split at the best epoch."""
-    return frame.assign(
-        test_at_best_loss=factor * frame["test_loss"],
-        log_test_at_best_loss=frame["log_test_loss"] + math.log(factor),
-        test_at_best_accuracy=0.5,
-    )
-
-
 def test_the_test_split_at_the_best_epoch_where_all_have_it():
-    runs = frames.runs(lost(planted(), "ours", "MLP"))
-    assert evaluated.held_out(runs).loss == "test_loss"
-    both = at_best(runs, 0.5)
-    assert evaluated.held_out(both).log_loss == "log_test_at_best_loss"
-    # A record made before they were measured: all are compared at the end.
-    whole = both.index[~both["diverged"]]
-    both.loc[whole[0], "test_at_best_loss"] = math.nan
-    assert evaluated.held_out(both).log_loss == "log_test_loss"
+    found = lost(planted(), "ours", "MLP")
+    assert evaluated.held_out(frames.runs(found)).log_loss == "log_test_at_best_loss"
+    # A record that lacks it: all are compared at the end.
+    whole = next(one for one in found if not one["diverged"])
+    whole["test_at_best"] = {}
+    assert evaluated.held_out(frames.runs(found)).log_loss == "log_test_loss"
 
 
 def test_the_headline_uses_it_and_says_so():
+    """Half the loss at the best epoch, for one optimizer alone, moves it by log 2."""
     found = planted()
-    given = evaluated.gather(found)
-    shown = {one.name: one for one in glances.all_glances(given, found)}
-    assert "at the weights of the last epoch" in shown["verdicts"].caption
-    # Half the loss for one optimizer alone, so that its verdict must move by log 2.
-    runs = at_best(given.runs, 1.0)
-    mine = runs["optimizer"] == "sgd"
-    runs.loc[mine, "log_test_at_best_loss"] -= math.log(2.0)
-    there = {
-        one.name: one for one in glances.all_glances(given._replace(runs=runs), found)
-    }
+    for one in found:
+        one["test_at_best"] = {"loss": one["test"]["loss"], "accuracy": 0.5}
+        if one["optimizer"] == "sgd":
+            one["test_at_best"]["loss"] /= 2.0
+    there = by_name(found)
     assert "weights of the best validation epoch" in there["verdicts"].caption
     assert cells(there["accuracies"]).loc["adam", "Train"] == "50.00 ± 0.00"
+    found[0]["test_at_best"] = {}
+    at_end = by_name(found)
+    assert "at the weights of the last epoch" in at_end["verdicts"].caption
     before, after = (
-        float(cells(one["verdicts"]).loc["sgd", "mean"]) for one in (shown, there)
+        float(cells(one["verdicts"]).loc["sgd", "mean"]) for one in (at_end, there)
     )
     assert after - before == pytest.approx(-math.log(2.0), abs=0.011)
 

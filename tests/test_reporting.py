@@ -75,6 +75,7 @@ def record(task, optimizer, replicate, seed, **changes):
             "val_accuracy": [1.0 - loss for loss in losses],
         },
         "test": {"loss": 1.2 * losses[-1], "accuracy": 0.9},
+        "test_at_best": {"loss": 1.3 * min(losses), "accuracy": 0.95},
         "batch_losses": [1.0],
         "diverged": False,
         "seconds": 10.0,
@@ -412,6 +413,32 @@ def test_a_private_run_without_a_claim_has_no_finite_epsilon(tmp_path):
     reporting.write_report(written(found, tmp_path))
     table = pd.read_csv(tmp_path / "report" / "results.csv")
     assert set(table["epsilon"]) == {math.inf}
+
+
+def test_delta_stands_beside_epsilon_where_any_optimizee_is_private(tmp_path):
+    found = [record(t, "adam", 0, seed) for t in TASKS for seed in range(2)]
+    found += [record("MLP", "sgd", 0, seed) for seed in range(2)]
+    for one, epsilon in zip(found[2:4], (1.0, 2.0), strict=True):
+        one["privacy"] = {"epsilon": epsilon, "delta": 1e-5}
+    for one in found[4:]:
+        one["privacy"] = {"epsilon": None, "delta": None}
+    text = reporting.write_report(written(found, tmp_path)).read_text()
+    table = pd.read_csv(tmp_path / "report" / "results.csv")
+    columns = list(table.columns)
+    assert columns.index("delta") == columns.index("epsilon") + 1
+    told = table.set_index(["optimizee", "optimizer"])[["epsilon", "delta"]]
+    assert tuple(told.loc[("MLP", "adam")]) == (2.0, 1e-5)
+    assert told.loc[("MLP", "sgd"), "epsilon"] == math.inf
+    assert math.isnan(told.loc[("MLP", "sgd"), "delta"])
+    assert told.loc[("Train", "adam")].isna().all()
+    assert "1e-05" in text
+
+
+def test_no_delta_without_a_private_optimizee(tmp_path):
+    folder = written([record("Train", "adam", 0, seed) for seed in range(2)], tmp_path)
+    reporting.write_report(folder)
+    table = pd.read_csv(tmp_path / "report" / "results.csv")
+    assert not {"epsilon", "delta"} & set(table.columns)
 
 
 def test_many_choice_rules_and_odd_labels(tmp_path, monkeypatch):

@@ -272,6 +272,36 @@ def test_equal_seeds_are_paired():
     assert apart["verdict"] == "level"
 
 
+def test_a_missing_seed_costs_its_pair_alone():
+    """Four of five seeds: what the fifth says of one side only is left out."""
+    other = series([2.0, 40.0, 7.0, 9.0, 500.0], [3, 1, 4, 2, 0])
+    ours = other[:4] - series([1.0, 1.5, 2.0, 1.5], [3, 1, 4, 2])
+    half = distributions.t.ppf(0.975, 3) * math.sqrt(0.5 / 3) / 2
+    for first in (ours, ours[::-1], pd.concat([ours, series([math.nan], [0])])):
+        found = stats.difference(first, other)
+        assert found["difference"] == pytest.approx(-1.5)
+        assert found["low"] == pytest.approx(-1.5 - half)
+        assert found["high"] == pytest.approx(-1.5 + half)
+        assert (found["pairs"], found["of"], found["verdict"]) == (4, 5, "better")
+        turned = stats.difference(other, first)
+        assert (turned["pairs"], turned["of"], turned["verdict"]) == (4, 5, "worse")
+    assert stats.difference(other - 1, other)["pairs"] == 5
+    # One that only one side has, and without a value, was run too.
+    lost = pd.concat([ours, series([math.inf, math.nan], [0, 9])])
+    for found in (stats.difference(lost, other), stats.difference(other, lost)):
+        assert (found["pairs"], found["of"]) == (4, 6)
+        assert abs(found["difference"]) == pytest.approx(1.5)
+    # One common seed is no pair to go by, and neither are seeds that stand twice.
+    for index in ([3, 7, 8, 9], [3, 3, 1, 4]):
+        found = stats.difference(ours.set_axis(index), other)
+        test = distributions.ttest_ind(ours, other, equal_var=False)
+        assert found["pairs"] == 0
+        assert found["low"] == pytest.approx(test.confidence_interval().low)
+    assert stats.difference(ours.set_axis([3, 7, 8, 9]), other)["of"] == 8
+    two = stats.difference(ours.set_axis([3, 1, 8, 9]), other)
+    assert (two["pairs"], two["difference"]) == (2, pytest.approx(-1.25))
+
+
 def test_what_cannot_be_compared_is_unknown():
     found = stats.difference(series([1.0]), series([2.0, 3.0]))
     assert (found["difference"], found["verdict"]) == (-1.5, "unknown")

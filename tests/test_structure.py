@@ -17,14 +17,15 @@ PACKAGE = ROOT / "tf_amalgam"
 LAYERS = [
     {
         *("numerics", "layout", "files", "privacy", "stats", "warm_up"),
-        *("published", "processes"),
+        *("published", "processes", "terms"),
     },
     {"rules", "sweep", "frames", "workers", "chunks", "plots"},
     {
-        *("data", "amalgamation", "perturbation", "curriculum", "optimizer"),
+        *("data", "amalgamation", "perturbation", "curriculum", "advance", "guard"),
         *("private_gradients", "participants"),
     },
-    {"optimizers", "tasks", "evaluated"},
+    {"optimizer", "tasks", "evaluated"},
+    {"optimizers"},
     {"saved", "unroll", "records"},
     {"importing", "facts"},
     {"objective", "intervals", "pages"},
@@ -36,7 +37,7 @@ LAYERS = [
     {"meta_train", "checkpoints"},
     {"workdir"},
     {"run", "replicates", "reporting"},
-    {"experiment", "lineup"},
+    {"experiment", "lineup", "trial"},
     {"evaluation"},
     {"tuning"},
     {"bindings"},

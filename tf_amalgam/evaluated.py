@@ -4,10 +4,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from tf_amalgam import frames, participants, stats
+from tf_amalgam import frames, participants, stats, terms
 
-# Terms of a comparison that all records share.
-TERMS = ("epochs", "warmup_steps", "warmup_learning_rate")
 # Below so many epochs what a smoothing of 2 epochs leaves of a falling curve is mostly
 # its trend: of losses 1/t, without any noise, σ_η of the logarithm is .29 at 3 epochs,
 # .15 at 10 and .09 at 25.
@@ -27,20 +25,8 @@ class Evaluated(NamedTuple):
 
 
 def check_terms(found):
-    """Raises ValueError unless all runs have the same epochs and warm-up."""
-    terms = {
-        tuple(record["settings"][key] for key in TERMS): record for record in found
-    }
-    if len(terms) > 1:
-        told = "; ".join(
-            ", ".join(f"{k} {v}" for k, v in zip(TERMS, values, strict=True))
-            + f" ({record['optimizer']} on {record['task']})"
-            for values, record in terms.items()
-        )
-        raise ValueError(
-            f"The records were made on different terms: {told}. Put them into folders "
-            "of their own."
-        )
+    """Raises ValueError unless the records can be compared (see `terms.check`)."""
+    terms.check(found)
 
 
 def gather(found, pool=None, reference=None) -> Evaluated:

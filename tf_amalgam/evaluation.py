@@ -1,24 +1,16 @@
-"""Training fresh optimizees with any optimizer through `model.compile` and `fit`."""
+"""Every optimizee trained with every optimizer and seed, on equal terms."""
 
 import json
-import math
-import os
 import pathlib
-import statistics
-import time
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from tf_amalgam import data, files, plots, records
+from tf_amalgam import files, plots, records, terms
 from tf_amalgam import sweep as sweeps
 from tf_amalgam.lineup import labelled, lineup
-from tf_amalgam.numerics import derive_seed
 from tf_amalgam.sweep import Job, sweep
+from tf_amalgam.trial import train_once
 
-# Steps left out of the timing: tracing and first allocations.
-UNTIMED_STEPS = 5
 SAMPLES = "datasets"
 TERMS_FILE = "terms.json"
 
@@ -49,6 +41,9 @@ def evaluate(
     record exists is not run again, so an interrupted evaluation continues, and
     processes that are given the same folder divide the work.
 
+    The noise of private optimizees is derived from the seeds too, to be repeated: their
+    epsilon describes the mechanism, not a release (`private_model` has secret noise).
+
     Args:
         optimizers: dict of label → optimizer, or a sequence of optimizers with names
             of their own; names, paths, folders of replicates, rules, functions that
@@ -72,12 +67,14 @@ def evaluate(
 
     Returns:
         The records, by optimizee, seed, optimizer and replicate; with a limit, those
-        that are there.
+        that are there. Without the losses of single minibatches, of which a sweep has
+        gigabytes; `records.read_all(workdir, batch_losses=True)` has them.
 
     Raises:
         ValueError: for an unknown optimizer, two optimizees or optimizers of one
-            name, or a folder with a record of other terms, hyperparameters or
-            weights; before any work starts.
+            name, or a folder with a record of other terms, or with one, of whatever
+            seed, of the same label or optimizee and other hyperparameters, weights,
+            data or minibatches; before any work starts.
         RuntimeError: naming the runs that failed, after all others have ended.
         OSError: naming a record that cannot be written (a full disk, say).
     """
@@ -94,11 +91,10 @@ def evaluate(
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     if not seeds:
         raise ValueError("evaluate needs at least one seed; received none.")
-    terms = {
+    shared = {
         "epochs": epochs,
         "warmup_steps": warmup_steps,
         "warmup_learning_rate": warmup_learning_rate,
-        "preset": preset,
     }
     contestants = lineup(
         {**labelled(baselines), **_others(optimizers, baselines)},
@@ -123,25 +119,28 @@ def evaluate(
             f"({', '.join({one.label for one in contestants})}; {', '.join(names)}) or "
             f"seeds ({seeds}) differ in nothing that a file name can hold."
         )
-    for job, (task, _, one) in zip(jobs, runs, strict=True):
-        _check_record(job.path, one.config, {**terms, "task": task.describe()})
-    _agree_on_terms(workdir, terms)
-
-    def run(index):
-        task, seed, one = runs[index]
-        about = {
+    told = {task.name: task.describe() for task in tasks}
+    planned = {
+        job.path: {
+            "task": task.name,
             "optimizer": one.label,
             "replicate": one.replicate,
             "seed": seed,
             "kind": one.kind,
             "trained": one.trained,
-            "settings": {**terms, "task": task.describe()},
+            "settings": {**shared, "preset": preset, "task": told[task.name]},
             "optimizer_config": one.config,
             "configuration": configuration,
         }
+        for job, (task, seed, one) in zip(jobs, runs, strict=True)
+    }
+    _check_records(workdir, planned)
+    _agree_on_terms(workdir, shared)
+
+    def run(index):
+        path, (task, seed, one) = jobs[index].path, runs[index]
         found = train_once(one.make(), task, seed, epochs, one.replicate)
-        record = {**found, **about}
-        files.write_json(jobs[index].path, records.stamped(record), indent=None)
+        records.write(path, {**found, **planned[path]})
 
     records.remember_order(workdir, names, [one.label for one in contestants])
     _draw_samples(tasks, workdir)
@@ -188,148 +187,56 @@ def report(found, folder):
     plots.learning_curves(found, folder / "curves.png")
 
 
-def train_once(optimizer, task, seed, epochs, replicate=0) -> dict:
-    """Trains one fresh optimizee; returns its record.
-
-    Curves hold one value per epoch: training loss, validation loss, and the task's
-    metrics. `test` is measured once, at the end; a private task's record says under
-    `privacy` what epsilon the steps have spent. A run whose loss stops being
-    finite ends there and says `diverged`; `start_loss` is the validation loss of
-    the initial weights, which tells whether a run learned at all.
-    """
-    if replicate:
-        seed = derive_seed(seed, "replicate", replicate)
-    model = task.training_model(derive_seed(seed, "initial", task.name))
-    model.compile(optimizer=optimizer, **task.compile_arguments())
-    batch_size, dataset = task.batch_size, task.dataset
-    per_epoch = len(dataset.train.x) // batch_size
-    indices = data.batch_indices(
-        len(dataset.train.x),
-        batch_size,
-        derive_seed(seed, "minibatches", task.name),
-        0,
-        per_epoch * epochs,
-    )
-    x, y = (tf.constant(part) for part in dataset.train)
-    batches = tf.data.Dataset.from_tensor_slices(indices).map(
-        lambda index: (tf.gather(x, index), tf.gather(y, index))
-    )
-    watch = _Watch()
-    held_out = tuple(dataset.validation)
-    options = {"batch_size": 1000, "verbose": 0, "return_dict": True}
-    start = model.evaluate(*held_out, **options)["loss"]
-    started = time.perf_counter()
-    history = model.fit(
-        batches.prefetch(2),
-        epochs=epochs,
-        steps_per_epoch=per_epoch,
-        shuffle=False,
-        validation_data=held_out,
-        validation_batch_size=1000,
-        callbacks=[watch, keras.callbacks.TerminateOnNaN()],
-        verbose=0,
-    )
-    seconds = time.perf_counter() - started
-    curves = {k: [_json(v) for v in values] for k, values in history.history.items()}
-    curves["loss"] = [_json(np.mean(part)) for part in watch.by_epoch]
-    diverged = not all(math.isfinite(v) for v in curves["loss"] + curves["val_loss"])
-    test = {}
-    if not diverged:
-        test = model.evaluate(*dataset.test, **options)
-    steps = watch.seconds[UNTIMED_STEPS:] or watch.seconds
-    privacy = task.privacy_report(len(watch.losses))
-    return {
-        "task": task.name,
-        "start_loss": _json(start),
-        "curves": curves,
-        "test": {k: _json(v) for k, v in test.items()},
-        "batch_losses": [float(f"{v:.9g}") for v in watch.losses],  # all of a float32
-        "diverged": diverged,
-        "seconds": seconds,
-        "steps_per_epoch": per_epoch,
-        "step_milliseconds": 1e3 * statistics.median(steps),
-        "load": os.getloadavg()[0],  # processes that shared the machine, over a minute
-        "versions": records.versions(),
-        **({"privacy": privacy} if privacy else {}),
-    }
-
-
-class _Watch(keras.callbacks.Callback):
-    """Takes each minibatch's own loss and time."""
-
-    def __init__(self):
-        super().__init__()
-        self.by_epoch: list[list[float]] = []
-        self.seconds: list[float] = []
-
-    @property
-    def losses(self):
-        """The loss of every minibatch, in order."""
-        return [loss for epoch in self.by_epoch for loss in epoch]
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.by_epoch.append([])
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self._began = time.perf_counter()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.seconds.append(time.perf_counter() - self._began)
-        self.by_epoch[-1].append(float(logs["loss"]))
-        # Keras would report the epoch's running mean, in which a spike hides all that
-        # follows; the epoch's mean is taken of these instead.
-        self.model.metrics[0].reset_state()
-
-
-def _agree_on_terms(workdir, terms):
+def _agree_on_terms(workdir, shared):
     """Raises ValueError if other runs in the folder have other terms.
 
     Epochs and warm-up are one for all that is compared; what processes that start
     together agree on is on disk before any of them works.
     """
     folder = pathlib.Path(workdir)
-    shared = {k: v for k, v in terms.items() if k != "preset"}
     with files.locked(folder / sweeps.LOCKS / "terms"):
         path = folder / TERMS_FILE
         there = json.loads(path.read_text()) if path.is_file() else shared
-        if different := [k for k in sorted(shared) if there.get(k) != shared[k]]:
-            text = "; ".join(
-                f"{k}: {there.get(k)} there, {shared[k]} here" for k in different
-            )
+        if different := terms.differences(there, shared):
             raise ValueError(
-                f"{folder} holds runs made with other settings ({text}). Use another "
-                "workdir: what is compared needs equal terms."
+                f"{folder} holds runs made with other settings ({_said(different)}). "
+                "Use another workdir: what is compared needs equal terms."
             )
         files.write_json(path, shared)
 
 
-# Options that every Keras optimizer has; another version of Keras may have others.
-KERAS_OPTIONS = set(keras.optimizers.SGD().get_config()) - {"momentum", "nesterov"}
+# What a record is of.
+NAMES = ("task", "optimizer", "replicate", "seed")
 
 
-def _check_record(path, config, terms):
-    """Raises ValueError if a record was made with other settings."""
-    if not path.is_file():
-        return
-    record = records.read(path)
-    found = {**record["optimizer_config"], **record["settings"]}
-    settings = json.loads(json.dumps({**config, **terms}))  # tuples are lists there
-    different = [
-        k
-        for k in sorted(settings.keys() | found.keys())
-        if found.get(k) != settings.get(k)
-        and k != "name"  # Keras numbers them
-        and (k not in KERAS_OPTIONS or (k in settings and k in found))
-    ]
-    if different:
-        text = "; ".join(
-            f"{k}: {found.get(k)} there, {settings.get(k)} here" for k in different
-        )
-        raise ValueError(
-            f"{path} was made with other settings ({text}). Use another workdir, or "
-            "remove that record."
-        )
+def _check_records(workdir, planned):
+    """Raises ValueError if a record under a name of ours was made in another way.
+
+    Whatever its seed: one label is one optimizer, one name is one optimizee.
+
+    Args:
+        workdir: folder of the records.
+        planned: path → what the record to be made there will say.
+    """
+    known = {
+        s: said for one in planned.values() for s, said in terms.claims(one).items()
+    }
+    # Tuples are lists in a record.
+    known = {subject: json.loads(json.dumps(said)) for subject, said in known.items()}
+    for path in records.record_paths(workdir):
+        record = records.read(path)
+        subjects = terms.claims(record).items()
+        pairs = [(there, known.get(subject, there)) for subject, there in subjects]
+        if path in planned:  # names that differ may share a file
+            mine = planned[path]
+            pairs.append(({k: record[k] for k in NAMES}, {k: mine[k] for k in NAMES}))
+        for there, here in pairs:
+            if different := terms.differences(there, here):
+                raise ValueError(
+                    f"{path} was made with other settings ({_said(different)}). Use "
+                    "another workdir or another name, or remove that record."
+                )
 
 
-def _json(value):
-    return float(np.float64(value))
+def _said(different):
+    return "; ".join(f"{n}: {there} there, {here} here" for n, there, here in different)

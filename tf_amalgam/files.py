@@ -1,15 +1,34 @@
 """Writing files so that a reader never sees half of one."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import pathlib
+import re
+import stat
 import tempfile
+import time
+
+# Ending of files that are being written; a kill leaves them behind.
+UNFINISHED = ".tmp"
+# As `tempfile.mkstemp` names them here.
+_UNFINISHED_NAME = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(UNFINISHED)}")
+# No single file takes so long to write, hours.
+ABANDONED_HOURS = 6.0
+# What says that a folder cannot be synced there, not that the disk is broken.
+_NO_FOLDER_SYNC = (
+    *(errno.EINVAL, errno.ENOTSUP, errno.EBADF),
+    *(errno.EACCES, errno.EPERM, errno.EISDIR),
+)
 
 
 def write_bytes(path, content: bytes):
     """Writes a file atomically: the old content stays until the new is on disk.
+
+    When this returns, the new content is on disk under its name, where the platform
+    can promise that.
 
     Raises:
         OSError: naming the file, if it cannot be written (a full disk, say).
@@ -17,7 +36,9 @@ def write_bytes(path, content: bytes):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED
+        )
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -32,6 +53,44 @@ def write_bytes(path, content: bytes):
         raise OSError(
             error.errno, f"{error.strerror}, while writing {path}; nothing was changed"
         ) from error
+    try:
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}, after writing {path}; a power cut may undo that",
+        ) from error
+
+
+def _sync_folder(folder):
+    """Puts a folder's names on disk; nothing where the platform has no such thing."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def remove_abandoned(folder, hours=ABANDONED_HOURS) -> list[pathlib.Path]:
+    """Removes what killed processes left half written in a folder; returns the paths.
+
+    Only files named as `write_bytes` names them while it writes, that nobody has
+    touched for hours; folders inside are left alone, and so is what cannot be removed.
+    """
+    before, removed = time.time() - 3600.0 * hours, []
+    for path in sorted(pathlib.Path(folder).glob(f".*{UNFINISHED}")):
+        # Another process may be quicker, and a folder of others' may be read-only.
+        with contextlib.suppress(OSError):
+            told = path.lstat()
+            ours = _UNFINISHED_NAME.fullmatch(path.name) and stat.S_ISREG(told.st_mode)
+            if ours and told.st_mtime < before:
+                path.unlink()
+                removed.append(path)
+    return removed
 
 
 def write_text(path, text: str):

@@ -21,6 +21,9 @@ FIGURES = (
     "test_loss",
     "log_test_loss",
     "test_accuracy",
+    "test_at_best_loss",
+    "log_test_at_best_loss",
+    "test_at_best_accuracy",
     "stability",
     "log_stability",
 )
@@ -32,7 +35,8 @@ def runs(records) -> pd.DataFrame:
     Columns: what the run was (`task`, `optimizer`, `replicate`, `seed`, `kind`), how it
     ended (`diverged`: its loss did not stay finite; `learned`: its best validation loss
     is below that of the initial weights), `FIGURES`, times, privacy, and, of students,
-    how they were trained.
+    how they were trained. `test_…` is of the last epoch's weights, `test_at_best_…` of
+    those of the epoch that validates best, as `best_val_loss` is.
     """
     rows = [_row(record) for record in records]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["task", "optimizer"])
@@ -42,12 +46,14 @@ def _row(record):
     curves = record["curves"]
     best = min(curves["val_loss"], default=math.nan)
     figures = dict.fromkeys(FIGURES, math.nan)
+    test, at_best = record["test"], record["test_at_best"]
     if not record["diverged"]:
         logarithm = {
             name: math.log(max(loss, TINY))
             for name, loss in (
                 *(("best", best), ("train", curves["loss"][-1])),
-                ("test", record["test"].get("loss", math.nan)),
+                ("test", test.get("loss", math.nan)),
+                ("test_at_best", at_best.get("loss", math.nan)),
             )
         }
         figures |= {
@@ -57,9 +63,12 @@ def _row(record):
             "train_loss": curves["loss"][-1],
             "log_train_loss": logarithm["train"],
             "best_val_accuracy": max(curves.get("val_accuracy", [math.nan])),
-            "test_loss": record["test"].get("loss", math.nan),
+            "test_loss": test.get("loss", math.nan),
             "log_test_loss": logarithm["test"],
-            "test_accuracy": record["test"].get("accuracy", math.nan),
+            "test_accuracy": test.get("accuracy", math.nan),
+            "test_at_best_loss": at_best.get("loss", math.nan),
+            "log_test_at_best_loss": logarithm["test_at_best"],
+            "test_at_best_accuracy": at_best.get("accuracy", math.nan),
             "stability": stats.optimization_stability(curves["val_loss"]),
             "log_stability": stats.optimization_stability(
                 np.maximum(curves["val_loss"], TINY), "log"
@@ -77,7 +86,7 @@ def _row(record):
         "seconds": record["seconds"],
         "load": record["load"],
         "epsilon": _epsilon(privacy),
-        "delta": privacy.get("delta", math.nan),
+        "delta": math.nan if privacy.get("delta") is None else privacy["delta"],
         "trained_on": trained.get("task", ""),
         "student": trained.get("student", ""),
         "scheme": trained.get("scheme", ""),
@@ -259,7 +268,9 @@ def verdicts(frame, opponent, value="log_test_loss") -> pd.DataFrame:
     and `high` its 95 % interval, and `verdict` "better" or "worse" where that leaves
     out 0, else "level" (`stats.difference`). The sample is the means of replicates
     where there are several (their evaluations are not independent), else the runs by
-    seed; equal seeds are paired. `effect` is Hedges' g of runs. Where more runs
+    seed. Equal seeds (or replicates) are paired where both have a value: `pairs` of
+    them, `of` all that either ran; 0 where the two samples are compared as such.
+    `effect` is Hedges' g of runs. Where more runs
     diverged than of the opponent, the verdict is "diverged", whatever the others say;
     where there are fewer than two finite values it is "unknown".
     """
@@ -283,7 +294,7 @@ def _sample(frame, value):
     several = frame["replicate"].nunique() > 1
     by = "replicate" if several else "seed"
     # So that replicates of one are never paired with seeds of another.
-    means = frame[frame[value].notna()].groupby(by)[value].mean()
+    means = frame.groupby(by)[value].mean()  # NaN where all are
     return means.rename(lambda key: (by, key))
 
 

@@ -137,6 +137,8 @@ def _beside(table, beyond):
             told.append("all div.")
         elif diverged:
             told.append(f"{diverged:.0f} div.")
+        elif math.isnan(mean):
+            told.append("no value")
         found.append(", ".join(told))
     return found
 

@@ -273,25 +273,30 @@ def effect_size(first, second) -> float:
 
 
 def difference(first, second) -> dict:
-    """Returns how much `first` differs: difference, 95 % interval, verdict.
+    """Returns how much `first` differs: difference, 95 % interval, verdict, pairs.
 
-    Where both series have the same labels (seeds, say, that fix data and initial
-    weights of both), the interval is Student's of the paired differences; else Welch's,
-    of two samples whose spreads may differ. The verdict, for figures of which less is
-    better, is "better" or "worse" where the interval leaves out 0, else "level";
-    "unknown" where there are fewer than 2 values.
+    Where at least two labels (seeds, say, that fix data and initial weights of both)
+    have a value in both series, these are paired: difference and interval (Student's)
+    are of the paired differences, and values without a partner are left out. Else they
+    are of the two means (Welch's, of samples whose spreads may differ). `pairs` is how
+    many were paired, 0 where none were, `of` how many labels there are in all. The
+    verdict, for figures of which less is better, is "better" or "worse" where the
+    interval leaves out 0, else "level"; "unknown" where a side has fewer than 2 values.
 
     Args:
-        first, second: pandas series of finite values.
+        first, second: pandas series; a value that is not finite is one that is missing.
     """
-    found = {"difference": math.nan, "low": math.nan, "high": math.nan}
+    of = len({*first.index, *second.index})
+    first, second = (side[np.isfinite(side.astype(float))] for side in (first, second))
+    found: dict = {"difference": math.nan, "low": math.nan, "high": math.nan}
+    found |= {"pairs": 0, "of": of, "verdict": "unknown"}
     if len(first) and len(second):
         found["difference"] = float(first.mean() - second.mean())
-    paired = set(first.index) == set(second.index) and first.index.is_unique
     if min(len(first), len(second)) < 2:
-        return {**found, "verdict": "unknown"}
-    if paired:
-        apart = first - second
+        return found
+    apart = _paired(first, second)
+    if len(apart) > 1:
+        found |= {"difference": float(apart.mean()), "pairs": len(apart)}
         error = float(apart.std(ddof=1)) / math.sqrt(len(apart))
         low, high = _mean_interval(found["difference"], error, len(apart) - 1)
     elif first.std() == second.std() == 0.0:
@@ -301,6 +306,17 @@ def difference(first, second) -> dict:
         low, high = map(float, test.confidence_interval(CONFIDENCE))
     verdict = "better" if high < 0.0 else "worse" if low > 0.0 else "level"
     return {**found, "low": float(low), "high": float(high), "verdict": verdict}
+
+
+def _paired(first, second):
+    """Returns the differences of equal labels; none where a label stands twice."""
+    if not (first.index.is_unique and second.index.is_unique):
+        return np.zeros(0)
+    others = dict(zip(second.index, second, strict=True))
+    pairs = zip(first.index, first, strict=True)
+    return np.array(
+        [value - others[label] for label, value in pairs if label in others]
+    )
 
 
 def _check(frame, *columns):

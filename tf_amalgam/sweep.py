@@ -44,7 +44,8 @@ def sweep(
 
     Processes with the same jobs and folder divide the work: each takes what no other
     has taken. A job that raises is not tried again in this call; its traceback lies
-    beside its file, ending in `.failed.txt`, until it succeeds.
+    beside its file, ending in `.failed.txt`, until it succeeds. What killed processes
+    left half written in the folder is removed first (`files.remove_abandoned`).
 
     Args:
         jobs: sequence of `Job`.
@@ -62,6 +63,7 @@ def sweep(
         OSError: where the disk is full, read-only or broken; at once, since no other
             file could be written either.
     """
+    _clean({pathlib.Path(folder), *(job.path.parent for job in jobs)})
     waiting = [i for i, job in enumerate(jobs) if not job.path.is_file()]
     failed: dict[int, str] = {}
     taken = 0
@@ -109,6 +111,11 @@ def sweep(
             f"{failed[first]} (see {_failure(jobs[first])}). Finished runs are kept; "
             "the same command tries the others again."
         )
+
+
+def _clean(folders):
+    for folder in folders:
+        files.remove_abandoned(folder)
 
 
 def failures(folder):

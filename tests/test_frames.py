@@ -1,0 +1,70 @@
+"""Verdicts on runs of which some are missing or diverged."""
+
+import math
+
+import pytest
+
+from tests.test_reporting import record
+from tf_amalgam import frames
+
+LEVELS = [0.0, 3.0, -2.0, 1.0, -1.0]  # what seeds differ in
+
+
+def runs(optimizer, gains, **changes):
+    """Returns the records of one optimizer: seed → its gain over the seed's level."""
+    return [
+        record("Train", optimizer, 0, seed)
+        | {"test": {"loss": math.exp(LEVELS[seed] + gain)}, **changes}
+        for seed, gain in gains.items()
+    ]
+
+
+def verdict(*found):
+    (row,) = frames.verdicts(frames.runs([r for part in found for r in part]), "adam")[
+        ["optimizer", "difference", "high", "pairs", "of", "verdict", "diverged"]
+    ].itertuples()
+    return row
+
+
+GAINS = {0: -0.10, 1: -0.11, 2: -0.09, 3: -0.10, 4: -0.10}
+ADAM = runs("adam", dict.fromkeys(GAINS, 0.0))
+
+
+def test_a_missing_seed_does_not_undo_the_pairs():
+    """Unpaired, seeds that differ thirty times more would hide the gain."""
+    less = {seed: gain for seed, gain in GAINS.items() if seed != 3}
+    row = verdict(ADAM, runs("Lion", less))
+    assert row.difference == pytest.approx(-0.10)
+    assert (row.pairs, row.of, row.verdict) == (4, 5, "better")
+    assert row.high < -0.08
+    row = verdict(ADAM[:4], runs("Lion", GAINS))
+    assert (row.pairs, row.of, row.verdict) == (4, 5, "better")
+    row = verdict(ADAM, runs("Lion", GAINS))
+    assert (row.pairs, row.of) == (5, 5)
+
+
+def test_a_diverged_run_is_a_missing_partner():
+    """Of either side, and of both."""
+    lost = [*ADAM[:3], ADAM[3] | {"diverged": True}, ADAM[4]]
+    row = verdict(lost, runs("Lion", GAINS))
+    assert (row.pairs, row.of, row.verdict) == (4, 5, "better")
+    both = runs("Lion", GAINS)
+    both[3] |= {"diverged": True}
+    row = verdict(lost, both)
+    assert (row.pairs, row.of, row.diverged) == (4, 5, 1)
+    assert row.verdict == "better"
+
+
+def test_other_seeds_are_no_pairs():
+    first, second = ADAM[:2], runs("Lion", {seed: GAINS[seed] for seed in (2, 3, 4)})
+    row = verdict(first, second)
+    assert (row.pairs, row.of, row.verdict) == (0, 5, "level")
+
+
+def test_replicates_are_paired_with_replicates_alone():
+    """Their numbers are no seeds, though they look alike."""
+    ours = [record("Train", "ours", r, s) for r in range(3) for s in range(5)]
+    assert verdict(ADAM, ours).pairs == 0
+    noisy = [record("Train", "adam", r, s) for r in range(4) for s in range(5)]
+    row = verdict(noisy, ours)
+    assert (row.pairs, row.of) == (3, 4)

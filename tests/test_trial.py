@@ -1,0 +1,111 @@
+"""One run: the test split at the last epoch's weights and at the best epoch's."""
+
+import keras
+import numpy as np
+import pytest
+
+from tests import helpers
+from tf_amalgam import frames, tasks, trial
+from tf_amalgam.tasks import networks
+
+
+class Spoils(keras.optimizers.SGD):
+    """SGD that makes the weights useless at one step, as overfitting does slowly."""
+
+    def __init__(self, at, times=-8.0, learning_rate=0.05):
+        super().__init__(learning_rate)
+        self.at, self.times = at, times
+
+    def apply(self, grads, variables):
+        super().apply(grads, variables)
+        last = keras.ops.equal(self.iterations, self.at)
+        for v in variables:
+            v.assign(keras.ops.where(last, self.times, 1.0) * v)
+
+
+def spoilt(task, epochs, after):
+    """Returns the records of a run spoilt right after some epochs, and of one that
+    ended there."""
+    steps = len(task.dataset.train.x) // task.batch_size
+    optimizer = Spoils(after * steps + 1)
+    whole = trial.train_once(optimizer, task, seed=3, epochs=epochs)
+    short = trial.train_once(keras.optimizers.SGD(0.05), task, seed=3, epochs=after)
+    losses = whole["curves"]["val_loss"]
+    assert np.argmin(losses) == after - 1
+    assert losses[-1] > 1.5 * losses[after - 1]
+    return whole, short
+
+
+def check(whole, short):
+    assert whole["test_at_best"].keys() == whole["test"].keys()
+    for name, value in short["test"].items():
+        assert whole["test_at_best"][name] == pytest.approx(value, rel=1e-6), name
+    assert whole["test"]["loss"] > 1.2 * whole["test_at_best"]["loss"]
+
+
+def apart(dataset):
+    """Returns the data with a test split of its own."""
+    x, y = dataset.test
+    return dataset._replace(test=type(dataset.test)(x[::2] + 0.1, y[::2]))
+
+
+def test_the_best_epochs_weights_are_tested_too():
+    """Training that goes bad: the best is as if training had ended there."""
+    task = helpers.tiny_task()
+    task.dataset = apart(task.dataset)
+    whole, short = spoilt(task, epochs=4, after=2)
+    check(whole, short)
+    assert whole["test"]["loss"] != pytest.approx(whole["curves"]["val_loss"][-1])
+    row = frames.runs([{**short, **whole, **WHO}]).iloc[0]
+    assert row["test_at_best_loss"] == whole["test_at_best"]["loss"]
+    assert row["log_test_at_best_loss"] == pytest.approx(np.log(row.test_at_best_loss))
+    assert row["test_at_best_accuracy"] == whole["test_at_best"]["accuracy"]
+    assert row["test_loss"] == whole["test"]["loss"]
+
+
+WHO = {"optimizer": "spoils", "replicate": 0, "seed": 3, "kind": "keras", "trained": {}}
+
+
+def test_batch_norm_statistics_belong_to_the_weights():
+    """They move in every epoch, and inference depends on them."""
+
+    def model_fn():
+        return keras.Sequential(
+            [
+                keras.Input((5,)),
+                keras.layers.Dense(4),
+                keras.layers.BatchNormalization(momentum=0.5),
+                keras.layers.Dense(3),
+            ]
+        )
+
+    task = networks.classifier("normed", model_fn, helpers.blobs(), 8)
+    check(*spoilt(task, epochs=2, after=1))
+
+
+def test_private_optimizees_too():
+    task = tasks.private(helpers.tiny_task(), noise_multiplier=0.1)
+    whole, short = spoilt(task, epochs=2, after=1)
+    check(whole, short)
+    # What was spent is what was trained, not what was chosen.
+    assert whole["privacy"]["steps"] == 2 * short["privacy"]["steps"]
+
+
+def test_where_the_last_epoch_is_best_both_are_one():
+    record = trial.train_once(
+        keras.optimizers.SGD(0.05), helpers.tiny_task(), seed=0, epochs=2
+    )
+    assert np.argmin(record["curves"]["val_loss"]) == 1
+    assert record["test_at_best"] == record["test"] != {}
+
+
+def test_a_diverged_run_has_neither():
+    """Though its first epoch was fine."""
+    record = trial.train_once(
+        Spoils(13, times=np.inf), helpers.tiny_task(), seed=0, epochs=3
+    )
+    assert record["diverged"]
+    assert np.isfinite(record["curves"]["val_loss"][0])
+    assert record["test"] == record["test_at_best"] == {}
+    row = frames.runs([{**record, **WHO}]).iloc[0]
+    assert np.isnan(row["test_at_best_loss"])
