@@ -29,6 +29,7 @@ def main(_=None):
             given.gin_bindings,
             given.workdir,
             given.parallel,
+            binary.command("amalgamate"),
         )
         print(f"{given.replicates} replicates: {given.workdir}/replicates.csv")
         return

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -23,6 +24,11 @@ def define_gin_flags():
     )
     flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
     flags.mark_flags_as_required(["gin_file", "workdir"])
+
+
+def command(name):
+    """Returns the command line as it was typed, flags and all."""
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def start(main, with_tensorflow=True):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_amalgam import meta_step
+from tf_amalgam import alone, meta_step, tasks
 from tf_amalgam.data import Dataset, Split
 from tf_amalgam.meta_train import Trainer
 from tf_amalgam.rules import make_pool, make_rule
@@ -27,8 +27,7 @@ _WEIGHTS = pathlib.Path(
 AUTHORS_WEIGHTS = _WEIGHTS if _WEIGHTS.is_dir() else None
 
 
-# Enough meta-training for a student to learn a small quadratic, in seconds (tried with
-# five seeds).
+# A short run on a small optimizee.
 SHORT_LESSON = {
     "stages": ((20, 3),),
     "alpha": 0.01,
@@ -39,6 +38,24 @@ SHORT_LESSON = {
     "warmup_steps": 1,
     "period": 10,
     "validation_optimizees": 1,
+    "replicas": 1,
+    "progress": False,
+}
+
+
+# Enough for a student to learn `quadratics()` by meta loss alone, in seconds.
+FAMILY_LESSON = {
+    "teachers": (),
+    "stages": ((20, 4),),
+    "alpha": 0.0,
+    "truncation_steps": 20,
+    "meta_batch": 2,
+    "meta_learning_rate": 0.01,
+    "adaptive_clip": 0.1,
+    "scaling": 0.0,
+    "warmup_steps": 1,
+    "period": 10,
+    "validation_optimizees": 4,
     "replicas": 1,
     "progress": False,
 }
@@ -124,12 +141,41 @@ def tiny_resnet_task():
     return networks.classifier("tiny resnet", model_fn, dataset, 8)
 
 
+def quadratics():
+    """Returns a family of quadratics, another at each initialization."""
+    return tasks.quadratic(dimensions=6, seed=None)
+
+
 def players(
     student="rnnprop", teachers=("adam", "rmsprop"), preset="paper", **student_config
 ):
     pool = make_pool(teachers, preset) if teachers else ()
     student = make_rule(student, preset, **student_config)
     return meta_step.Players(student, pool, tuple({} for _ in pool))
+
+
+def gains_on_fresh_members(amalgam, task, members=8, steps=20):
+    """Returns by how much training lowered the log loss on each of some members.
+
+    Means along unrolls on initializations that meta-training and its validations have
+    not seen, fresh weights compared with trained ones; natural logarithms.
+    """
+    who = meta_step.Players(amalgam.rule, (), ())
+    score = tf.function(
+        lambda weights, carry, batches: alone.held_out_score(
+            task, amalgam.rule, weights, carry, batches, task.dataset.validation
+        )[0]
+    )
+
+    def scores(weights):
+        found = []
+        for seed in range(members):
+            carry = started(task, who, seed, scaling=0.0, warmup=1)
+            batches = constants(task.minibatches(seed, 1, steps))
+            found.append(float(score(constants(weights), carry, batches)))
+        return np.array(found)
+
+    return scores(amalgam.rule.init_weights(0)) - scores(amalgam.weights)
 
 
 def constants(tree):

@@ -1,16 +1,27 @@
 """The binaries as a user calls them."""
 
+import functools
+import inspect
+import re
+import shlex
 import subprocess
 import sys
 
+import gin
 import pytest
 
 from tests import helpers
 from tests.test_gin import TINY
-from tf_amalgam import records, rules, saved
+from tf_amalgam import bindings, records, rules, saved
 
 FILE = "gin_configs/experiments/quickstart.gin"
 MANY = "gin_configs/experiments/mnist_evaluate.gin"
+
+
+@pytest.fixture(autouse=True)
+def cleared():
+    yield
+    gin.clear_config()
 
 
 def binary(module, *flags):
@@ -52,6 +63,16 @@ def test_amalgamate_then_evaluate(tmp_path):
         refused = binary("report", *flags)
         assert refused.returncode == 1
         assert message in refused.stderr
+
+
+def test_replicates(tmp_path):
+    flags = [f"--gin_file={FILE}", f"--workdir={tmp_path}", "--replicates=2"]
+    flags += [f"--gin_bindings={line}" for line in TINY]
+    run = binary("amalgamate", *flags)
+    assert run.returncode == 0, run.stderr
+    assert f"2 replicates: {tmp_path}/replicates.csv" in run.stdout
+    told = (tmp_path / "README.md").read_text()
+    assert shlex.join(["amalgamate", *flags]) in told
 
 
 def test_processes_divide_an_evaluation(tmp_path):
@@ -110,9 +131,67 @@ def test_import(tmp_path):
     assert [teacher["rule"] for teacher in about["teachers"]] == ["sgd", "adam"]
 
 
+WITHOUT = "gin_configs/experiments/figure2_original.gin"
+CPU = "gin_configs/forms/cpu.gin"
+
+
+@pytest.mark.parametrize(
+    ("run", "files", "message"),
+    [
+        (
+            functools.partial(bindings.run, "amalgamate"),
+            [WITHOUT],
+            f"No optimizee is given: .* amalgamate.task. Add a form, .*{CPU}",
+        ),
+        (
+            functools.partial(bindings.run_replicates, 2),
+            [WITHOUT],
+            f"No optimizee is given: .* amalgamate.task. Add a form, .*{CPU}",
+        ),
+        (
+            bindings.run_evaluation,
+            [CPU],
+            r"binds evaluate.tasks\. Add an evaluation, .*evaluate.optimizers\. Add",
+        ),
+        (
+            functools.partial(bindings.run, "grid_search"),
+            [CPU],
+            "No optimizee is given: .* grid_search.task. Add one: .*tasks/train.gin",
+        ),
+    ],
+)
+def test_what_is_missing_is_said_before_any_work(run, files, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as refused:
+        run(files, TINY, tmp_path / "run")
+    assert len(str(refused.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_whatever_has_no_default_is_checked():
+    for name, needed in bindings.NEEDED.items():
+        parameters = inspect.signature(bindings.CONFIGURABLES[name]).parameters
+        free = {k for k, v in parameters.items() if v.default is v.empty}
+        assert free - {"workdir"} == set(needed)
+
+
+def test_the_remedies_that_are_named_help():
+    """Each file of a remedy exists, each binding does away with the complaint."""
+    for name, needed in bindings.NEEDED.items():
+        remedies = " ".join(remedy for _, remedy in needed.values())
+        files = re.findall(r"--gin_file=(\S+\.gin)", remedies)
+        lines = re.findall(r"--gin_bindings='(.*?)'", remedies)
+        bindings.parse(files, lines)
+        bindings.check_given(name)
+
+
 @pytest.mark.parametrize(
     ("module", "flags", "message"),
     [
+        (
+            "amalgamate",
+            [f"--gin_file={WITHOUT}", "--workdir=x"],
+            "error: No optimizee is given",
+        ),
         ("amalgamate", [f"--gin_file={FILE}"], "Flag --workdir must have a value"),
         (
             "amalgamate",

@@ -1,5 +1,8 @@
 """Choice: the mixture by hand, as a student, as a teacher, as a Keras optimizer."""
 
+import itertools
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import tensorflow as tf
 import tf_amalgam
 from tests import helpers
 from tests.test_meta_gradient import directional_error
-from tf_amalgam import meta_step, rules, saved, tasks, workdir
+from tf_amalgam import alone, meta_step, rules, saved, tasks, workdir
 from tf_amalgam.layout import Layout
 from tf_amalgam.meta_step import Players
 from tf_amalgam.objective import Objective
@@ -32,6 +35,12 @@ def test_released_learning_rates_in_a_choice_pool():
     assert rates("sgd_adam") == [0.2, 0.02]
     assert rates("small") == [0.02, 0.005]
     assert rates("small", "paper") == [0.005, 0.005]
+    said = rules.choice_pool("large", "released", "direct")
+    assert said == rules.make_pool("large", "released")
+    said = rules.choice_pool("small", "paper", "released")
+    assert [member.learning_rate for member in said] == [0.02, 0.005]
+    with pytest.raises(ValueError, match="Unknown choice_rates 'drect'.*'direct'"):
+        rules.choice_pool("small", "paper", "drect")
 
 
 def test_a_step_equals_one_built_of_keras_layers(float64):
@@ -214,6 +223,64 @@ def test_mixing_weights_are_written_and_drawn(finished):
     assert not (folder / "mixing.csv").exists()
 
 
+def mixed_by_hand(task, rule, weights, carry, batches):
+    """Returns `[T, N, K]`: one step after another, each tensor's own coordinates."""
+    theta, state = carry.start_params_P.numpy(), carry.student.rule_state
+    scale = carry.scale_P.numpy()
+    borders = np.cumsum([0, *(np.prod(shape) for shape in task.layout.shapes)])
+    trace = []
+    for t in range(len(batches[0])):
+        batch = tuple(part[t] for part in batches)
+        _, g, _ = task.value_and_grad(tf.constant(theta), (), batch)
+        step = tf.cast(carry.step + t + 1, tf.float32)
+        mixture = rule.mix(weights, scale * g, theta / scale, state, task.layout, step)
+        used = mixture.weights_PK.numpy()
+        ends = itertools.pairwise(borders)
+        trace.append([used[start:end].mean(axis=0) for start, end in ends])
+        theta = theta + scale * mixture.delta_P.numpy()
+        state = mixture.state
+    return np.array(trace)
+
+
+def test_mixing_trace_is_the_mix_of_each_step():
+    """By step, tensor and member, which all differ by far more than the tolerance."""
+    task, rule = helpers.tiny_task(), Choice(pool=POOL, units=6)
+    generator = np.random.default_rng(8)
+    weights = {
+        k: tf.constant(v + 2.0 * generator.normal(size=v.shape), tf.float32)
+        for k, v in rule.init_weights(2).items()
+    }
+    carry = helpers.started(task, Players(rule, (), ()))
+    batches = helpers.constants(task.minibatches(4, 3, 6))
+    expected = mixed_by_hand(task, rule, weights, carry, batches)
+    assert expected.shape == (6, 4, 3)
+    for axis in range(3):  # no two steps, tensors or members are alike
+        pairs = itertools.combinations(np.moveaxis(expected, axis, 0), 2)
+        assert min(np.abs(one - other).max() for one, other in pairs) > 3e-3
+    found = alone.mixing_trace(task, rule, weights, carry, batches)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_mixing_rows_and_shares_are_those_of_the_trace(finished, tmp_path):
+    """The file's rows by step, tensor and member; a validation's means over both."""
+    trace = np.random.default_rng(0).uniform(size=(3, 2, 2))
+    folder = workdir.Workdir(tmp_path, finished[0].about)
+    folder.save_mixing(trace, ("kernel", "bias"), ("adam", "sgd"), "mixing.csv")
+    rows = workdir.read_csv(tmp_path / "mixing.csv")
+    assert [(row["step"], row["tensor"]) for row in rows] == [
+        (t, name) for t in (1, 2, 3) for name in ("kernel", "bias")
+    ]
+    found = [[row["adam"], row["sgd"]] for row in rows]
+    np.testing.assert_allclose(np.reshape(found, trace.shape), trace, rtol=1e-6)
+    mixer, folder = finished[0].choice, finished[1] / "choice"
+    rows = workdir.read_csv(folder / "mixing.csv")
+    validations = [row for row in mixer.validations if row["stage"] == 1]
+    best = min(validations, key=lambda row: row["score"])
+    for name in ("adam", "rmsprop"):
+        mean = np.mean([row[name] for row in rows])
+        assert mean == pytest.approx(best[f"mixing/{name}"], rel=1e-5)
+
+
 def test_interrupted_in_either_half_it_continues(finished, tmp_path):
     whole, _ = finished
     for _ in range(2):  # 3 updates of the Choice rule, then 3 of the student
@@ -313,6 +380,12 @@ def test_it_finds_the_best_member_of_a_quadratic_pool():
         ({"pool": ()}, "at least two analytic rules"),
         ({"pool": POOL[:1]}, "at least two analytic rules"),
         ({"pool": (*POOL, rules.RNNProp())}, "at least two analytic rules"),
+        ({"pool": (*POOL, POOL[0])}, "stands twice in the pool"),
+        (
+            {"pool": POOL, "hardness": math.inf},
+            "hardness must be at least 0 and finite",
+        ),
+        ({"pool": POOL, "rate_range": math.nan}, "rate_range must be at least 0"),
         ({"pool": POOL, "hardness": -1.0}, "hardness must be at least 0"),
         ({"pool": POOL, "rate_range": -1.0}, "rate_range must be at least 0"),
         ({"pool": POOL, "layers": 0}, "layers must be a number above 0"),

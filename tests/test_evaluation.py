@@ -520,34 +520,49 @@ def test_authors_weights_reproduce_their_figures(
     """RNNProp with the released weights, Train on MNIST, 2 epochs.
 
     Known figures (test loss): choice-large/1 .0368, min-max/1 .0415; the released
-    Adam teacher .0423. One seed here, so within seed noise (the paper's Table 5:
-    about 6 % on Train) of them.
+    Adam teacher .0423. Seeds differ by about 6 % on Train (the paper's Table 5),
+    means of three by 3.5 %; the tolerance is above three of these, and below the 13 %
+    between choice-large and Adam. The same weights under the other normalizer are
+    another optimizer, whose loss was twice as high after one epoch of one seed.
     """
     task = tf_amalgam.tasks.conv("mnist", shared_data, name="Train")
+
+    def imported(name, preset):
+        path, file = authors_weights / name / "1", tmp_path / f"{name}-{preset}.npz"
+        return tf_amalgam.import_checkpoint(path, file, preset=preset)
+
     optimizers = {
-        name: tf_amalgam.import_checkpoint(
-            authors_weights / name / "1", tmp_path / f"{name}.npz"
-        )
-        for name in ("choice-large", "min-max")
+        "choice-large": imported("choice-large", "released"),
+        "min-max": imported("min-max", "released"),
+        "adam": "adam",
+        "other normalizer": imported("choice-large", "paper"),
     }
     found = tf_amalgam.evaluate(
-        {**optimizers, "adam": "adam"},
+        optimizers,
         task,
         workdir=tmp_path,
-        seeds=0,
+        seeds=(0, 1, 2),
         epochs=2,
         warmup_steps=100,
         warmup_learning_rate=0.05,
         preset="released",
         progress=False,
     )
-    losses = {r["optimizer"]: r["test"]["loss"] for r in found}
-    accuracies = {r["optimizer"]: r["test"]["accuracy"] for r in found}
+
+    def mean(name, figure):
+        runs = [r["test"][figure] for r in found if r["optimizer"] == name]
+        assert len(runs) == 3
+        return np.mean(runs)
+
+    losses = {name: mean(name, "loss") for name in optimizers}
+    accuracies = {name: mean(name, "accuracy") for name in optimizers}
     print(losses, accuracies)
     for name, loss in {
         "choice-large": 0.0368,
         "min-max": 0.0415,
         "adam": 0.0423,
     }.items():
-        assert losses[name] == pytest.approx(loss, rel=0.25), name
-        assert accuracies[name] > 0.98
+        assert losses[name] == pytest.approx(loss, rel=0.12), name
+        assert accuracies[name] > 0.98, name
+    assert losses["choice-large"] < losses["adam"]
+    assert losses["other normalizer"] > 1.25 * losses["choice-large"]

@@ -27,6 +27,65 @@ def test_quadratic_gradient_is_known(float64):
     np.testing.assert_allclose(grads_P, hessian @ away, rtol=1e-10)
 
 
+def member_at(task, seed):
+    """Returns (A, θ*) of the member that an initialization draws."""
+    rotation, target = task.initial(seed)[1]
+    x = task.dataset.train.x @ rotation
+    return x.T @ x / len(x), target[:, 0]
+
+
+def test_a_family_of_quadratics_draws_a_member_each_initialization(float64):
+    """∇ = A(θ − θ*) with A = Rᵀ diag(1/condition … 1) R and R a rotation."""
+    task = tasks.quadratic(dimensions=6, condition=20.0, seed=None)
+    assert task.layout.size == 6
+    (hessian, target), (again, same), (other, there) = (
+        member_at(task, seed) for seed in (1, 1, 2)
+    )
+    for found in (hessian, other):
+        np.testing.assert_allclose(
+            np.linalg.eigvalsh(found), np.geomspace(0.05, 1.0, 6), rtol=1e-10
+        )
+    np.testing.assert_array_equal(hessian, again)
+    np.testing.assert_array_equal(target, same)
+    assert np.all(target != there)
+    assert np.abs(hessian - other).max() > 0.1
+    assert np.abs(hessian - np.diag(np.diag(hessian))).max() > 0.1
+    targets = [member_at(task, seed)[1] for seed in range(50)]
+    assert np.std(targets) == pytest.approx(1.0, rel=4 / np.sqrt(2 * 300))
+    theta = np.random.default_rng(0).normal(size=6)
+    batch = tuple(b[0] for b in task.minibatches(0, 0, 1))
+    loss, grads_P, state = task.value_and_grad(
+        tf.constant(theta), task.initial(1)[1], batch
+    )
+    away = theta - target
+    assert float(loss) == pytest.approx(0.5 * away @ hessian @ away)
+    np.testing.assert_allclose(grads_P, hessian @ away, rtol=1e-10)
+    np.testing.assert_array_equal(helpers.flat(state[1]), target)
+
+
+def test_one_quadratic_is_the_same_at_each_initialization():
+    one = tasks.quadratic(dimensions=6, seed=3)
+    (first, nothing), (second, _) = (one.initial(seed) for seed in (1, 2))
+    assert nothing == ()
+    assert np.all(first != second)
+    assert np.any(one.dataset.train.y != tasks.quadratic(6, seed=4).dataset.train.y)
+    noise = tasks.quadratic(6, noise=0.5, seed=3).dataset.train.y - one.dataset.train.y
+    assert np.std(noise) == pytest.approx(0.5, rel=4 / np.sqrt(2 * 48))
+
+
+def test_a_member_of_a_family_is_trained_as_any_model():
+    """`fit` keeps rotation and target, and noise is on targets alone."""
+    task = tasks.quadratic(dimensions=3, seed=None)
+    record = evaluation.train_once(tf_amalgam.SGD(0.5), task, seed=0, epochs=30)
+    curve = record["curves"]["val_loss"]
+    assert curve[-1] < 0.05 * curve[0]
+    noisy = tasks.quadratic(dimensions=3, seed=None, noise=0.1)
+    np.testing.assert_array_equal(noisy.dataset.train.x, task.dataset.train.x)
+    assert not task.dataset.train.y.any()
+    assert np.std(noisy.dataset.train.y) == pytest.approx(0.1, rel=0.6)
+    assert task.dataset.name != noisy.dataset.name
+
+
 def rastrigin_at(theta, A, b, c, shift=(0.0, 0.0), alpha=2.0):
     """Returns (value, gradient) of the member A, b, c in two dimensions."""
     task = tasks.rastrigin(dimensions=2, alpha=alpha)

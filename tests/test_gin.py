@@ -5,6 +5,7 @@ import pathlib
 
 import gin
 import pytest
+import tensorflow as tf
 import tf_amalgam.gin_configs
 
 from tests import helpers
@@ -96,6 +97,14 @@ SETS = {
 
 
 @pytest.fixture
+def eagerly():
+    """Steps are taken, not compiled: what compiling does is tested elsewhere."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
 def asked(monkeypatch):
     """Gives made-up images of the real shapes; returns what was asked for."""
     calls = []
@@ -123,9 +132,18 @@ def cleared():
 # Experiments that are whole in one file; all others are given beside a form.
 WHOLE = (
     *("mnist_min_max_small", "mnist_evaluate", "private_kmnist"),
-    *("grid_search", "quickstart", "evaluate_paper", "evaluate_cpu"),
+    *("grid_search", "quickstart"),
+    *("evaluate_paper", "evaluate_released", "evaluate_cpu"),
 )
-NAMED = [name for name in EXPERIMENTS if name not in WHOLE]
+# Evaluations to give after one that says how → their optimizees and baselines.
+EVALUATED = {
+    "figure3": (10, 6),
+    "figure4": (1, 6),
+    "figure5": (10, 6),
+    "figure8": (4, 1),
+    "table5": (10, 6),
+}
+NAMED = [name for name in EXPERIMENTS if name not in (*WHOLE, *EVALUATED)]
 FORMS = sorted(p.stem for p in (ROOT / "forms").glob("*.gin"))
 
 
@@ -134,7 +152,7 @@ def test_every_experiment_is_on_the_page():
     docs = pathlib.Path(__file__).resolve().parents[1] / "docs" / "experiments.md"
     text = docs.read_text()
     ends = {"gaussian": ("5e-4", "1e-1"), "adversarial": ("1e-4", "1e-2")}
-    for name in (*NAMED, *FORMS):
+    for name in (*NAMED, *EVALUATED, *FORMS):
         kind, _, size = name.removeprefix("figure6_").partition("_")
         if name.startswith("figure6_") and size not in ends[kind]:
             continue
@@ -142,7 +160,7 @@ def test_every_experiment_is_on_the_page():
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_named_experiments_take_two_meta_steps(name, tmp_path):
+def test_named_experiments_take_two_meta_steps(name, tmp_path, eagerly):
     files = ["gin_configs/forms/cpu.gin", f"gin_configs/experiments/{name}.gin"]
     amalgam = bindings.run("amalgamate", files, TINY, tmp_path)
     assert [row["update"] for row in amalgam.history] == [1, 2]
@@ -164,16 +182,54 @@ def test_named_experiments_take_two_meta_steps(name, tmp_path):
 SHORT = ["amalgamate.max_periods = 1", "amalgamate.max_repeats = 0"]
 
 
+# One of each kind: a scheme, a Choice rule, noise of both kinds, another architecture.
+KINDS = (
+    *("figure1_min_max_small", "figure1_choice_large", "figure2_original"),
+    *("figure6_gaussian_1e-3", "figure6_adversarial_1e-3"),
+)
+
+
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "cpu"])
-def test_forms_take_two_meta_steps(form, tmp_path):
-    name = "gin_configs/experiments/figure1_min_max_small.gin"
-    files = [f"gin_configs/forms/{form}.gin", name]
+def test_forms_take_two_meta_steps(form, name, tmp_path, eagerly):
+    files = [
+        f"gin_configs/{part}.gin" for part in (f"forms/{form}", "experiments/" + name)
+    ]
     amalgam = bindings.run("amalgamate", files, [*TINY, *SHORT], tmp_path)
     assert [row["update"] for row in amalgam.history] == [1, 2]
-    assert amalgam.about["preset"] == form
-    # What TINY left alone is the paper's (C.3).
-    assert amalgam.about["curriculum"]["chances"] == 5
-    assert amalgam.about["curriculum"]["repeat_threshold"] == 0.5
+    about = amalgam.about
+    assert about["preset"] == ("released" if form == "released" else "paper")
+    # What TINY left alone is the paper's (C.3), or cut.
+    assert about["curriculum"]["chances"] == (0 if form == "cpu_paper" else 5)
+    assert about["curriculum"]["repeat_threshold"] == 0.5
+    assert about["scaling"] == (0.0 if "original" in name else 3.0)
+    if noise := about["perturbation"]:
+        told = {
+            "released": {"gaussian_relative": "inner_step", "clipped": "meta_step"},
+            "paper": {"gaussian_relative": "meta_step", "normalized": "meta_step"},
+        }[about["preset"]]
+        assert noise["redrawn"] == told[noise["kind"]]
+
+
+@pytest.mark.parametrize("name", OPTIMIZEES)
+def test_optimizees_take_two_meta_steps(name, asked, tmp_path, eagerly):
+    """Each from its own file, as large as it is, on minibatches of two images."""
+    macro, label, *_ = OPTIMIZEES[name]
+    files = ["gin_configs/forms/cpu.gin", f"gin_configs/tasks/{name}.gin"]
+    files.append("gin_configs/experiments/figure2_rnnprop.gin")
+    lines = [
+        *TINY,
+        f"amalgamate.task = %{macro}",
+        "amalgamate.truncation_steps = 1",
+        "amalgamate.stages = [(2, 1)]",
+        "amalgamate.second_order = False",
+    ]
+    for line in (ROOT / "tasks" / f"{name}.gin").read_text().splitlines():
+        if ".batch_size" in line:
+            lines.append(line.partition("=")[0] + "= 2")
+    amalgam = bindings.run("amalgamate", files, lines, tmp_path)
+    assert [row["update"] for row in amalgam.history] == [1, 2]
+    assert amalgam.about["task"]["name"] == label
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -183,7 +239,7 @@ def test_parts_parse(name):
 
 
 @pytest.mark.parametrize("name", [n for n in PARTS if n.startswith("rules/")])
-def test_students_take_two_meta_steps(name, tmp_path):
+def test_students_take_two_meta_steps(name, tmp_path, eagerly):
     task = ["amalgamate.task = @tasks.quadratic()"]
     files = [f"gin_configs/{name}"]
     amalgam = bindings.run("amalgamate", files, TINY + task, tmp_path)
@@ -195,7 +251,7 @@ MIXED_IN = [n for n in PARTS if n.startswith(("curricula", "perturb", "pools", "
 
 
 @pytest.mark.parametrize("name", MIXED_IN)
-def test_parts_take_two_meta_steps(name, tmp_path):
+def test_parts_take_two_meta_steps(name, tmp_path, eagerly):
     """Each beside the quickstart's file, on a small quadratic."""
     files = ["gin_configs/experiments/quickstart.gin", f"gin_configs/{name}"]
     task = ["amalgamate.task = @tasks.quadratic()"]
@@ -278,14 +334,31 @@ def test_evaluations_run(name, tmp_path):
     assert (tmp_path / "operative_config.gin").is_file()
 
 
-@pytest.mark.parametrize("name", ["evaluate_paper", "evaluate_cpu"])
+@pytest.mark.parametrize("name", EVALUATED)
+def test_evaluations_of_figures(name, asked):
+    """After each of those that say how, which they leave alone."""
+    for how in ("evaluate_paper", "evaluate_released", "evaluate_cpu"):
+        files = [f"gin_configs/experiments/{part}.gin" for part in (how, name)]
+        bindings.parse(files)
+        tasks = gin.query_parameter("evaluate.tasks")
+        baselines = gin.query_parameter("evaluate.baselines")
+        assert (len(tasks), len(baselines)) == EVALUATED[name]
+        preset = "paper" if how == "evaluate_paper" else "released"
+        assert gin.query_parameter("evaluate.preset") == preset
+        rate = gin.query_parameter("evaluate.warmup_learning_rate")
+        assert rate == {"paper": 0.01, "released": 0.05}[preset]
+
+
+@pytest.mark.parametrize(
+    "name", ["evaluate_paper", "evaluate_released", "evaluate_cpu"]
+)
 def test_evaluations_of_many_optimizees(name, asked, tmp_path):
     """All optimizees on made-up images of their shapes; one of them is trained."""
     lines = ["evaluate.optimizers = {'mine': 'min-max-small'}", "evaluate.seeds = [0]"]
     lines += ["evaluate.baselines = ['adam']", "evaluate.progress = False"]
     bindings.parse([f"gin_configs/experiments/{name}.gin"])
     tasks = gin.query_parameter("evaluate.tasks")
-    assert len(tasks) == {"evaluate_paper": 12, "evaluate_cpu": 6}[name]
+    assert len(tasks) == (6 if name == "evaluate_cpu" else 12)
     baselines = gin.query_parameter("evaluate.baselines")
     assert len(lineup(baselines, preset="paper", **WARM_UP)) == 10
     file = f"gin_configs/experiments/{name}.gin"

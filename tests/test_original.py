@@ -6,7 +6,6 @@ import pytest
 
 import tf_amalgam
 from tests import helpers
-from tf_amalgam import tasks
 from tf_amalgam.layout import Layout
 from tf_amalgam.rules import Original, make_rule
 from tf_amalgam.rules.original import log_sign
@@ -95,12 +94,10 @@ def test_mistakes_are_explained():
         Original(preprocessing="log")
 
 
-def test_it_learns_quadratics():
-    amalgam = tf_amalgam.amalgamate(
-        tasks.quadratic(6),
-        ("adam",),
-        student="original",
-        **helpers.SHORT_LESSON,
-    )
-    scores = [row["score"] for row in amalgam.validations]
-    assert min(scores) < scores[0] - 1.0
+def test_it_learns_a_family_of_quadratics():
+    """Of five seeds the means were 1.3 to 1.7, the least of any member .65."""
+    task = helpers.quadratics()
+    amalgam = tf_amalgam.amalgamate(task, student="original", **helpers.FAMILY_LESSON)
+    gains = helpers.gains_on_fresh_members(amalgam, task)
+    assert np.mean(gains) > 0.9
+    assert np.min(gains) > 0.3

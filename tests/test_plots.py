@@ -1,5 +1,7 @@
 """Figures draw what they are given."""
 
+import pytest
+
 from tf_amalgam import plots
 
 ROW = {"meta_loss": -0.5, "distance/adam": 1.0, "farthest/adam": 1.0}
@@ -33,3 +35,57 @@ def test_losses_by_learning_rate_draws_what_diverged_too(tmp_path):
         path = tmp_path / f"{name}.png"
         plots.loss_by_learning_rate(given, path, "title")
         assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def records(optimizers, tasks):
+    """Returns a run of each, the last optimizer's diverged."""
+    return [
+        {
+            "task": f"task {task}",
+            "optimizer": f"optimizer $x_{i}",
+            "curves": {"val_loss": [1.0, 0.5 + 0.01 * i, 0.2]},
+            "diverged": i == optimizers - 1,
+        }
+        for task in tasks
+        for i in range(optimizers)
+    ]
+
+
+@pytest.mark.parametrize(("optimizers", "tasks"), [(8, 4), (9, 4), (25, 4), (25, 1)])
+def test_learning_curves_of_many_optimizers_stay_readable(
+    optimizers, tasks, monkeypatch
+):
+    """Panels keep their size, and a legend of many lies over none of them."""
+    drawn = []
+    monkeypatch.setattr(plots, "write", lambda figure, path: drawn.append(figure))
+    plots.learning_curves(records(optimizers, range(tasks)), "curves.png")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    panels = [axis for axis in figure.axes if axis.get_visible()]
+    assert len(panels) == tasks
+    boxes = [axis.get_window_extent() for axis in panels]
+    assert all(box.width > 200 and box.height > 150 for box in boxes)
+    if optimizers == 8:
+        assert not figure.legends
+        assert all(axis.get_legend() for axis in panels)
+        return
+    (legend,) = figure.legends
+    place = legend.get_window_extent()
+    assert not any(place.overlaps(box) for box in boxes)
+    assert figure.bbox.x0 <= place.x0 <= place.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= place.y0
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert len(labels) == optimizers
+    assert labels[-1].endswith(f"({tasks} diverged)")
+    looks = {(h.get_color(), h.get_linestyle()) for h in legend.legend_handles}
+    assert len(looks) == optimizers
+
+
+def test_logarithmic_axes_have_plain_numbers():
+    figure, axes = plots.canvas(1, 1)
+    axes[0][0].plot([1, 2], [0.04, 0.3])
+    axes[0][0].set_yscale("log")
+    plots.plain_numbers(axes[0][0].yaxis)
+    figure.draw_without_rendering()
+    told = [tick.get_text() for tick in axes[0][0].get_yticklabels()]
+    assert {"0.05", "0.1", "0.2"} <= set(told)

@@ -70,11 +70,17 @@ def test_impossible_mechanisms_are_refused(numbers, message):
         ((-1, 10, 100, 1.1, 1e-5), "steps"),
         ((10, 10, 100, 0.0, 1e-5), "epsilon is infinite"),
         ((10, 10, 100, 1.1, None), "depends on delta"),
+        ((10, 10, 100, 1.1, 0.01), "delta=0.01 says nothing about 100 examples"),
+        ((0, 10, 1000, 1.1, 0.5), "below 1/1000 = 0.001"),
     ],
 )
 def test_impossible_runs_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         epsilon(*call)
+
+
+def test_delta_may_come_close_to_one_in_all_examples():
+    assert epsilon(10, 10, 100, 1.1, 0.0099) > 0.0
 
 
 def test_no_claim_reports_no_epsilon():

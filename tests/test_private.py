@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tf_amalgam
 from tests import helpers
 from tests.test_meta_gradient import directional_error, truncation
 from tf_amalgam import meta_step
 from tf_amalgam.objective import Objective
-from tf_amalgam.privacy import Mechanism
-from tf_amalgam.private_gradients import private_gradient
+from tf_amalgam.privacy import Mechanism, imported
+from tf_amalgam.private_gradients import clipped, private_gradient, seeded_query
 from tf_amalgam.tasks import conv, private, quadratic
 from tf_amalgam.tasks.task import Task
 
@@ -35,7 +36,7 @@ def example_gradients(task, params_P, batch):
     return np.stack(rows)
 
 
-def clipped(grads_BP, clip):
+def clipped_by_hand(grads_BP, clip):
     norms_B = np.linalg.norm(grads_BP, axis=1, keepdims=True)
     return grads_BP * np.minimum(1.0, clip / norms_B)
 
@@ -53,7 +54,7 @@ def test_equals_a_loop_over_examples(float64):
     norms_B = np.linalg.norm(grads_BP, axis=1)
     assert 2 <= np.sum(norms_B > MIDDLE) <= 6
     loss, grads_P, _ = task.value_and_grad(params_P, (), batch)
-    expected = clipped(grads_BP, MIDDLE).mean(axis=0)
+    expected = clipped_by_hand(grads_BP, MIDDLE).mean(axis=0)
     np.testing.assert_allclose(grads_P, expected, rtol=1e-10, atol=1e-14)
     assert float(loss) == pytest.approx(float(plain.loss(params_P, (), batch[:2])[0]))
 
@@ -64,7 +65,8 @@ def test_convolutions_equal_a_loop_over_examples(float64):
     task = noiseless(0.5, plain)
     params_P = tf.constant(task.initial(0)[0], "float64")
     batch = first_batch(task)
-    expected = clipped(example_gradients(plain, params_P, batch), 0.5).mean(axis=0)
+    grads_BP = example_gradients(plain, params_P, batch)
+    expected = clipped_by_hand(grads_BP, 0.5).mean(axis=0)
     for each in (batch, task.prepare(batch)):
         _, grads_P, _ = task.value_and_grad(params_P, (), each)
         np.testing.assert_allclose(grads_P, expected, rtol=1e-9, atol=1e-14)
@@ -144,6 +146,43 @@ def test_parts_of_a_minibatch_sum_to_the_whole(replicas):
     np.testing.assert_allclose(sum(parts), noise(mechanism, (3, 4), 8), rtol=1e-6)
 
 
+def their_query(clip, stddev):
+    """TensorFlow Privacy's own, untouched."""
+    name = "tensorflow_privacy.privacy.dp_query.gaussian_query"
+    return imported(name).GaussianSumQuery(clip, stddev)
+
+
+def test_clipping_is_that_of_tensorflow_privacy():
+    """Record by record, below, at and above the clip, and a record of 0."""
+    directions_BP = np.random.default_rng(3).normal(size=(8, 50))
+    directions_BP /= np.linalg.norm(directions_BP, axis=1, keepdims=True)
+    norms_B = np.array([0.0, 1e-3, 0.5, MIDDLE, 1.01 * MIDDLE, 10.0, 1e6, 1e12])
+    records_BP = tf.constant(norms_B[:, None] * directions_BP, "float32")
+    theirs = their_query(MIDDLE, 0.0)
+    params = theirs.derive_sample_params(theirs.initial_global_state())
+    expected = [theirs.preprocess_record(params, record) for record in records_BP]
+    ours = seeded_query(Mechanism(MIDDLE, 0.0, None), (0, 0))
+    found = clipped(ours, records_BP)
+    # Two units in the last place: a graph sums the squares in another order.
+    np.testing.assert_allclose(found, expected, rtol=2.4e-7)
+    np.testing.assert_allclose(
+        np.linalg.norm(found, axis=1), np.minimum(norms_B, MIDDLE), rtol=1e-6
+    )
+
+
+def test_noise_is_distributed_as_that_of_tensorflow_privacy():
+    theirs = their_query(0.5, 2.0)
+    zeros = tf.zeros(10 * NUMBERS)
+    expected, _, event = theirs.get_noised_result(zeros, theirs.initial_global_state())
+    ours = seeded_query(Mechanism(0.5, 4.0), (0, 1))
+    found, _, same = ours.get_noised_result(zeros, ours.initial_global_state())
+    # Five standard errors of the ratio of two measured deviations.
+    tolerance = 5 / np.sqrt(10 * NUMBERS)
+    assert abs(np.std(found) / np.std(expected) - 1) < tolerance
+    assert abs(np.mean(found) - np.mean(expected)) < tolerance * 2.0 * np.sqrt(2)
+    assert float(event.noise_multiplier) == same.noise_multiplier == 4.0
+
+
 def noisy(task=None, clip=MIDDLE):
     return private(task or helpers.tiny_task(), clip, 1.1)
 
@@ -199,6 +238,21 @@ def test_two_halves_equal_one_whole():
             )[1]
         )(halves, batches)
     np.testing.assert_array_equal(helpers.flat(halves), helpers.flat(whole))
+
+
+def amalgamated(task, replicas):
+    options = {"replicas": replicas, "meta_batch": 2, "stages": ((8, 1),)}
+    options |= {"truncation_steps": 4, "warmup_steps": 2, "period": 1, "seed": 0}
+    lesson = {**helpers.LESSON, **options}
+    return helpers.flat(tf_amalgam.amalgamate(task, **lesson).weights)
+
+
+def test_replicas_do_not_change_what_is_learned():
+    """Every optimizee of the meta-batch has its own noise, on whatever device."""
+    single, mirrored = (amalgamated(noisy(), replicas) for replicas in (1, 2))
+    noise_moved = np.abs(single - amalgamated(noiseless(MIDDLE), 1)).max()
+    assert noise_moved > 1e-3
+    np.testing.assert_allclose(mirrored, single, atol=1e-2 * noise_moved)
 
 
 def test_examples_without_a_gradient_have_a_second_derivative():
@@ -272,6 +326,7 @@ def batch_normalized():
         (lambda: private(helpers.tiny_task(), -1.0), "l2_norm_clip"),
         (lambda: private(helpers.tiny_task(), 1.0, 0.0), "epsilon is infinite"),
         (lambda: private(helpers.tiny_task(), delta=1.5), "delta"),
+        (lambda: private(helpers.tiny_task(), delta=1 / 96), "nothing about 96"),
     ],
 )
 def test_bad_private_tasks_are_refused(call, message):

@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tf_amalgam
 from tests import helpers
@@ -19,9 +20,11 @@ CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 DATA = tuple(part[:21] for part in helpers.blobs().train)
 
 
-def compiled(network, optimizer=None, loss=CROSS_ENTROPY, noise_multiplier=1.1):
+def compiled(
+    network, optimizer=None, loss=CROSS_ENTROPY, noise_multiplier=1.1, **options
+):
     model = tf_amalgam.private_model(network, MIDDLE, noise_multiplier, seed=5)
-    model.compile(optimizer=optimizer or keras.optimizers.SGD(0.1), loss=loss)
+    model.compile(optimizer or keras.optimizers.SGD(0.1), loss, **options)
     return model
 
 
@@ -65,15 +68,42 @@ def dropout_model():
     return with_layer(lambda: keras.layers.Dropout(0.5, seed=3))()
 
 
-def noise_alone():
-    """One step of SGD at rate 1 whose sample weights of 0 leave the noise alone."""
+STDDEV = 1.1 * MIDDLE / 8
+
+
+def spread(noise, stddev=STDDEV):
+    """Returns the measured deviation's difference from the stated, in errors of it."""
+    return abs(noise.std() / stddev - 1) * np.sqrt(2 * noise.size)
+
+
+def noise_model(optimizer=None):
+    """A model of 40,000 weights, and SGD at rate 1."""
     dense = keras.layers.Dense(NUMBERS // 4, use_bias=False)
     network = keras.Sequential([keras.Input((4,)), dense])
-    model = compiled(network, keras.optimizers.SGD(1.0), "mse")
-    before = helpers.flat(network.get_weights())
-    x, y = np.ones((8, 4)), np.zeros((8, NUMBERS // 4))
-    model.fit(x, y, sample_weight=np.zeros(8), batch_size=8, verbose=0)
-    return helpers.flat(network.get_weights()) - before
+    return compiled(network, optimizer or keras.optimizers.SGD(1.0), "mse")
+
+
+def noise_of(model, steps=1):
+    """Moves the weights by the noise of so many steps alone; returns the move."""
+    before = helpers.flat(model.network.get_weights())
+    x, y = np.ones((8 * steps, 4)), np.zeros((8 * steps, NUMBERS // 4))
+    nothing = np.zeros(8 * steps)  # sample weights of 0 leave the noise
+    model.fit(x, y, sample_weight=nothing, batch_size=8, verbose=0)
+    return helpers.flat(model.network.get_weights()) - before
+
+
+def noise_alone():
+    return noise_of(noise_model())
+
+
+def counts():
+    """The count of noisy gradients on every replica, after 6 steps."""
+    model = compiled(helpers.tiny_model())
+    fitted(model)
+    strategy = tf.distribute.get_strategy()
+    found = strategy.experimental_local_results(model.noisy_steps._value)
+    assert len(found) == strategy.num_replicas_in_sync
+    return np.array([int(value) for value in found])
 
 
 # Dropout goes by the place in the minibatch: with whole ones alone it is the same.
@@ -88,10 +118,11 @@ import sys
 import tests.conftest
 import numpy as np
 import tensorflow as tf
-from tests.test_private_model import RUNS
+from tests.test_private_model import RUNS, counts
 devices = [f"CPU:{i}" for i in range(int(sys.argv[1]))]
 with tf.distribute.MirroredStrategy(devices).scope():
-    np.savez(sys.argv[2], **{name: run() for name, run in RUNS.items()})
+    found = {name: run() for name, run in RUNS.items()}
+    np.savez(sys.argv[2], counts=counts(), **found)
 """
 
 
@@ -104,14 +135,21 @@ def test_mirrored_equals_single(replicas, tmp_path):
     with np.load(path) as found:
         for name, run in RUNS.items():
             np.testing.assert_allclose(found[name], run(), atol=1e-5, err_msg=name)
-        spread = found["noise"].std() / (1.1 * MIDDLE / 8)
-    assert abs(spread - 1) < 5 / np.sqrt(2 * NUMBERS)
+        assert spread(found["noise"]) < 5
+        np.testing.assert_array_equal(found["counts"], [6] * replicas)
+
+
+def test_steps_in_one_execution_are_single_steps():
+    """On one device: TensorFlow runs no model that way on several CPUs."""
+    model = compiled(seeded(helpers.tiny_model), steps_per_execution=3)
+    np.testing.assert_allclose(fitted(model), RUNS["plain"](), atol=1e-6)
+    assert model.privacy_report(8, 21)["steps"] == 6
 
 
 def test_noise_of_a_step_has_the_stated_deviation():
-    moved, stddev = noise_alone(), 1.1 * MIDDLE / 8
-    assert abs(moved.std() / stddev - 1) < 5 / np.sqrt(2 * NUMBERS)
-    assert abs(moved.mean()) < 5 * stddev / np.sqrt(NUMBERS)
+    moved = noise_alone()
+    assert spread(moved) < 5
+    assert abs(moved.mean()) < 5 * STDDEV / np.sqrt(NUMBERS)
     start = helpers.flat(seeded(helpers.tiny_model).get_weights())
     assert np.abs(RUNS["plain"]() - start).max() > 0.05
 
@@ -125,6 +163,7 @@ def test_any_optimizer_trains_privately_and_resumes_exactly(optimizer, tmp_path)
     halfway = fitted(model, 1)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.privacy_report(batch_size=8, examples=21)["steps"] == 3
     np.testing.assert_allclose(fitted(again, 1), fitted(model, 1), atol=1e-6)
     assert np.abs(halfway - start).max() > 1e-3
     np.testing.assert_allclose(
@@ -133,6 +172,56 @@ def test_any_optimizer_trains_privately_and_resumes_exactly(optimizer, tmp_path)
     report = model.privacy_report(batch_size=8, examples=21)
     assert report["steps"] == 6
     assert report["epsilon"] > 1.0
+    assert again.privacy_report(batch_size=8, examples=21) == report
+
+
+def test_another_compile_repeats_no_noise_and_forgets_no_step():
+    model = noise_model()
+    first = noise_of(model, 3)
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse")
+    second = noise_of(model, 3)
+    assert max(spread(n, np.sqrt(3) * STDDEV) for n in (first, second)) < 5
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(NUMBERS)
+    report = model.privacy_report(batch_size=8, examples=24)
+    assert report == model.mechanism.report(6, 8, 24)
+
+
+def test_accumulated_gradients_have_their_own_noise_and_count():
+    """The mean of four minibatches' noise has half the deviation of one."""
+    four = keras.optimizers.SGD(1.0, gradient_accumulation_steps=4)
+    accumulating, plain = noise_model(four), noise_model()
+    found = noise_of(accumulating, 4)
+    assert spread(found, STDDEV / 2) < 5
+    np.testing.assert_allclose(found, noise_of(plain, 4) / 4, atol=1e-5)
+    assert accumulating.privacy_report(8, 32) == plain.privacy_report(8, 32)
+    assert plain.privacy_report(8, 32)["steps"] == 4
+
+
+def test_a_file_of_weights_continues_the_count(tmp_path):
+    first, whole, again = noise_model(), noise_model(), noise_model()
+    noise_of(first, 2)
+    first.save_weights(tmp_path / "half.weights.h5")
+    again.load_weights(tmp_path / "half.weights.h5")
+    assert int(again.noisy_steps) == 2
+    noise_of(whole, 2)
+    np.testing.assert_allclose(noise_of(again), noise_of(whole), atol=1e-6)
+    assert int(again.noisy_steps) == 3
+
+
+def test_older_weights_do_not_turn_the_count_back(tmp_path):
+    """As restoring the best epoch's weights does."""
+    model = noise_model()
+    path = tmp_path / "start.weights.h5"
+    model.save_weights(path)
+    start = model.get_weights()
+    first = noise_of(model)
+    model.set_weights(start)
+    second = noise_of(model)
+    model.load_weights(path)
+    assert int(model.noisy_steps) == 2
+    kept = helpers.flat(model.network.get_weights())
+    np.testing.assert_array_equal(kept, helpers.flat(start[1:]))
+    assert np.abs(first - second).max() > STDDEV
 
 
 def test_without_noise_and_clip_it_is_ordinary_training():
@@ -145,7 +234,9 @@ def test_without_noise_and_clip_it_is_ordinary_training():
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss=CROSS_ENTROPY)
     found = model.fit(*DATA, epochs=2, verbose=0, **options)
     np.testing.assert_allclose(
-        helpers.flat(model.get_weights()), helpers.flat(plain.get_weights()), atol=1e-6
+        helpers.flat(model.network.get_weights()),
+        helpers.flat(plain.get_weights()),
+        atol=1e-6,
     )
     np.testing.assert_allclose(
         found.history["loss"], expected.history["loss"], rtol=1e-5
@@ -194,6 +285,10 @@ def unbuilt():
         (
             lambda: compiled(helpers.tiny_model()).privacy_report(22, 21),
             "batch_size must be from 1 to the 21",
+        ),
+        (
+            lambda: compiled(helpers.tiny_model()).privacy_report(8, 100_000),
+            "delta=1e-05 says nothing about 100000 examples",
         ),
     ],
 )

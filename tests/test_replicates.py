@@ -1,5 +1,8 @@
 """Replicates: own randomness, resume, several at once, failures named."""
 
+import json
+import shutil
+
 import gin
 import numpy as np
 import pytest
@@ -7,6 +10,8 @@ import pytest
 from tests import helpers
 from tests.test_gin import TINY
 from tf_amalgam import bindings, replicates, saved
+from tf_amalgam.meta_train import Diverged, Trainer
+from tf_amalgam.numerics import derive_seed
 
 FILES = ["gin_configs/experiments/quickstart.gin"]
 
@@ -24,7 +29,8 @@ def weights(folder):
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
     folder = tmp_path_factory.mktemp("three")
-    bindings.run_replicates(3, FILES, TINY, folder)
+    command = "amalgamate --replicates=3 --gin_bindings='data_dir = 1'"
+    bindings.run_replicates(3, FILES, TINY, folder, command=command)
     return folder
 
 
@@ -45,17 +51,147 @@ def test_the_folder_explains_itself(three):
     assert all(row["finished"] and row["meta_updates"] == 2 for row in rows)
     assert len({row["seed"] for row in rows}) == 3
     assert (three / "replicates.png").stat().st_size > 1000
-    assert "replicate" in (three / "README.md").read_text()
     assert "student.npz" in (three / "replicate-0" / "README.md").read_text()
+    told = (three / "README.md").read_text()
+    assert told.startswith("# 3 replicates")
+    assert "\namalgamate --replicates=3 --gin_bindings='data_dir = 1'\n" in told
+    assert "the root seed, 0, and" in told
+    for row in rows:
+        number = int(row["replicate"])
+        seed = derive_seed(0, "replicate", number)
+        assert row["seed"] == seed
+        assert f"| {number} | {seed} |" in told
+        settings = (three / f"replicate-{number}" / "settings.json").read_text()
+        origin = {"replicate": number, "root_seed": 0, "seed": seed}
+        assert json.loads(settings).items() >= origin.items()
+    assert "`config.gin` is the configuration" in told
+    bindings.parse([three / "config.gin"])
+    assert gin.query_parameter("amalgamate.stages") == [(4, 1)]
 
 
 def test_fewer_are_the_first_of_more_and_finished_ones_stay(three, monkeypatch):
-    from tf_amalgam.meta_train import Trainer
-
     before = weights(three / "replicate-1")
     monkeypatch.setattr(Trainer, "step", None)
     bindings.run_replicates(2, FILES, TINY, three)
     np.testing.assert_array_equal(weights(three / "replicate-1"), before)
+
+
+def test_a_call_for_fewer_keeps_what_is_said_of_the_others(three, tmp_path):
+    shutil.copytree(three, tmp_path, dirs_exist_ok=True)
+    command = "amalgamate --replicates=1"
+    bindings.run_replicates(1, FILES, TINY, tmp_path, command=command)
+    assert replicates.read_summary(tmp_path) == replicates.read_summary(three)
+    told = (tmp_path / "README.md").read_text()
+    assert told.startswith("# 3 replicates")
+    assert f"| 2 | {derive_seed(0, 'replicate', 2)} |" in told
+    assert "--replicates=3" in told
+    assert f"\n{command}\n" in told
+
+
+@pytest.mark.parametrize(
+    ("count", "line", "message"),
+    [
+        (2, "amalgamate.alpha = 0.3", "holds another experiment(?s:.)*alpha"),
+        # Number 1 is none of the call's own: it would not notice.
+        (1, "amalgamate.seed = 7", "the root seed 7 gives it"),
+    ],
+)
+def test_another_experiment_is_refused_as_a_whole(
+    three, tmp_path, count, line, message
+):
+    shutil.copytree(three / "replicate-1", tmp_path / "replicate-1")
+    (tmp_path / "README.md").write_text("as it was")
+    with pytest.raises(ValueError, match=message):
+        bindings.run_replicates(count, FILES, [*TINY, line], tmp_path)
+    assert (tmp_path / "README.md").read_text() == "as it was"
+    assert not (tmp_path / "replicate-0").exists()
+
+
+def test_a_mistake_of_the_call_is_said_once(tmp_path):
+    lines = [*TINY, "amalgamate.teachers = ['adma']"]
+    with pytest.raises(ValueError, match="Unknown teacher 'adma'"):
+        bindings.run_replicates(2, FILES, lines, tmp_path)
+    assert not replicates.begun(tmp_path)
+    assert not (tmp_path / "replicate-0").exists()
+    # The next call is the first that made anything.
+    bindings.run_replicates(1, FILES, TINY, tmp_path, command="amalgamate again")
+    assert "\n```\namalgamate again\n```\n" in (tmp_path / "README.md").read_text()
+
+
+def test_a_macro_is_a_root_seed_too(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(replicates, "run_replicates", lambda *_, **k: seen.update(k))
+    bindings.run_replicates(1, FILES, ["mine = 5", "amalgamate.seed = %mine"], tmp_path)
+    assert seen["seed"] == 5
+
+
+def test_folders_of_earlier_versions_go_on(three, tmp_path, monkeypatch):
+    """They do not hold the number and the root seed; their seed says as much."""
+    shutil.copytree(three, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "replicate-0" / "settings.json"
+    settings = json.loads(file.read_text())
+    del settings["replicate"], settings["root_seed"]
+    file.write_text(json.dumps(settings))
+    monkeypatch.setattr(Trainer, "step", None)
+    bindings.run_replicates(1, FILES, TINY, tmp_path)
+    file.write_text(json.dumps({**settings, "replicate": 1}))
+    with pytest.raises(ValueError, match="replicate: 1 there, 0 here"):
+        bindings.run_replicates(1, FILES, TINY, tmp_path)
+
+
+def failing(monkeypatch, error, method="step", number=0):
+    """Makes one replicate fail; returns how often each began to."""
+    seed, calls = derive_seed(0, "replicate", number), []
+    original = getattr(Trainer, method)
+
+    def failed(self, *arguments):
+        calls.append(self.settings.seed)
+        if self.settings.seed == seed:
+            raise error
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Trainer, method, failed)
+    return calls
+
+
+def test_one_that_diverged_does_not_block_the_next(
+    three, tmp_path, monkeypatch, caplog
+):
+    calls = failing(monkeypatch, Diverged("3 meta-gradients in a row"))
+    with pytest.raises(RuntimeError, match="1 of 2 replicates failed: replicate-0"):
+        bindings.run_replicates(2, FILES, TINY, tmp_path)
+    assert "replicate-0 failed: 3 meta-gradients" in caplog.text
+    assert "Diverged: 3 meta" in (tmp_path / "replicate-0" / "log.txt").read_text()
+    np.testing.assert_array_equal(
+        weights(tmp_path / "replicate-1"), weights(three / "replicate-1")
+    )
+    rows = replicates.read_summary(tmp_path)
+    assert [row["finished"] for row in rows] == [False, True]
+    # Again: the failed one alone is tried.
+    calls.clear()
+    with pytest.raises(RuntimeError, match="1 of 2 replicates failed: replicate-0"):
+        bindings.run_replicates(2, FILES, TINY, tmp_path)
+    assert calls == [derive_seed(0, "replicate", 0)]
+
+
+def test_an_interrupt_ends_all(tmp_path, monkeypatch):
+    """Even in the first validation, before there is anything to sum up."""
+    failing(monkeypatch, KeyboardInterrupt(), "validate")
+    with pytest.raises(KeyboardInterrupt):
+        bindings.run_replicates(2, FILES, TINY, tmp_path)
+    assert not (tmp_path / "replicate-1").exists()
+    (row,) = replicates.read_summary(tmp_path)
+    assert (row["meta_updates"], row["finished"]) == (0, False)
+
+
+def test_a_damaged_student_is_left_out_of_the_summary(three, tmp_path, caplog):
+    shutil.copytree(three, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "replicate-1" / "student.npz").write_bytes(b"PK")
+    (tmp_path / "replicate-copy").mkdir()
+    shutil.copy(tmp_path / "replicate-0" / "student.npz", tmp_path / "replicate-copy")
+    replicates.summarize(tmp_path)
+    assert [row["replicate"] for row in replicates.read_summary(tmp_path)] == [0, 2]
+    assert "replicate-1 is left out of the summary" in caplog.text
 
 
 def test_several_at_once_equal_one_after_another(three, tmp_path):

@@ -1,5 +1,6 @@
 """The report of made-up records with known truth: tables, figures, one page."""
 
+import base64
 import html.parser
 import json
 import math
@@ -15,9 +16,18 @@ import pandas as pd
 import pytest
 from scipy import stats as distributions
 
-from tf_amalgam import evaluated, figures, files, frames, records, reporting
+from tf_amalgam import (
+    evaluated,
+    figures,
+    files,
+    frames,
+    glances,
+    plots,
+    records,
+    reporting,
+)
 
-EPOCHS = 4
+EPOCHS = evaluated.STEADY_EPOCHS
 # Label → (kind, log loss against adam's, replicates, how it was trained).
 PLANTED = {
     "adam": ("analytic", 0.0, 1, {}),
@@ -38,6 +48,7 @@ PLANTED = {
     "Lion": ("keras", 0.3, 1, {}),
 }
 TASKS = {"Train": -3.0, "MLP": -2.0}
+SHAPES = {"MLP": [[300, 200]]}  # larger, in Figure 8; the others have 16 parameters
 
 
 def record(task, optimizer, replicate, seed, **changes):
@@ -83,7 +94,7 @@ def record(task, optimizer, replicate, seed, **changes):
                 "examples": [100, 20, 20],
                 "batch_size": 8,
                 "loss": "mse",
-                "shapes": [[3, 4], [4]],
+                "shapes": SHAPES.get(task, [[3, 4], [4]]),
             },
         },
         "versions": {"keras": "3"},
@@ -153,6 +164,7 @@ def test_the_page_stands_alone(page):
     assert "Oracles: Train: adam, MLP: adam" in text
     assert "Reference: ours" in text
     assert "Missing runs" not in text
+    assert "Numbers: figure1.csv." in text
 
 
 def test_every_figure_and_table_has_its_numbers_beside_it(page):
@@ -176,7 +188,7 @@ def test_figures_say_what_was_planted(page):
     first = pd.read_csv(page.parent / "figure1.csv")
     assert set(first["optimizer"]) == {"ours", "noisy"}  # no teachers, no amalgam
     sizes = pd.read_csv(page.parent / "figure8.csv")
-    assert set(sizes["parameters"]) == {16}
+    assert set(sizes["parameters"]) == {16, 60_000}
     assert set(sizes["opponent"]) == {"oracle", "adam"}
     noise = pd.read_csv(page.parent / "figure6.csv").set_index("optimizer")
     assert noise.loc["noisy", "radius"] == 0.001
@@ -281,9 +293,10 @@ def test_diverged_missing_and_failed_runs_are_said(tmp_path):
         0
     ]
     assert (row["runs"], row["diverged"]) == (9, 3)
-    stability = pd.read_csv(tmp_path / "report" / "table5.csv")
-    assert stability["ours"].isna().all()
-    assert stability["adam"].notna().all()
+    stability = pd.read_csv(tmp_path / "report" / "table5.csv", index_col="optimizer")
+    assert list(stability.columns) == list(TASKS)
+    assert stability.loc["ours"].isna().all()
+    assert stability.loc["adam"].notna().all()
 
 
 def gathered(found, **options):
@@ -366,9 +379,9 @@ def test_any_reference_will_do(reference):
         if (one["optimizer"], one["task"]) == ("ours", "MLP"):
             one["diverged"] = True
     drawn = figures.all_figures(gathered(found, reference=reference))
-    first = next(one for one in drawn if one.name == "figure1").data
+    first = next(one for one in drawn if one.name == "figure1").numbers
     assert first.loc[first["optimizer"] == "noisy", "mean"].notna().all()
-    fifth = next(one for one in drawn if one.name == "figure5").data
+    fifth = next(one for one in drawn if one.name == "figure5").numbers
     assert not fifth.duplicated(["task", "optimizer"]).any()
 
 
@@ -389,7 +402,7 @@ def test_where_the_whole_pool_diverged_there_is_no_oracle(tmp_path):
 def test_unequal_terms_are_refused(tmp_path):
     found = planted()
     found[0]["settings"]["epochs"] = 25
-    with pytest.raises(ValueError, match="different terms: .*epochs 25.*epochs 4"):
+    with pytest.raises(ValueError, match="different terms: .*epochs 25.*epochs 10"):
         reporting.write_report(written(found, tmp_path))
 
 
@@ -400,6 +413,32 @@ def test_a_private_run_without_a_claim_has_no_finite_epsilon(tmp_path):
     reporting.write_report(written(found, tmp_path))
     table = pd.read_csv(tmp_path / "report" / "results.csv")
     assert set(table["epsilon"]) == {math.inf}
+
+
+def test_delta_stands_beside_epsilon_where_any_optimizee_is_private(tmp_path):
+    found = [record(t, "adam", 0, seed) for t in TASKS for seed in range(2)]
+    found += [record("MLP", "sgd", 0, seed) for seed in range(2)]
+    for one, epsilon in zip(found[2:4], (1.0, 2.0), strict=True):
+        one["privacy"] = {"epsilon": epsilon, "delta": 1e-5}
+    for one in found[4:]:
+        one["privacy"] = {"epsilon": None, "delta": None}
+    text = reporting.write_report(written(found, tmp_path)).read_text()
+    table = pd.read_csv(tmp_path / "report" / "results.csv")
+    columns = list(table.columns)
+    assert columns.index("delta") == columns.index("epsilon") + 1
+    told = table.set_index(["optimizee", "optimizer"])[["epsilon", "delta"]]
+    assert tuple(told.loc[("MLP", "adam")]) == (2.0, 1e-5)
+    assert told.loc[("MLP", "sgd"), "epsilon"] == math.inf
+    assert math.isnan(told.loc[("MLP", "sgd"), "delta"])
+    assert told.loc[("Train", "adam")].isna().all()
+    assert "1e-05" in text
+
+
+def test_no_delta_without_a_private_optimizee(tmp_path):
+    folder = written([record("Train", "adam", 0, seed) for seed in range(2)], tmp_path)
+    reporting.write_report(folder)
+    table = pd.read_csv(tmp_path / "report" / "results.csv")
+    assert not {"epsilon", "delta"} & set(table.columns)
 
 
 def test_many_choice_rules_and_odd_labels(tmp_path, monkeypatch):
@@ -487,6 +526,8 @@ def test_a_page_of_markdown(tmp_path):
     assert "- 72 runs: 3 diverged, 6 did not learn." in text
     assert "## Optimizees (Table 1)" in text
     assert "## All results" not in text
+    assert "## Meta-stability (Table 6)" in text
+    assert "Numbers:" not in text
     assert text.split("## ")[2].startswith("Best validation loss")
     rows = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
@@ -502,12 +543,56 @@ def test_a_page_of_markdown(tmp_path):
     assert rows["oracle"] == rows["adam"]
 
 
+def test_data_sets_are_shown(tmp_path):
+    """Figure 7: the images that the evaluation drew, in both pages."""
+    folder = written(planted(), tmp_path / "evaluation")
+    images = {"mnist": np.zeros((8, 4, 4, 1), np.uint8)}
+    images["cifar10"] = np.full((8, 4, 4, 3), 99, np.uint8)
+    for name, several in images.items():
+        plots.samples({name: several}, folder / reporting.SAMPLES / f"{name}.png")
+    page = tmp_path / "page.md"
+    report = reporting.write_report(folder, markdown=page)
+    html, markdown = report.read_text(), page.read_text()
+    assert " ".join(Reader(html).text).count("Data sets (Figure 7)") == 1
+    assert (
+        "Figure 7"
+        not in reporting.write_report(
+            written(planted(), tmp_path / "without")
+        ).read_text()
+    )
+    for name in images:
+        drawn = (folder / reporting.SAMPLES / f"{name}.png").read_bytes()
+        assert base64.b64encode(drawn).decode() in html
+        assert f"![Data sets (Figure 7)](page/{name}.png)" in markdown
+        assert (tmp_path / "page" / f"{name}.png").read_bytes() == drawn
+
+
+def test_long_tables_are_folded(page):
+    text = page.read_text()
+    folded = re.findall(r"<h2>([^<]+)</h2><p>[^<]*</p><details>", text)
+    assert folded == [
+        "All results",
+        "Against the oracle, in full",
+        "Against the oracle, on the split that chose it",
+        "Time to the oracle&#x27;s loss",
+    ]
+    assert "<summary>16 rows</summary>" in text  # 7 optimizers and the oracle, twice
+
+
+def test_digits(page):
+    """Table 5 has two on the page, all beside it."""
+    numbers = pd.read_csv(page.parent / "table5.csv", index_col="optimizer")
+    table = page.read_text().split("(Table 5)</h2>")[1].partition("</table>")[0]
+    assert f"<td>{numbers.loc['adam', 'Train']:.2g}</td>" in table
+    assert "addsign</td>" in page.read_text().split("Published: Table 5")[1]
+
+
 def test_a_verdict_over_all_optimizees():
     """The mean of the differences, where none is missing."""
     found = [r for r in planted() if (r["task"], r["optimizer"]) != ("MLP", "Lion")]
     given = evaluated.gather(found)
     table = frames.verdicts(frames.with_oracle(given.runs, given.best), "oracle")
-    shown = reporting._verdicts(given, table)
+    shown = glances.verdicts(given, table, "the end")
     means = shown.table.set_index("optimizer")["mean"]
     ours = table[table["optimizer"] == "ours"]["difference"].mean()
     assert means["ours"] == f"{ours:+.2f}"
@@ -524,15 +609,6 @@ def test_a_run_that_reached_zero_has_a_logarithm():
     assert np.isfinite(
         frame.loc[0, ["log_best_val_loss", "log_stability"]].astype(float)
     ).all()
-
-
-def test_cropped_figures_mark_what_lies_beyond():
-    found = evaluated.gather(planted())
-    cropped = figures.learned(found).figure.axes[0]
-    whole = figures.learned(found, cropped=False).figure.axes[0]
-    assert cropped.get_ylim()[1] <= figures.CROP < whole.get_ylim()[1]
-    marks = [line for line in cropped.lines if line.get_marker() == "^"]
-    assert sum(len(line.get_xdata()) for line in marks) == 2  # rnnprop, both optimizees
 
 
 def asked(port, path, body=None):
@@ -589,3 +665,15 @@ def test_it_opens_in_a_browser_without_a_network(browser, page):
     assert run("document.documentElement.scrollWidth <= window.innerWidth")
     color = "getComputedStyle(document.querySelector('.better')).backgroundColor"
     assert run(color) == "rgb(217, 240, 227)"
+    # Long tables open by themselves, and keep their first columns in sight.
+    run("document.querySelectorAll('details').forEach(one => one.open = true)")
+    box = "document.querySelector('details .wide')"
+    assert run(f"{box}.scrollWidth > {box}.clientWidth")
+    places = [
+        f"{box}.querySelector('td:nth-child({n})').getBoundingClientRect().left"
+        for n in (1, 2, 3)
+    ]
+    before = [run(place) for place in places]
+    run(f"{box}.scrollLeft = 200")
+    assert [run(place) for place in places] == [*before[:2], before[2] - 200]
+    assert run("document.documentElement.scrollWidth <= window.innerWidth")

@@ -6,7 +6,6 @@ import pytest
 
 import tf_amalgam
 from tests import helpers, test_meta_gradient
-from tf_amalgam import tasks
 from tf_amalgam.layout import Layout
 from tf_amalgam.objective import Objective
 from tf_amalgam.rules import Scale
@@ -348,13 +347,11 @@ def test_keras_optimizer_leaves_a_tensor_without_gradient_alone():
     np.testing.assert_allclose(third, expected[1], rtol=1e-4, atol=1e-5)
 
 
-def test_it_learns_quadratics():
-    amalgam = tf_amalgam.amalgamate(
-        tasks.quadratic(6),
-        ("adam",),
-        student="scale",
-        **helpers.SHORT_LESSON,
-    )
-    scores = [row["score"] for row in amalgam.validations]
-    assert abs(scores[0]) < 1e-6  # fresh weights move nothing
-    assert min(scores) < -1.0
+def test_it_learns_a_family_of_quadratics():
+    """Of four seeds the means were 3.5 to 3.9, the least of any member 1.6."""
+    task = helpers.quadratics()
+    amalgam = tf_amalgam.amalgamate(task, student="scale", **helpers.FAMILY_LESSON)
+    assert abs(amalgam.validations[0]["score"]) < 1e-6  # fresh weights move nothing
+    gains = helpers.gains_on_fresh_members(amalgam, task)
+    assert np.mean(gains) > 2.5
+    assert np.min(gains) > 0.8

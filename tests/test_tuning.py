@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 
 import gin
 import numpy as np
@@ -212,6 +213,44 @@ def test_table_by_hand():
     ]
 
 
+class Mine(rules.SGD):
+    """A rule of the user's own."""
+
+    name = "mine"
+
+
+def test_table_of_a_private_optimizee_by_hand():
+    losses = {"adam": {0.1: 0.25}, "sgd": {0.1: math.inf}}
+    epsilons = {"adam": "1.20 (delta 1e-05)", "sgd": "∞"}
+    assert tuning.table(losses, "Loss", epsilons).splitlines() == [
+        "Loss, by learning rate. Epsilon is of one run; choosing among the runs is not "
+        "in it.",
+        "",
+        "| teacher | 0.1      | epsilon            |",
+        "|---------|----------|--------------------|",
+        "| adam    | **0.25** | 1.20 (delta 1e-05) |",
+        "| sgd     | diverged | ∞                  |",
+    ]
+
+
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="tensorflow-privacy needs Python < 3.12"
+)
+def test_a_private_search_says_epsilon(tmp_path):
+    task = tf_amalgam.tasks.private(helpers.tiny_task(), noise_multiplier=2.0)
+    options = {**OPTIONS, "seeds": 0, "epochs": 1}
+    tf_amalgam.grid_search(
+        task, ["sgd", "adam"], workdir=tmp_path, learning_rates=[0.01, 0.1], **options
+    )
+    lines = (tmp_path / "grid.md").read_text().splitlines()
+    assert "Epsilon is of one run" in lines[0]
+    assert lines[2].strip("| ").endswith("epsilon")
+    spent = task.privacy_report(12)["epsilon"]  # 96 examples in minibatches of 8
+    for line in lines[4:]:
+        assert line.strip("| ").endswith(f"{spent:.2f} (delta 1e-05)")
+    assert len(lines[4:]) == 2
+
+
 def test_one_optimizee_at_a_time(tmp_path):
     with pytest.raises(ValueError, match="one optimizee.*received list"):
         tf_amalgam.grid_search([quadratic()], ["sgd"], workdir=tmp_path)
@@ -226,7 +265,8 @@ def test_one_optimizee_at_a_time(tmp_path):
         (["sgd"], [math.inf], "above 0, received inf"),
         (["sgd"], ["0.1"], "above 0, received '0.1'"),
         (["sgd"], [0.1, 1, 1.0], "stands twice in the grid"),
-        (["sgd", rules.RNNProp()], [0.1], "rnnprop has no learning rate to tune"),
+        (["sgd", rules.RNNProp()], [0.1], "holds analytic rules.*received RNNProp"),
+        ([Mine(0.1)], [0.1], "mine is a rule that .gin files do not know"),
         (["rnnprop"], [0.1], "Unknown teacher 'rnnprop'"),
         (["sgd", "sgd"], [0.1], "stands twice"),
         (["adam", rules.Adam(0.3)], [0.1], "adam stands twice among the teachers"),

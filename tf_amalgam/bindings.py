@@ -1,5 +1,7 @@
 """Gin at the edge: what a .gin file can configure. The only module that imports gin."""
 
+import copy
+import inspect
 import pathlib
 
 import gin
@@ -19,8 +21,8 @@ from tf_amalgam.curriculum import Stage
 from tf_amalgam.lineup import KerasOptimizer
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.registry import unknown
+from tf_amalgam.workdir import CONFIG_FILE
 
-CONFIG_FILE = "config.gin"
 OPERATIVE_FILE = "operative_config.gin"
 
 # Name in .gin files → what it makes. Signatures are closed, so that a misspelt
@@ -40,6 +42,33 @@ CONFIGURABLES = {
     "tasks.resnet": tasks.resnet,
     "load_dataset": data.load_dataset,
     **{f"rules.{name}": cls for name, cls in rules.RULES.items()},
+}
+
+_TRAIN = "--gin_file=gin_configs/tasks/train.gin"
+_FORM = "Add a form, say --gin_file=gin_configs/forms/cpu.gin."
+
+# Function → its parameter without which there is nothing to do: what it is, and where
+# to get one.
+NEEDED = {
+    "amalgamate": {"task": ("optimizee is", _FORM)},
+    "evaluate": {
+        "tasks": (
+            "optimizees are",
+            "Add an evaluation, say "
+            "--gin_file=gin_configs/experiments/evaluate_cpu.gin, or an optimizee: "
+            f"{_TRAIN} --gin_bindings='evaluate.tasks = [%Train]'.",
+        ),
+        "optimizers": (
+            "optimizers are",
+            "Add some, say --gin_bindings='evaluate.optimizers = [\"adam\"]'.",
+        ),
+    },
+    "grid_search": {
+        "task": (
+            "optimizee is",
+            f"Add one: {_TRAIN} --gin_bindings='grid_search.task = %Train'.",
+        )
+    },
 }
 
 
@@ -88,6 +117,21 @@ def parse(gin_files, gin_bindings=()):
         ) from error
 
 
+def check_given(name):
+    """Raises ValueError if the configuration lacks what a function cannot do without.
+
+    It says what is missing, and which file has it.
+    """
+    bound = gin.get_bindings(name, resolve_references=False)
+    missing = [
+        f"No {what} given: nothing binds {name}.{parameter}. {remedy}"
+        for parameter, (what, remedy) in NEEDED.get(name, {}).items()
+        if parameter not in bound
+    ]
+    if missing:
+        raise ValueError(" ".join(missing))
+
+
 def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     """Parses the configuration and calls one of the functions above with it.
 
@@ -103,6 +147,7 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
         **others: arguments that no configuration holds.
     """
     parse(gin_files, gin_bindings)
+    check_given(name)
     workdir = pathlib.Path(workdir)
     configuration = gin.config_str()
     # Called by `evaluate`, when all that it is given has been made.
@@ -116,16 +161,33 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     return result
 
 
-def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1):
+def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1, command=""):
     """Runs `amalgamate` once for each replicate (see `replicates.run_replicates`)."""
     parse(gin_files, gin_bindings)  # mistakes show before any work
+    check_given("amalgamate")
 
     def one(gin_files, gin_bindings, folder):
         run("amalgamate", gin_files, gin_bindings, folder)
 
     return replicates.run_replicates(
-        count, gin_files, gin_bindings, workdir, parallel, one
+        count,
+        gin_files,
+        gin_bindings,
+        workdir,
+        parallel,
+        one,
+        seed=_root_seed(),
+        command=command,
+        configuration=gin.config_str(),
     )
+
+
+def _root_seed():
+    """Returns the seed that `amalgamate` will be given."""
+    default = inspect.signature(experiment.amalgamate).parameters["seed"].default
+    bound = gin.get_bindings("amalgamate", resolve_references=False)
+    # The copy of a macro is what it stands for.
+    return copy.deepcopy(bound.get("seed", default))
 
 
 def run_evaluation(gin_files, gin_bindings, workdir, parallel=1, worker_of=None):

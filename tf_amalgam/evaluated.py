@@ -4,7 +4,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from tf_amalgam import frames, stats, terms
+from tf_amalgam import frames, participants, stats, terms
+
+# Below so many epochs what a smoothing of 2 epochs leaves of a falling curve is mostly
+# its trend: of losses 1/t, without any noise, σ_η of the logarithm is .29 at 3 epochs,
+# .15 at 10 and .09 at 25.
+STEADY_EPOCHS = 10
 
 
 class Evaluated(NamedTuple):
@@ -16,6 +21,7 @@ class Evaluated(NamedTuple):
     best: dict  # optimizee → oracle
     pool: list  # labels of the analytic pool
     reference: str | None  # label against which others are measured
+    styles: dict  # label → how it is drawn
 
 
 def check_terms(found):
@@ -40,6 +46,7 @@ def gather(found, pool=None, reference=None) -> Evaluated:
         frames.oracle(runs, pool),
         pool,
         reference or frames.reference_of(runs),
+        participants.styles(runs, pool),
     )
 
 
@@ -56,13 +63,53 @@ def compared(found):
     return list(dict.fromkeys([*reference, *found.pool, *keras]))
 
 
+def single(runs):
+    """Returns the labels of students of which one replicate was evaluated."""
+    learned = runs[runs["kind"] == "learned"]
+    counts = learned.groupby("optimizer", sort=False)["replicate"].nunique()
+    return list(counts.index[counts == 1])
+
+
+def long_enough(found):
+    """Returns whether curves are long enough to tell stability from trend."""
+    return found.runs["epochs"].max() >= STEADY_EPOCHS
+
+
+class HeldOut(NamedTuple):
+    """Columns of the test split, and in words at which weights it was measured."""
+
+    loss: str
+    log_loss: str
+    accuracy: str
+    weights: str
+
+
+def held_out(runs) -> HeldOut:
+    """Returns the columns of the test split that stand for all runs.
+
+    Those at the weights of the best validation epoch, by which the oracle is chosen;
+    those at the end of a run, where a record lacks them.
+    """
+    at_best = "test_at_best_loss"
+    if at_best in runs.columns and runs.loc[~runs["diverged"], at_best].notna().all():
+        return HeldOut(
+            at_best,
+            "log_test_at_best_loss",
+            "test_at_best_accuracy",
+            "the weights of the best validation epoch",
+        )
+    return HeldOut(
+        "test_loss", "log_test_loss", "test_accuracy", "the weights of the last epoch"
+    )
+
+
 def fits(found, labels, value):
     """Returns a fit for each optimizee and label (`stats.summary`)."""
     here = found.runs[found.runs["optimizer"].isin(labels)]
     if not len(here):
         columns = ["task", "optimizer", *stats.Fit._fields]
         return pd.DataFrame(columns=columns)
-    return stats.summary(here, value)
+    return _with_lost(here, value, ["task", "optimizer"])
 
 
 def relative(found, labels, value):
@@ -77,15 +124,29 @@ def relative(found, labels, value):
     return table[kept].reset_index(drop=True).assign(figure=value)
 
 
-def meta_stability_table(found) -> pd.DataFrame:
-    """Returns σ_α of students with several replicates, by what disturbed training.
+# What one training of a student is, and what disturbed it.
+TRAINING = ("student", "scheme", "teachers", "perturbation", "radius", "input_noise")
 
-    Also the paper's Table 6, where `input_noise` varies.
+
+def meta_stability_table(found) -> pd.DataFrame:
+    """Returns σ_α of students, by what disturbed their training.
+
+    A student of a single replicate, or of which all runs diverged, has none; its note
+    says so. Also the paper's Table 6, where `input_noise` varies.
     """
     task = frames.trained_on(found.runs)
     runs = found.runs
     here = runs[(runs["task"] == task) & (runs["kind"] == "learned")]
-    keys = ["optimizer", "scheme", "teachers", "perturbation", "radius", "input_noise"]
+    keys = ["optimizer", *TRAINING]
     if not len(here):
         return pd.DataFrame(columns=[*keys, *stats.Fit._fields])
-    return stats.summary(here, "log_train_loss", keys)
+    return _with_lost(here, "log_train_loss", keys)
+
+
+def _with_lost(runs, value, keys):
+    """Returns `stats.summary`, its `diverged` from the runs' own column.
+
+    A figure that a run does not have (an accuracy, say) is no divergence.
+    """
+    lost = runs.groupby(keys, sort=False, dropna=False)["diverged"].sum()
+    return stats.summary(runs, value, keys).assign(diverged=lost.to_numpy(int))

@@ -42,6 +42,9 @@ def evaluate(
     record exists is not run again, so an interrupted evaluation continues, and
     processes that are given the same folder divide the work.
 
+    The noise of private optimizees is derived from the seeds too, to be repeated: their
+    epsilon describes the mechanism, not a release (`private_model` has secret noise).
+
     Args:
         optimizers: dict of label → optimizer, or a sequence of optimizers with names
             of their own; names, paths, folders of replicates, rules, functions that

@@ -20,6 +20,7 @@ from tf_amalgam.workdir import CHOICE_FOLDER, Workdir
 # The released schedule of a Choice rule: (truncations of an unroll, periods); with
 # periods of 10 meta-epochs 180 meta-updates.
 CHOICE_STAGES = ((1, 1), (2, 1), (5, 3))
+POOL = "small"  # unless another is given
 
 
 class Amalgam(NamedTuple):
@@ -70,7 +71,7 @@ class Amalgam(NamedTuple):
 
 def amalgamate(
     task,
-    teachers="small",
+    teachers=None,
     scheme: str = "min_max",
     *,
     student="rnnprop",
@@ -98,6 +99,7 @@ def amalgamate(
     choice_stages=None,
     choice_repeat_threshold: float | None = 0.9,
     choice_scaling: float = 0.0,
+    choice_rates: str | None = None,
     meta_loss_start: str | None = None,
     warmup_learning_rate: float | None = None,
     warmup_scaled: bool | None = None,
@@ -123,7 +125,8 @@ def amalgamate(
     Args:
         task: the optimizee, a `tf_amalgam.Task`.
         teachers: a pool's name (`"small"`, `"large"`, `"sgd_adam"`), or a sequence
-            of teachers' names and rules; an empty one trains by meta loss alone.
+            of teachers' names and rules; an empty one trains by meta loss alone. None
+            is the pool of `choice` where a rule is given there, else `"small"`.
         scheme: `"mean"`, `"min_max"` or `"choice"`: a Choice rule first learns to mix
             the teachers, by meta loss alone, and is then the only teacher.
         student: name of a learned rule, or the rule itself.
@@ -152,12 +155,16 @@ def amalgamate(
         choice: for scheme `"choice"`: None trains a Choice rule over `teachers`, with
             the learning rates of `rules.choice_pool` for those given by name; a
             `rules.Choice` trains that one; a path or name of a trained one takes it
-            as it is (shared by several students).
+            as it is (shared by several students). Its pool must then be `teachers`,
+            where these are given.
         choice_stages, choice_repeat_threshold: its own curriculum; by default periods
             with unrolls of 1, 2, 5, 5 and 5 truncations.
         choice_scaling: its own random scaling; none by default, as in the paper (C.3).
             Steps of SGD and its like grow with the square of a coordinate's scale, so
             that a large pool would explode under it.
+        choice_rates: learning rates inside its pool of teachers given by name:
+            `"direct"`, the same as outside, or `"released"`, up to ten times larger
+            ones; by default the preset's. See docs/experiments.md.
         warmup_learning_rate: of the warm-up's SGD.
         warmup_scaled: warm up in randomly scaled coordinates.
         adaptive_clip: clips each tensor of each optimizee's meta-gradient to this
@@ -228,6 +235,8 @@ def amalgamate(
         "initial_weights": origin,
         **settings.describe(),
     }
+    if replicate is not None:
+        about |= {"replicate": replicate, "root_seed": seed}
     options = (checkpoint_seconds, progress)
     if scheme != "choice":
         if choice is not None:
@@ -235,6 +244,7 @@ def amalgamate(
                 f"choice={choice!r} goes with scheme='choice'; the scheme is "
                 f"{scheme!r}."
             )
+        teachers = POOL if teachers is None else teachers
         pool = rules.make_pool(teachers, preset) if len(teachers) else ()
         about["teachers"] = [rules.as_config(rule) for rule in pool]
         players = Players(student, pool, tuple({} for _ in pool))
@@ -243,7 +253,7 @@ def amalgamate(
         return _amalgam(
             trainer, about, run.learn(trainer, weights, folder, about, *options)
         )
-    teacher, teacher_weights, told = _choice(choice, teachers, preset)
+    teacher, teacher_weights, told = _choice(choice, teachers, preset, choice_rates)
     about["teachers"] = [{**rules.as_config(teacher), **told}]
     if choice_stages is None:
         choice_stages = [(n * truncation_steps, p) for n, p in CHOICE_STAGES]
@@ -306,11 +316,13 @@ def _train_choice(trainer, about, folder, options):
     return _amalgam(trainer, told, state)
 
 
-def _choice(choice, teachers, preset):
+def _choice(choice, teachers, preset, rates):
     """Returns the Choice rule, its weights or None, and what identifies these."""
     if choice is None:
-        return rules.make_rule("choice", preset, pool=teachers), None, {}
+        pool = rules.choice_pool(POOL if teachers is None else teachers, preset, rates)
+        return rules.make_rule("choice", preset, pool=pool), None, {}
     if isinstance(choice, Choice):
+        _check_pool(choice, teachers, preset, rates)
         return choice, None, {}
     rule, weights, header = saved.find(choice)
     if not isinstance(rule, Choice):
@@ -318,7 +330,26 @@ def _choice(choice, teachers, preset):
             f"choice: {choice} holds a trained {rule.name}; expected a Choice rule, as "
             "amalgamate writes into the folder `choice` of a run."
         )
+    _check_pool(rule, teachers, preset, rates)
     return rule, weights, {"sha256": header["sha256"]}
+
+
+def _check_pool(rule, teachers, preset, rates):
+    """Raises ValueError if teachers are given that are not this Choice rule's pool."""
+    if teachers is None:
+        return
+    given = rules.choice_pool(teachers, preset, rates) if len(teachers) else ()
+    if set(given) != set(rule.pool):
+        raise ValueError(
+            "The Choice rule given as `choice` mixes another pool than teachers says."
+            f"\n  choice: {_listed(rule.pool)}\n  teachers, {preset} preset: "
+            f"{_listed(given)}\nLeave teachers out (None) to take the rule's pool, or "
+            "give a Choice rule over these teachers."
+        )
+
+
+def _listed(pool):
+    return ", ".join(map(repr, pool)) or "none"
 
 
 def _stages(stages):

@@ -86,7 +86,7 @@ def _row(record):
         "seconds": record["seconds"],
         "load": record["load"],
         "epsilon": _epsilon(privacy),
-        "delta": privacy.get("delta", math.nan),
+        "delta": math.nan if privacy.get("delta") is None else privacy["delta"],
         "trained_on": trained.get("task", ""),
         "student": trained.get("student", ""),
         "scheme": trained.get("scheme", ""),

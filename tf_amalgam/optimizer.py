@@ -2,13 +2,15 @@
 
 import base64
 import dataclasses
+import logging
 
 import keras
 import numpy as np
 from keras import ops, tree
 
 from tf_amalgam import rules
-from tf_amalgam.chunks import update_in_chunks
+from tf_amalgam.advance import Place, advance, rows, with_rows
+from tf_amalgam.guard import Guard, Watch, fallen, out_of_bounds, with_loss
 from tf_amalgam.layout import Layout, concat
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.rules.rule import AnalyticRule
@@ -38,6 +40,12 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         chunk_size: a larger model's coordinates are updated so many at a time, so that
             the working memory of a step is bounded; rules that couple coordinates
             (Scale) update all at once.
+        guard: True, or a `Guard`: an analytic rule takes over for a while where the
+            rule's steps are not finite or out of bounds, or the loss climbs (seen
+            where Keras' `fit` scales it; not on JAX, nor on several replicas, nor in
+            loops of your own that do not call `scale_loss`). Steps whose gradient is
+            not finite are left out. `guard_report` says what happened. 12 bytes a
+            parameter.
         **kwargs: what every Keras optimizer takes: `name`, `weight_decay`,
             `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`,
             `ema_overwrite_frequency`, `loss_scale_factor`,
@@ -55,6 +63,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         warmup_learning_rate=0.01,
         state_dtype="float32",
         chunk_size=CHUNK_SIZE,
+        guard=None,
         **kwargs,
     ):
         if state_dtype not in STATE_DTYPES:
@@ -81,6 +90,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         self.warmup_steps = warmup_steps
         self.warmup_learning_rate = float(warmup_learning_rate)
         self.state_dtype, self.chunk_size = state_dtype, chunk_size
+        self.guard = Guard.of(guard)
+        self._loss = None  # of the step that is being taken, where it is known
+        self._guarded: list = []  # fallback's state, best parameters, watch
         self._layout = Layout((), ())  # known when built
         self._state: list = []
 
@@ -90,25 +102,35 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._layout = Layout.of(variables)
+        with self._beside(variables[0]):
+            self._state = self._variables_of(self.rule, self.state_dtype)
+            if self.guard:
+                self._guarded = [
+                    *self._variables_of(self.guard.fallback, "float32", "fallback_"),
+                    self.add_variable((self._layout.size,), name="best_parameters"),
+                    *(self.add_variable((), name=name) for name in Watch._fields),
+                ]
+
+    def _variables_of(self, rule, small_dtype, prefix=""):
+        """Returns variables that hold a rule's state."""
         layout, rows = self._layout, []
-        if self.rule.coordinatewise:
+        if rule.coordinatewise:
             # All start alike: one is enough, where a whole state may be gigabytes.
             layout, rows = Layout(("one",), ((1,),)), [layout.size]
-        state = self.rule.init_state(layout)
-        with self._beside(variables[0]):
-            for (place, *path), part in tree.flatten_with_path(state):
-                field = state._fields[place]
-                small = field in self.rule.recurrent
-                self._state.append(
-                    self.add_variable(
-                        shape=(*rows, *part.shape[len(rows) :]),
-                        initializer=lambda shape, dtype, part=part: ops.broadcast_to(
-                            ops.cast(part, dtype), shape
-                        ),
-                        dtype=self.state_dtype if small else "float32",
-                        name="_".join([field, *map(str, path)]),
-                    )
+        found, state = [], rule.init_state(layout)
+        for (place, *path), part in tree.flatten_with_path(state):
+            field = state._fields[place]
+            found.append(
+                self.add_variable(
+                    shape=(*rows, *part.shape[len(rows) :]),
+                    initializer=lambda shape, dtype, part=part: ops.broadcast_to(
+                        ops.cast(part, dtype), shape
+                    ),
+                    dtype=small_dtype if field in rule.recurrent else "float32",
+                    name=prefix + "_".join([field, *map(str, path)]),
                 )
+            )
+        return found
 
     def get_config(self):
         config = super().get_config()
@@ -116,6 +138,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         config["warmup_learning_rate"] = self.warmup_learning_rate
         config["state_dtype"] = self.state_dtype
         config["chunk_size"] = self.chunk_size
+        config["guard"] = self.guard and self.guard.get_config()
         return config
 
     def _beside(self, variable):
@@ -124,15 +147,54 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             return keras.name_scope("state")
         return self._distribution_strategy.extended.colocate_vars_with(variable.value)
 
+    def scale_loss(self, loss):
+        """Returns the loss as Keras scales it; the guard takes note of it."""
+        if self.guard and keras.backend.backend() != "jax":  # there it is a tracer
+            self._loss = ops.stop_gradient(loss)
+        return super().scale_loss(loss)
+
+    def finalize_variable_values(self, var_list):
+        super().finalize_variable_values(var_list)
+        if self._guarded and (self.guard_report["out_of_bounds"] or self._climbs()):
+            logging.warning("%s: the guard fell back: %s", self.name, self.guard_report)
+
+    def _climbs(self):
+        return self.guard_report["loss_climbed"]
+
+    @property
+    def guard_report(self) -> dict:
+        """What the guard saw, in numbers of steps: `{}` without one.
+
+        `gradient_not_finite`: left out; `out_of_bounds`, `loss_climbed`: after which
+        the fallback took over; `fallback_steps`: taken by it; `fallback_left`: to come.
+        """
+        if not self._guarded:
+            return {}
+        values = self._guarded[-len(Watch._fields) :]
+        watch = Watch(*(int(ops.convert_to_numpy(v)) for v in values))
+        return {
+            "gradient_not_finite": watch.gradients,
+            "out_of_bounds": watch.bounds,
+            "loss_climbed": watch.climbs,
+            "fallback_steps": watch.fallback_steps,
+            "fallback_left": watch.left,
+        }
+
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        loss, self._loss = self._loss, None
+        places = [self._get_variable_index(v) for v in trainable_variables]
         if keras.backend.backend() != "tensorflow":
-            self._update(grads, trainable_variables, self._state, learning_rate)
+            own = (self._state, self._guarded)
+            self._update(grads, trainable_variables, *own, places, learning_rate, loss)
             return
         import tensorflow as tf
 
         variables = [getattr(v, "value", v) for v in trainable_variables]
         if trainable_variables and isinstance(trainable_variables[0], tf.Variable):
             variables = list(trainable_variables)
+        # Of several replicas each knows its own loss alone.
+        several = self._distribution_strategy.num_replicas_in_sync > 1
+        known = _is_here(loss) and not several
         dense = [tf.convert_to_tensor(grad) for grad in grads]
         pairs = self._all_reduce_sum_gradients(list(zip(dense, variables, strict=True)))
         tf.__internal__.distribute.interim.maybe_merge_call(
@@ -140,140 +202,128 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             self._distribution_strategy,
             [grad for grad, _ in pairs],
             variables,
-            [self._known(v) for v in trainable_variables],
+            places,
             learning_rate,
+            loss if known else None,
         )
 
     def _update_on_each_replica(
-        self, distribution, grads, variables, places, learning_rate
+        self, distribution, grads, variables, places, learning_rate, loss
     ):
-        def update(_, grads, variables, state, learning_rate):
-            self._update(grads, variables, state, learning_rate, places)
+        def update(_, grads, variables, state, guarded, learning_rate, loss):
+            own = (state, guarded)
+            self._update(grads, variables, *own, places, learning_rate, loss)
 
+        own = [[v.value for v in several] for several in (self._state, self._guarded)]
         distribution.extended.update(
             variables[0],
             update,
-            args=(grads, variables, [s.value for s in self._state], learning_rate),
+            args=(grads, variables, *own, learning_rate, loss),
             group=False,
         )
 
-    def _known(self, variable):
-        return self._get_variable_index(variable)
-
-    def _update(self, grads, variables, state, learning_rate, places=None):
+    def _update(self, grads, variables, state, guarded, places, learning_rate, loss):
         """Assigns the rule's update to variables and state."""
-        if places is None:
-            places = [self._known(v) for v in variables]
         grads_P = ops.cast(concat(grads), "float32")
         params_P = ops.cast(
             concat([ops.convert_to_tensor(v) for v in variables]), "float32"
         )
-
-        def step_fn(grads, params, values, layout):
-            return self._delta(grads, params, values, layout, learning_rate)
-
-        layout, everything = self._layout, list(range(len(self._layout.shapes)))
-        if self.rule.coordinatewise and grads_P.shape[0] > self.chunk_size:
-            deltas = self._deltas_in_chunks(step_fn, state, grads_P, params_P, places)
-            self._move(variables, deltas)
-            return
-        values = [ops.convert_to_tensor(part) for part in state]
-        if places != everything:
-            # Some variables got no gradient: like any Keras optimizer, leave them
-            # and their state alone.
-            whole = values
-            values = [_of_tensors(value, self._layout, places) for value in whole]
-            layout = layout.only(places)
-        delta_P, values = step_fn(grads_P, params_P, values, layout)
-        if places != everything:
-            values = [
-                _with_tensors(old, new, self._layout, layout, places)
-                for old, new in zip(whole, values, strict=True)
-            ]
-        self._move(variables, layout.split(delta_P))
-        for part, value in zip(state, values, strict=True):
-            self.assign(part, ops.cast(value, part.dtype))
-
-    def _deltas_in_chunks(self, step_fn, state, grads_P, params_P, places):
-        """Returns the updates of the tensors at `places`; states are assigned."""
-        found, done = [], 0
-        for run in _runs(places):
-            layout = self._layout.only(run)
-            rows = slice(done, done + layout.size)
-            delta_P = update_in_chunks(
-                step_fn,
-                state,
-                grads_P[rows],
-                params_P[rows],
-                layout,
-                self.chunk_size,
-                first=sum(self._layout.sizes[: run[0]]),
+        rate = ops.cast(learning_rate, "float32")
+        step = ops.cast(self.iterations + 1, "float32")
+        warm = step <= self.warmup_steps if self.warmup_steps else None
+        place = Place(self._layout, places, self.chunk_size)
+        if self.guard:
+            fine = ops.all(ops.isfinite(grads_P))
+            grads_P = ops.where(fine, grads_P, ops.zeros_like(grads_P))
+        seen = (grads_P, params_P, step)
+        if self.guard:
+            delta_P = self._guarded_delta(
+                state, guarded, place, seen, rate, warm, loss, fine
             )
-            found += layout.split(delta_P)
-            done += layout.size
-        return found
-
-    def _move(self, variables, deltas):
-        for variable, delta in zip(variables, deltas, strict=True):
+        else:
+            delta_P = rate * self._learned(state, place, seen, warm)
+        if warm is not None:
+            delta_P = ops.where(warm, -self.warmup_learning_rate * grads_P, delta_P)
+        for variable, delta in zip(variables, place.part.split(delta_P), strict=True):
             self.assign_add(variable, ops.cast(delta, variable.dtype))
 
-    def _delta(self, grads_P, params_P, values, layout, learning_rate):
-        """Returns (delta_P, state values) of a warm-up step or of the rule's own."""
-        step = ops.cast(self.iterations + 1, "float32")
-        empty = self.rule.init_state(Layout(("none",), ((0,),)))
-        values = [ops.cast(value, "float32") for value in values]
-        state = tree.pack_sequence_as(empty, values)
-        weights = {k: ops.convert_to_tensor(v) for k, v in self.rule_weights.items()}
+    def _learned(self, state, place, seen, held):
+        """Returns the rule's own step, 0 where it is held; its state is assigned."""
+        weights, (grads_P, params_P, step) = self.rule_weights, seen
+        return advance(self.rule, weights, state, place, grads_P, params_P, step, held)
 
-        def learned():
-            delta_P, after = self.rule.update(
-                weights, grads_P, params_P, state, layout, step
+    def _guarded_delta(self, state, guarded, place, seen, rate, warm, loss, fine):
+        """Returns the step that is taken under guard; states are assigned.
+
+        Args:
+            fine: whether the gradient was finite; in `seen` it is 0 where not.
+        """
+        _, params_P, _ = seen
+        count = len(Watch._fields)
+        fallback, best = guarded[: -count - 1], guarded[-count - 1]
+        scalars = guarded[-count:]
+        watch = Watch(*(ops.convert_to_tensor(v) for v in scalars))
+        no = ops.convert_to_tensor(False)
+        warm = no if warm is None else warm
+        idle = watch.left > 0.0
+        held = ops.logical_or(warm, idle)
+        learned_P = rate * self._learned(state, place, seen, held)
+        fallback_P = rate * advance(self.guard.fallback, {}, fallback, place, *seen)
+        ours = ops.logical_and(fine, ops.logical_not(held))
+        out = ops.logical_and(ours, out_of_bounds(self.guard, learned_P, fallback_P))
+        climbed, kept = no, ops.convert_to_tensor(best)
+        best_P = rows(kept, place)
+        if loss is not None:
+            loss = ops.cast(loss, "float32")
+            watch, lowest, rose = with_loss(self.guard, watch, loss)
+            climbed = ops.logical_and(ours, rose)
+            self.assign(
+                best, with_rows(kept, ops.where(lowest, params_P, best_P), place)
             )
-            return ops.cast(learning_rate, "float32") * delta_P, tree.flatten(after)
+        falls = ops.logical_or(out, climbed)
+        by_fallback = ops.logical_or(
+            falls, ops.logical_and(idle, ops.logical_not(warm))
+        )
+        watch = watch._replace(
+            left=ops.where(warm, watch.left, ops.maximum(watch.left - 1.0, 0.0)),
+            gradients=watch.gradients + ops.cast(ops.logical_not(fine), "float32"),
+            fallback_steps=watch.fallback_steps + ops.cast(by_fallback, "float32"),
+        )
+        after = fallen(self.guard, watch, out, climbed)
+        for variable, new, old in zip(scalars, after, watch, strict=True):
+            self.assign(variable, ops.where(falls, new, old))
+        self._restart(state, falls)
+        delta_P = ops.where(by_fallback, fallback_P, learned_P)
+        delta_P = ops.where(climbed, best_P - params_P, delta_P)
+        return ops.where(fine, delta_P, ops.zeros_like(delta_P))
 
-        def warm_up():
-            after = self.rule.observe(grads_P, state, step)
-            return -self.warmup_learning_rate * grads_P, tree.flatten(after)
+    def _restart(self, state, falls):
+        """Puts what is not a moment back to its start, where the fallback takes over.
 
-        if not self.warmup_steps:
-            return learned()
-        return ops.cond(step <= self.warmup_steps, warm_up, learned)
-
-
-def _runs(places):
-    """Returns places cut into runs of neighbours."""
-    runs = [[places[0]]]
-    for place in places[1:]:
-        if place == runs[-1][-1] + 1:
-            runs[-1].append(place)
-        else:
-            runs.append([place])
-    return runs
+        Whatever led there may stand in it, numbers that are none among it.
+        """
+        first = self.rule.init_state(Layout(("one",), ((1,),)))
+        parts = tree.flatten_with_path(first)
+        for variable, ((field, *_), value) in zip(state, parts, strict=True):
+            if first._fields[field] in ("m", "v", "pool"):
+                continue
+            start = ops.broadcast_to(
+                ops.cast(value[:1], variable.dtype), variable.shape
+            )
+            now = ops.convert_to_tensor(variable)
+            self.assign(variable, ops.where(falls, start, now))
 
 
-def _of_tensors(value, layout, places):
-    """Returns the part of a state that belongs to the tensors at `places`."""
-    if value.shape[0] == layout.size:
-        pieces = layout.segments(value)
-        return ops.concatenate([pieces[i] for i in places], axis=0)
-    if value.shape[0] == len(layout.shapes):
-        return ops.take(value, ops.convert_to_tensor(places), axis=0)
-    return value
+def _is_here(loss):
+    """Whether a loss of TensorFlow's belongs to what is being traced, or is a value."""
+    if loss is None or not hasattr(loss, "graph"):
+        return loss is not None
+    import tensorflow as tf
 
-
-def _with_tensors(old, new, layout, part, places):
-    """Returns the whole state again, with the new values at `places`."""
-    if old.shape[0] == layout.size:
-        pieces = layout.segments(old)
-        for i, piece in zip(places, part.segments(new), strict=True):
-            pieces[i] = piece
-        return ops.concatenate(pieces, axis=0)
-    if old.shape[0] == len(layout.shapes):
-        rows = [old[i : i + 1] for i in range(len(layout.shapes))]
-        for n, i in enumerate(places):
-            rows[i] = new[n : n + 1]
-        return ops.concatenate(rows, axis=0)
-    return new
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None and graph is not loss.graph:
+        graph = getattr(graph, "outer_graph", None)
+    return graph is not None
 
 
 class AnalyticOptimizer(RuleOptimizer):
@@ -291,6 +341,11 @@ class AnalyticOptimizer(RuleOptimizer):
     def __init__(self, learning_rate=None, **kwargs):
         if learning_rate is None:
             learning_rate = rules.LEARNING_RATES[self.rule_type.name]
+        if kwargs.get("guard"):
+            raise ValueError(
+                f"{type(self).__name__}: guard goes with learned optimizers; this one "
+                "is what they fall back on. Leave it out."
+            )
         hyperparameters = _taken(self.rule_type, kwargs)
         # Keras' own learning rate multiplies the rule's step.
         rule = self.rule_type(learning_rate=1.0, **hyperparameters)

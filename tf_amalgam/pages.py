@@ -14,17 +14,26 @@ from tf_amalgam import files, plots, records
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 76em;
        padding: 0 1em; color: #222; }
-table { border-collapse: collapse; font-size: 13px; margin: 1em 0; }
-th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd; }
-th { border-bottom: 2px solid #888; } th:first-child, td:first-child,
-th:nth-child(2), td:nth-child(2) { text-align: left; }
+table { border-collapse: separate; border-spacing: 0; font-size: 13px; }
+th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd;
+         white-space: nowrap; }
+th { border-bottom: 2px solid #888; position: sticky; top: 0; background: #fff;
+     z-index: 1; }
+th:first-child, td:first-child, .text { text-align: left; }
+th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
+th:first-child { z-index: 2; }
+.two :is(th, td):first-child { min-width: 10em; max-width: 10em; overflow: hidden;
+                               box-sizing: border-box; text-overflow: ellipsis; }
+.two :is(th, td):nth-child(2) { position: sticky; left: 10em; background: #fff; }
+.two th:nth-child(2) { z-index: 2; }
 img { max-width: 100%; } figure { margin: 1.5em 0; overflow-x: auto; }
 figcaption { color: #555; font-size: 13px; }
-.better { background: #d9f0e3; } .worse, .diverged { background: #f9dfd5; }
-.wide { overflow-x: auto; }
+td.better { background: #d9f0e3; } td.worse, td.diverged { background: #f9dfd5; }
+.wide { overflow: auto; max-height: 85vh; margin: 1em 0; }
+summary { cursor: pointer; }
 """
-# Dots per inch of a picture beside a Markdown page, which is read at half its size.
-SMALL = 75
+# Dots per inch of a picture beside a Markdown page, which is as wide as its text.
+SMALL = 90
 
 
 class Section(NamedTuple):
@@ -34,10 +43,12 @@ class Section(NamedTuple):
         name: of its files.
         title, caption: what it is, and how to read it.
         figure: of matplotlib.
-        table: a data frame; numbers are written with four digits.
+        table: a data frame.
         marks: a data frame like `table` with the classes of its cells.
         pictures: paths of PNG files.
-        long: of many rows: Markdown leaves it out.
+        long: of many rows: HTML folds it up, Markdown leaves it out.
+        digits: of numbers in the table.
+        numbers: a data frame to write beside the page, as `name`.csv.
     """
 
     name: str
@@ -48,6 +59,8 @@ class Section(NamedTuple):
     marks: pd.DataFrame | None = None
     pictures: Sequence[pathlib.Path] = ()
     long: bool = False
+    digits: int = 4
+    numbers: pd.DataFrame | None = None
 
 
 def write_html(path, title, facts, sections):
@@ -66,10 +79,14 @@ def write_html(path, title, facts, sections):
 
 def _html(section):
     heading = f"<h2>{html.escape(section.title)}</h2>"
-    caption = html.escape(section.caption)
+    beside = f" Numbers: {section.name}.csv." if section.numbers is not None else ""
+    caption = html.escape(f"{section.caption}{beside}".strip())
     if section.table is not None:
-        table = _html_table(section.table, section.marks)
-        return f'{heading}<p>{caption}</p><div class="wide">{table}</div>'
+        table = f'<div class="wide">{_html_table(section)}</div>'
+        if section.long:
+            rows = f"<summary>{len(section.table)} rows</summary>"
+            table = f"<details>{rows}{table}</details>"
+        return f"{heading}<p>{caption}</p>{table}"
     images = [path.read_bytes() for path in section.pictures]
     if section.figure is not None:
         images.append(_png(section.figure))
@@ -81,17 +98,39 @@ def _html(section):
     return f"<figure>{heading}{pictures}<figcaption>{caption}</figcaption></figure>"
 
 
-def _html_table(table, marks):
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in table.columns)
+def _html_table(section):
+    table, marks = section.table, section.marks
+    words = [_is_text(table[name]) for name in table.columns]
+    head = "".join(
+        f"{_opened('th', 'text' * word)}{html.escape(str(name))}</th>"
+        for name, word in zip(table.columns, words, strict=True)
+    )
     rows = []
     for i in range(len(table)):
         cells = []
         for j, value in enumerate(table.iloc[i]):
             mark = "" if marks is None else marks.iat[i, j]
-            opened = f'<td class="{mark}">' if mark else "<td>"
-            cells.append(f"{opened}{html.escape(_cell(value))}</td>")
+            told = html.escape(_cell(value, section.digits))
+            kind = f"{mark} {'text' * words[j]}".strip()
+            cells.append(f"{_opened('td', kind)}{told}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><thead><tr>{head}</tr></thead>{''.join(rows)}</table>"
+    two = "two" if section.long and words[:2] == [True, True] else ""
+    return (
+        f"{_opened('table', two)}<thead><tr>{head}</tr></thead>{''.join(rows)}</table>"
+    )
+
+
+def _opened(tag, kind):
+    return f'<{tag} class="{kind}">' if kind else f"<{tag}>"
+
+
+def _is_text(column):
+    """Returns whether a column holds words rather than numbers, formatted or not."""
+    return not any(
+        isinstance(value, (int, float)) or str(value)[:1] in "+-–0123456789"
+        for value in column
+        if str(value) and not pd.isna(value)
+    )
 
 
 def write_markdown(path, title, facts, sections):
@@ -109,7 +148,7 @@ def write_markdown(path, title, facts, sections):
         if section.table is not None:
             head = [_text(str(name)) for name in section.table.columns]
             rows = [
-                [_text(_cell(value)) for value in section.table.iloc[i]]
+                [_text(_cell(value, section.digits)) for value in section.table.iloc[i]]
                 for i in range(len(section.table))
             ]
             parts.append(records.markdown([head, *rows]))
@@ -122,13 +161,13 @@ def write_markdown(path, title, facts, sections):
     files.write_text(path, "\n\n".join(part for part in parts if part) + "\n")
 
 
-def _cell(value):
-    """Returns a value as text: numbers with four digits, – for none."""
+def _cell(value, digits):
+    """Returns a value as text: numbers with so many digits, – for none."""
     if isinstance(value, str):
         return value
     if pd.isna(value):
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def _text(value):

@@ -75,8 +75,9 @@ class Perturbation:
             )
         if self.kind in GAUSSIAN and (self.steps > 1 or self.step_size is not None):
             raise ValueError(
-                f"Perturbation: {self.kind} noise is drawn, it takes no steps; received "
-                f"steps={self.steps}, step_size={self.step_size}. Leave them out."
+                f"Perturbation: {self.kind} noise is drawn, it takes no steps; "
+                f"received steps={self.steps}, step_size={self.step_size}. Leave them "
+                "out."
             )
         if self.kind not in GAUSSIAN and self.redrawn == "inner_step":
             raise ValueError(

@@ -9,6 +9,8 @@ from tf_amalgam import files
 
 # Okabe & Ito's palette: told apart by colour-blind readers too.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", ":", "-.")
+FEW = 8  # optimizers whose curves a panel can name by itself
 
 
 def meta_training(history, validations, path):
@@ -90,29 +92,27 @@ def learning_curves(records, path, title=None):
 
     Lines are means over seeds, bands the range from worst to best seed. Diverged runs
     are counted in the legend. What lies above three times the usual loss of the first
-    epoch is cut off, or one bad optimizer would hide the others.
+    epoch is cut off, or one bad optimizer would hide the others. Of many optimizers
+    there are no bands, and one legend for all panels.
     """
     tasks = list(dict.fromkeys(record["task"] for record in records))
     names = list(dict.fromkeys(record["optimizer"] for record in records))
-    figure, axes = canvas(1, len(tasks))
-    for axis, task in zip(axes[0], tasks, strict=True):
+    many = len(names) > FEW
+    rows = -(-len(tasks) // (3 if many else 4))
+    columns = -(-len(tasks) // rows)
+    figure, axes = canvas(
+        rows, columns, height=max(3.4, 0.2 * many * len(names) / rows)
+    )
+    panels = list(axes.flat)
+    for axis, task in zip(panels, tasks, strict=False):
         for i, name in enumerate(names):
             runs = [r for r in records if (r["task"], r["optimizer"]) == (task, name)]
-            curves = [r["curves"]["val_loss"] for r in runs]
-            diverged = sum(r["diverged"] for r in runs)
-            whole = [c for c, r in zip(curves, runs, strict=True) if not r["diverged"]]
-            color = COLORS[i % len(COLORS)]
-            if whole:
-                epochs = range(1, len(whole[0]) + 1)
-                columns = list(zip(*whole, strict=True))
-                mean = [sum(column) / len(column) for column in columns]
-                label = f"{name} ({diverged} diverged)" if diverged else name
-                axis.plot(epochs, mean, color=color, label=label)
-                low, high = [min(c) for c in columns], [max(c) for c in columns]
-                axis.fill_between(epochs, low, high, color=color, alpha=0.15, lw=0)
-            elif runs:
-                axis.plot([], [], color=color, label=f"{name} (all diverged)")
-        axis.set(title=task, xlabel="epoch", ylabel="validation loss", yscale="log")
+            _one_optimizer(axis, runs, name, i, band=not many)
+        axis.set(
+            title=text(task), xlabel="epoch", ylabel="validation loss", yscale="log"
+        )
+        plain_numbers(axis.yaxis)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         drawn = [line.get_ydata() for line in axis.get_lines()]
         if first := [curve[0] for curve in drawn if len(curve)]:
             top = min(
@@ -120,10 +120,47 @@ def learning_curves(records, path, title=None):
             )
             bottom = min(map(min, filter(len, drawn)))
             axis.set_ylim(0.8 * bottom, 1.2 * top)
-        axis.legend(frameon=False, fontsize=8)
+        if not many:
+            axis.legend(frameon=False, fontsize=8)
+    for axis in panels[len(tasks) :]:
+        axis.set_visible(False)
+    if many:
+        _shared_legend(figure, panels[0], records, names)
     if title:
         figure.suptitle(title)
     write(figure, path)
+
+
+def _one_optimizer(axis, runs, name, i, band):
+    """Draws the mean of the runs that did not diverge; names it and the others."""
+    diverged = sum(r["diverged"] for r in runs)
+    whole = [r["curves"]["val_loss"] for r in runs if not r["diverged"]]
+    look = _look(i)
+    if whole:
+        epochs = range(1, len(whole[0]) + 1)
+        columns = list(zip(*whole, strict=True))
+        mean = [sum(column) / len(column) for column in columns]
+        label = text(f"{name} ({diverged} diverged)" if diverged else name)
+        axis.plot(epochs, mean, **look, label=label)
+        if band:
+            low, high = [min(c) for c in columns], [max(c) for c in columns]
+            axis.fill_between(epochs, low, high, color=look["color"], alpha=0.15, lw=0)
+    elif runs:
+        axis.plot([], [], **look, label=text(f"{name} (all diverged)"))
+
+
+def _shared_legend(figure, axis, records, names):
+    """Puts one legend beside all panels; diverged runs are those of all optimizees."""
+    handles = []
+    for i, name in enumerate(names):
+        diverged = sum(r["diverged"] for r in records if r["optimizer"] == name)
+        label = text(f"{name} ({diverged} diverged)" if diverged else name)
+        handles += axis.plot([], [], **_look(i), label=label)
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
+
+
+def _look(i):
+    return {"color": COLORS[i % len(COLORS)], "ls": LINES[i // len(COLORS) % 4]}
 
 
 def loss_by_learning_rate(losses, path, title=None):
@@ -194,6 +231,21 @@ def canvas(rows, columns, width=4.8, height=3.4):
         axis.grid(alpha=0.25, lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def text(label):
+    """Returns a label as it is: no formula, and not hidden from legends."""
+    label = label.replace("$", r"\$")
+    return f" {label}" if label.startswith("_") else label
+
+
+def plain_numbers(axis):
+    """Writes the ticks of a logarithmic axis as .02, .05, .1, … instead of powers."""
+    from matplotlib import ticker
+
+    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _line(axis, x, y, label, color):

@@ -14,8 +14,8 @@ class Mechanism:
         l2_norm_clip: C, the norm that each example's gradient is clipped to.
         noise_multiplier: σ; the sum of clipped gradients gets noise of standard
             deviation σ·C per coordinate.
-        delta: the δ for which epsilon is reported, usually below 1/examples; `None`
-            makes no claim and reports no epsilon.
+        delta: the δ for which epsilon is reported, below 1/examples; `None` makes no
+            claim and reports no epsilon.
     """
 
     l2_norm_clip: float = 1.0
@@ -49,7 +49,11 @@ class Mechanism:
         return dataclasses.asdict(self)
 
     def report(self, steps, batch_size, examples) -> dict:
-        """Returns what a record says about a run: the numbers, steps and epsilon."""
+        """Returns what a record says about a run: the numbers, steps and epsilon.
+
+        Raises:
+            ValueError, ImportError: see `epsilon`.
+        """
         spent = None
         if self.delta is not None:
             spent = epsilon(
@@ -70,7 +74,8 @@ def epsilon(steps, batch_size, examples, noise_multiplier, delta) -> float:
     nor losses and accuracies printed on the private data.
 
     Raises:
-        ValueError: for numbers that no run can have, or no noise.
+        ValueError: for numbers that no run can have, no noise, or a delta of
+            1/examples and more.
         ImportError: without tensorflow-privacy.
     """
     if not 1 <= batch_size <= examples:
@@ -83,6 +88,12 @@ def epsilon(steps, batch_size, examples, noise_multiplier, delta) -> float:
     if delta is None:
         raise ValueError("epsilon depends on delta; received None.")
     Mechanism(1.0, noise_multiplier, delta)
+    if delta >= 1 / examples:
+        raise ValueError(
+            f"delta={delta!r} says nothing about {examples} examples: publishing one "
+            "of them at random would satisfy it. Use a delta below "
+            f"1/{examples} = {1 / examples:.2g}, well below where possible."
+        )
     accounting = imported("dp_accounting")
     if steps == 0:
         return 0.0

@@ -2,8 +2,9 @@
 
     g̃ = (Σ_b clip_C(∇ℓ_b) + σ·C·z) / B,   clip_C(g) = g·min(1, C/‖g‖₂),   z ~ N(0, I)
 
-Clipping and noise are those of TensorFlow Privacy's `GaussianSumQuery`. Its own
-optimizers and models need older versions of Keras, so the steps around it are here.
+The clipping is TensorFlow Privacy's `GaussianSumQuery`, the noise is of its
+distribution but from a seed of ours. TensorFlow Privacy's optimizers and models need
+older versions of Keras, so the steps around the query are here.
 """
 
 import functools
@@ -41,35 +42,71 @@ def private_gradient(
             the same noise and add 1/R of it, so that the sum has it once and does
             not depend on R; a single part is not private by itself.
     """
-    query = _query_class()(
-        mechanism.l2_norm_clip,
-        mechanism.l2_norm_clip * mechanism.noise_multiplier,
-        seed,
-        1.0 / replicas,
-        params_P.dtype,
-    )
+    query = seeded_query(mechanism, seed, params_P.dtype, 1.0 / replicas)
     global_state = query.initial_global_state()
-    clip = query.derive_sample_params(global_state)
 
-    def clipped(params_P, example):
+    def with_gradient(params_P, example):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(params_P)
             loss, aux = example_loss(params_P, example)
         grads_P = tape.gradient(loss, params_P, unconnected_gradients="zero")
-        return loss, query.preprocess_record(clip, grads_P), aux
+        return loss, grads_P, aux
 
-    losses, clipped_BP, aux = tf.vectorized_map(
-        functools.partial(clipped, params_P),
+    losses, grads_BP, aux = tf.vectorized_map(
+        functools.partial(with_gradient, params_P),
         examples,
         warn=False,  # that a convolution's kernel gradient loops over examples
     )
     # The query accumulates records one by one; all at once is the same sum.
     sum_P, _, _ = query.get_noised_result(
-        tf.reduce_sum(clipped_BP, axis=0), global_state
+        tf.reduce_sum(clipped(query, grads_BP), axis=0), global_state
     )
     if batch_size is None:
         batch_size = tf.shape(losses)[0]
     return Private(losses, sum_P / tf.cast(batch_size, sum_P.dtype), aux)
+
+
+def clipped(query, records_BP):
+    """Returns each record as the query clips it, differentiably.
+
+    The values are the query's own. Their derivative is written out, u the gradient
+    on the way back: u where ‖g‖ ≤ C, else C/‖g‖·(u − g·⟨g, u⟩/‖g‖²). TensorFlow's
+    would be 0·∞ for a record of 0, and would take the records one by one.
+    """
+    clip = query.derive_sample_params(query.initial_global_state())
+
+    @tf.custom_gradient
+    def clip_all(records_BP):
+        def back(upstream_BP):
+            squares_B1 = tf.reduce_sum(tf.square(records_BP), axis=1, keepdims=True)
+            over_B1 = tf.maximum(squares_B1, tf.square(clip))
+            inner_B1 = tf.reduce_sum(records_BP * upstream_BP, axis=1, keepdims=True)
+            across_BP = upstream_BP - records_BP * (inner_B1 / over_B1)
+            return tf.where(
+                squares_B1 > tf.square(clip),
+                clip / tf.sqrt(over_B1) * across_BP,
+                upstream_BP,
+            )
+
+        values_BP = tf.vectorized_map(
+            functools.partial(query.preprocess_record, clip), records_BP, warn=False
+        )
+        return values_BP, back
+
+    return clip_all(records_BP)
+
+
+def seeded_query(mechanism, seed, dtype="float32", share=1.0):
+    """Returns TensorFlow Privacy's query of the mechanism, with seeded noise.
+
+    Args:
+        mechanism: a `privacy.Mechanism`.
+        seed: int32 `[2]`; the noise is a function of it.
+        dtype: of the records.
+        share: how much of the noise to add; see `private_gradient`.
+    """
+    stddev = mechanism.l2_norm_clip * mechanism.noise_multiplier
+    return _query_class()(mechanism.l2_norm_clip, stddev, seed, dtype, share)
 
 
 @functools.cache
@@ -80,30 +117,26 @@ def _query_class():
     base: Any = gaussian_query.GaussianSumQuery
 
     class SeededGaussianSumQuery(base):
-        """`GaussianSumQuery` with seeded noise, in any precision, twice differentiable.
+        """`GaussianSumQuery` with seeded noise, in any precision.
 
-        The base draws its noise from TensorFlow's stateful generator and takes no
-        seed: a resumed run, and the way back through an unroll, would see other
-        noise than the first pass. Nothing else about the mechanism differs.
+        Clipping and sums are the base's. Its noise cannot be used: it comes from
+        TensorFlow's stateful generator and takes no seed, so that a resumed run and
+        the way back through an unroll would see other noise than the first pass, and
+        every device would add noise of its own, whose sum has a deviation that grows
+        with their number. Here devices draw the same noise and add a share each.
         """
 
-        def __init__(self, l2_norm_clip, stddev, seed, share, dtype):
+        def __init__(self, l2_norm_clip, stddev, seed, dtype, share):
             super().__init__(l2_norm_clip, stddev)
             self._seed = seed
-            self._share = share
             self._dtype = dtype
+            self._share = share
 
         def make_global_state(self, l2_norm_clip, stddev):
+            # The base's are of float32, whatever the records are.
             return self._GlobalState(
                 tf.constant(l2_norm_clip, self._dtype), tf.constant(stddev, self._dtype)
             )
-
-        def preprocess_record_impl(self, params, record):
-            # The base's values, by operations that vectorize. Its derivative is 0·∞
-            # at a record of 0, whose norm has none; here such a record is left alone.
-            squares = tf.reduce_sum(tf.square(record))
-            over = tf.maximum(squares, tf.square(params))
-            return record * (params / tf.sqrt(over)), tf.sqrt(squares)
 
         def get_noised_result(self, sample_state, global_state):
             noise = tf.random.stateless_normal(

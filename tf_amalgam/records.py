@@ -185,7 +185,7 @@ def table(records) -> str:
         for value, form in COLUMNS.values():
             cells.append(_mean([value(r) for r in whole], form))
         if private:
-            cells.append(_epsilon(runs))
+            cells.append(epsilon(runs))
         rows.append(cells)
     return markdown(rows)
 
@@ -201,9 +201,9 @@ def markdown(rows) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _epsilon(runs):
+def epsilon(records) -> str:
     """Returns the largest epsilon and its delta; ∞ for any run without a claim."""
-    privacies = [r.get("privacy", {}) for r in runs]
+    privacies = [r.get("privacy", {}) for r in records]
     if any(p.get("epsilon") is None for p in privacies):
         return "∞"
     worst = max(privacies, key=lambda p: p["epsilon"])

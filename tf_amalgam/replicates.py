@@ -3,29 +3,59 @@
 import csv
 import io
 import json
+import logging
 import pathlib
 import subprocess
 import time
+import traceback
 
 from tf_amalgam import files, plots, processes, saved
-from tf_amalgam.workdir import VALIDATION_FILE, read_csv
+from tf_amalgam.numerics import derive_seed
+from tf_amalgam.workdir import (
+    CONFIG_FILE,
+    README_FILE,
+    SETTINGS_FILE,
+    VALIDATION_FILE,
+    AnotherExperiment,
+    read_csv,
+)
 
 SUMMARY_FILE = "replicates.csv"
 PLOT_FILE = "replicates.png"
+COMMANDS_FILE = "commands.json"
 LOG_FILE = "log.txt"
 FOLDER = "replicate-"  # and the replicate's number
 
 README = """# {count} replicates of one experiment
 
 Each folder `replicate-…` is a whole run of its own (see its README.md); they differ in
-nothing but the randomness that comes from the seed and the replicate's number. The
-command that made this folder continues what was interrupted.
+nothing but the randomness that comes from the root seed, {seed}, and the replicate's
+number. Made by the command below, which also continues what was interrupted:
 
-`{summary}` says what became of each, `{plot}` shows their validations.
+```
+{commands}
+```
+
+`{config}` is the configuration, `{summary}` says what became of each, `{plot}`
+shows their validations.
+
+| replicate | seed derived from {seed} and its number |
+|---|---|
+{seeds}
 """
 
 
-def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1, one=None):
+def run_replicates(
+    count,
+    gin_files,
+    gin_bindings,
+    workdir,
+    parallel=1,
+    one=None,
+    seed=0,
+    command="",
+    configuration="",
+):
     """Runs `amalgamate` under gin once for each replicate; returns their folders.
 
     Args:
@@ -35,9 +65,13 @@ def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1, one=None
         parallel: runs at the same time, each a process of its own with its output
             in `log.txt`; 1 runs them here, one after another.
         one: `(gin_files, gin_bindings, folder)` does one run in this process.
+        seed: root of the randomness of all.
+        command: what was typed, for the README.
+        configuration: text of the gin configuration, kept as `config.gin`.
 
     Raises:
-        ValueError: for a count or parallel below 1.
+        ValueError: for a count or parallel below 1; if the folder's replicates are of
+            another experiment.
         RuntimeError: naming the replicates that failed, after all others have ended.
         KeyboardInterrupt: on Ctrl-C, after every run has written a checkpoint.
     """
@@ -46,49 +80,64 @@ def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1, one=None
             raise ValueError(f"{name} must be a whole number from 1, received {value}.")
     workdir = pathlib.Path(workdir)
     folders = [workdir / f"{FOLDER}{i}" for i in range(count)]
-    told = README.format(count=count, summary=SUMMARY_FILE, plot=PLOT_FILE)
-    files.write_text(workdir / "README.md", told)
+    # Those that were begun come first: another experiment shows before it adds to them.
+    there = begun(workdir)
     jobs = [
-        (folder, [*gin_bindings, f"amalgamate.replicate = {i}"])
-        for i, folder in enumerate(folders)
+        (folders[i], [*gin_bindings, f"amalgamate.replicate = {i}"])
+        for i in sorted(range(count), key=lambda i: i not in there)
     ]
+
+    def explain():
+        _explain(workdir, count, seed, command, configuration)
+
+    _check_seeds(workdir, seed)
+    # What made a folder stays written there until this has done something in it:
+    # it may be another experiment, which every replicate then refuses.
+    if not there:
+        explain()
     try:
         if parallel == 1:
-            for folder, bindings in jobs:
-                one(gin_files, bindings, folder)
+            failed = _in_turn(jobs, gin_files, one, explain)
         else:
-            _side_by_side(jobs, gin_files, parallel)
+            failed = _side_by_side(jobs, gin_files, parallel, explain)
     finally:
-        summarize(workdir, folders)
+        summarize(workdir)
+    if failed:
+        told = ", ".join(
+            f"{folder.name} (see {folder / LOG_FILE})" for folder in failed
+        )
+        raise RuntimeError(
+            f"{len(failed)} of {count} replicates failed: {told}. The same command "
+            "runs these again."
+        )
     return folders
+
+
+def begun(workdir, file=SETTINGS_FILE) -> dict[int, pathlib.Path]:
+    """Returns the folder of each replicate that holds a file, by its number."""
+    names = (path.parent for path in pathlib.Path(workdir).glob(f"{FOLDER}*/{file}"))
+    numbered = {path.name.removeprefix(FOLDER): path for path in names}
+    found = {
+        int(number): path for number, path in numbered.items() if number.isdecimal()
+    }
+    return dict(sorted(found.items()))
 
 
 def students(workdir) -> dict[int, pathlib.Path]:
     """Returns the folder of each replicate that has a student, by its number."""
-    found = pathlib.Path(workdir).glob(f"{FOLDER}*/{saved.STUDENT_FILE}")
-    numbered = {int(path.parent.name.removeprefix(FOLDER)): path for path in found}
-    return {number: numbered[number].parent for number in sorted(numbered)}
+    return begun(workdir, saved.STUDENT_FILE)
 
 
-def summarize(workdir, folders):
-    """Writes a line for each replicate that has begun, and draws their validations."""
+def summarize(workdir):
+    """Writes a line for each replicate with a student, and draws their validations."""
     rows, curves = [], {}
-    for i, folder in enumerate(folders):
-        if not (folder / saved.STUDENT_FILE).is_file():
+    for number, folder in students(workdir).items():
+        try:
+            validations = read_csv(folder / VALIDATION_FILE)
+            rows.append({"replicate": number, **_fate(folder, validations)})
+        except (ValueError, OSError, KeyError) as error:
+            logging.warning("%s is left out of the summary: %s", folder.name, error)
             continue
-        _, _, header = saved.read(folder)
-        about, validations = header["about"], read_csv(folder / VALIDATION_FILE)
-        rows.append(
-            {
-                "replicate": i,
-                "seed": about["seed"],
-                "meta_updates": about["meta_updates"],
-                "skipped": about["meta_updates_skipped"],
-                "best_validation": about["best_validation"],
-                "finished": validations[-1]["then"] == "finish",
-                "sha256": header["sha256"],
-            }
-        )
         curves[folder.name] = [(row["update"], row["score"]) for row in validations]
     if not rows:
         return
@@ -100,7 +149,85 @@ def summarize(workdir, folders):
     plots.validations(curves, workdir / PLOT_FILE)
 
 
-def _side_by_side(jobs, gin_files, parallel):
+def _check_seeds(workdir, seed):
+    """Raises AnotherExperiment if a replicate's seed does not come from this root."""
+    for number, folder in begun(workdir).items():
+        try:
+            found = json.loads((folder / SETTINGS_FILE).read_text())["seed"]
+        except (ValueError, KeyError):
+            continue  # damaged: it will say so itself
+        if found != (derived := derive_seed(seed, "replicate", number)):
+            raise AnotherExperiment(
+                f"{folder} has the seed {found}, but the root seed {seed} gives it "
+                f"{derived}. Give another workdir, or the root seed of these "
+                "replicates."
+            )
+
+
+def _fate(folder, validations):
+    """Returns what became of a replicate."""
+    _, _, header = saved.read(folder)
+    about = header["about"]
+    return {
+        "seed": about["seed"],
+        "meta_updates": about["meta_updates"],
+        "skipped": about["meta_updates_skipped"],
+        "best_validation": about["best_validation"],
+        # One that was stopped in its first validation has none.
+        "finished": bool(validations) and validations[-1]["then"] == "finish",
+        "sha256": header["sha256"],
+    }
+
+
+def _explain(workdir, count, seed, command, configuration):
+    """Writes README and configuration; what earlier calls made stays in them."""
+    file, there = workdir / COMMANDS_FILE, begun(workdir)
+    commands = json.loads(file.read_text()) if there and file.is_file() else []
+    commands += [command] if command and command not in commands else []
+    seeds = {i: derive_seed(seed, "replicate", i) for i in {*range(count), *there}}
+    told = README.format(
+        count=len(seeds),
+        seed=seed,
+        commands="\n".join(commands) or "(a call in Python)",
+        config=CONFIG_FILE,
+        summary=SUMMARY_FILE,
+        plot=PLOT_FILE,
+        seeds="\n".join(f"| {i} | {seeds[i]} |" for i in sorted(seeds)),
+    )
+    files.write_json(file, commands)
+    files.write_text(workdir / CONFIG_FILE, configuration)
+    files.write_text(workdir / README_FILE, told)
+
+
+def _in_turn(jobs, gin_files, one, succeeded):
+    """Runs one after another in this process; returns the folders of the failed.
+
+    Raises:
+        ValueError, OSError: at once for what is wrong with the call itself: another
+            experiment's folder, or an error before a replicate has begun.
+    """
+    failed = []
+    for folder, bindings in jobs:
+        try:
+            one(gin_files, bindings, folder)
+        except AnotherExperiment:
+            raise
+        except Exception as error:
+            mistake = isinstance(error, (ValueError, OSError))
+            if mistake and not (folder / SETTINGS_FILE).is_file():
+                raise
+            logging.error("%s failed: %s", folder.name, error)
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / LOG_FILE, "a") as log:
+                traceback.print_exc(file=log)
+            failed.append(folder)
+        else:
+            succeeded()
+    return failed
+
+
+def _side_by_side(jobs, gin_files, parallel, succeeded):
+    """Runs so many at a time as processes; returns the folders of the failed."""
     waiting, failed = list(jobs), []
     running: dict[subprocess.Popen, pathlib.Path] = {}
     try:
@@ -115,16 +242,14 @@ def _side_by_side(jobs, gin_files, parallel):
             for process in [p for p in running if p.poll() is not None]:
                 folder = running.pop(process)
                 if process.returncode:
-                    failed.append(f"{folder.name} (see {folder / LOG_FILE})")
+                    failed.append(folder)
+                else:
+                    succeeded()
             time.sleep(0.2)
-    except KeyboardInterrupt:
+    except BaseException:
         processes.interrupt(running)
         raise
-    if failed:
-        raise RuntimeError(
-            f"{len(failed)} of {len(jobs)} replicates failed: {', '.join(failed)}. The "
-            "same command runs these again."
-        )
+    return failed
 
 
 def read_summary(workdir) -> list[dict]:

@@ -5,7 +5,7 @@ Letters: a replicates (students trained alike), n evaluations of each, N = Σn r
 
 import math
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -307,10 +307,8 @@ def difference(first, second) -> dict:
     """
     of = len({*first.index, *second.index})
     first, second = (side[np.isfinite(side.astype(float))] for side in (first, second))
-    found: dict[str, Any] = {
-        **dict.fromkeys(("difference", "low", "high"), math.nan),
-        **{"pairs": 0, "of": of, "verdict": "unknown"},
-    }
+    found: dict = {"difference": math.nan, "low": math.nan, "high": math.nan}
+    found |= {"pairs": 0, "of": of, "verdict": "unknown"}
     if len(first) and len(second):
         found["difference"] = float(first.mean() - second.mean())
     if min(len(first), len(second)) < 2:

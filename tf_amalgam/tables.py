@@ -4,120 +4,144 @@ import math
 
 import pandas as pd
 
-from tf_amalgam import evaluated, frames, published, stats
+from tf_amalgam import evaluated, frames, participants, published, stats
+from tf_amalgam.pages import Section
 
 
-def all_tables(given, found) -> dict[str, tuple[str, str, pd.DataFrame]]:
-    """Returns name → (title, caption, data frame) of every table."""
+def all_tables(given, found) -> list[Section]:
+    """Returns every table that the records have data for.
+
+    Args:
+        given: `evaluated.Evaluated`.
+        found: the records.
+    """
     runs = frames.with_oracle(given.runs, given.best)
-    tables = {
-        "losses": (
-            "Best validation loss",
-            "Means ± half of their 95 % intervals (linear mixed model, App. D.1).",
-            _by_optimizee(runs, "best_val_loss", "{:.4f}"),
+    held_out = evaluated.held_out(runs)
+    tables = [
+        Section(
+            "participants",
+            "Who took part",
+            "Settings: of analytic optimizers the preset (whose learning rates are "
+            "tuned where students are trained), unless they were given by hand, which "
+            "records do not say; of Keras' own whether the learning rate is Keras' "
+            "default. Meta-updates and hours are means of the replicates.",
+            table=participants.table(found, given.pool),
         ),
-        "accuracies": (
-            "Test accuracy, %",
-            "Means ± half of their 95 % intervals; measured once, at the end of a run.",
-            _by_optimizee(runs, "test_accuracy", "{:.2f}", 100.0),
-        ),
-        "results": (
+        Section(
+            "results",
             "All results",
             "Means with 95 % intervals (linear mixed model, App. D.1); σ_α: between "
             "replicates, σ_ε: within one. Diverged runs are counted and left out of "
             "the means; “not learned” counts runs whose best validation loss is not "
-            "below that of the initial weights. The test split is measured once, at "
-            "the end of a run; nothing is chosen by it. Times of runs that shared the "
-            "machine (load above 1 or 2) are longer than alone.",
-            _results(runs),
+            "below that of the initial weights, which are in the means. The test split "
+            f"is measured at {held_out.weights}; nothing is chosen by it. Times of "
+            "runs that shared the machine (load above 1 or 2) are longer than alone. "
+            "Where optimizees are private: the largest ε of the runs, and its δ.",
+            table=_results(runs, held_out, evaluated.long_enough(given)),
+            long=True,
         ),
-        "table1": (
+        Section(
+            "table1",
             "Optimizees (Table 1)",
             "Trainable parameters, training examples and minibatch.",
-            given.tasks,
+            table=given.tasks,
         ),
-        "table4": ("Training times (Table 4)", "", _training_times(given.runs)),
-        "table5": (
+        Section(
+            "table4",
+            "Training times (Table 4)",
+            "",
+            table=_training_times(given.runs),
+        ),
+        Section(
+            "table5",
             "Evaluation stability (Table 5)",
             "σ_ε of the best log validation loss; – where runs diverged or are few.",
-            _evaluation_stability(given.runs),
+            table=_evaluation_stability(given.runs),
+            digits=2,
         ),
-        "table6": (
+        Section(
+            "table6",
             "Meta-stability (Table 6)",
             "σ_α of the log training loss where students were trained, with 95 % "
             "intervals.",
-            _meta_stability(given),
+            table=_meta_stability(given),
         ),
-        "oracle": (
-            "Against the oracle",
-            "Log test loss minus the oracle's (chosen by validation), 95 % interval, "
-            "and Hedges' g; equal seeds are paired, and the sample is the means of "
-            "replicates where there are several.",
-            _against_oracle(runs, given, "log_test_loss"),
-        ),
-        "oracle_validation": (
-            "Against the oracle, on the split that chose it",
-            "The same of the best log validation loss, as the paper reports it.",
-            _against_oracle(runs, given, "log_best_val_loss"),
-        ),
-        "reaching": (
+        *_against_oracle(runs, given, held_out),
+        Section(
+            "reaching",
             "Time to the oracle's loss",
             "Steps and seconds until the oracle's mean best validation loss, of the "
             "runs that reached it.",
-            frames.reaching(found, given.best),
+            table=frames.reaching(found, given.best),
+            long=True,
         ),
+    ]
+    tables = [one._replace(numbers=one.table) for one in tables if len(one.table)]
+    return [*tables, *_published({one.name for one in tables})]
+
+
+def _published(names):
+    """Returns the paper's own tables beside which ours stand."""
+    tables = {
+        "table4": published.table(published.TABLE4),
+        # As ours: optimizers are rows.
+        "table5": _transposed(published.table(published.TABLE5)),
+        "table6": published.table(published.TABLE6),
     }
-    for number, text in (
-        *((4, published.TABLE4), (5, published.TABLE5), (6, published.TABLE6)),
-    ):
-        if f"table{number}" in tables and len(tables[f"table{number}"][2]):
-            tables[f"published{number}"] = (
-                f"Published: Table {number}",
-                "As the paper reports it: 4 GPUs, 8 replicates, 25 epochs.",
-                published.table(text),
-            )
-    return {name: table for name, table in tables.items() if len(table[2])}
+    return [
+        Section(
+            f"published{name[-1]}",
+            f"Published: Table {name[-1]}",
+            "As the paper reports it: 4 GPUs, 8 replicates, 25 epochs.",
+            table=table,
+            numbers=table,
+        )
+        for name, table in tables.items()
+        if name in names
+    ]
 
 
-def _by_optimizee(runs, value, form, scale=1.0):
-    """Returns means by optimizer and optimizee, as text."""
-    rows: dict[str, dict[str, str]] = {}
-    for (label, task), here in runs.groupby(["optimizer", "task"], sort=False):
-        fit = stats.mixed_model(here, value)
-        told = "–"
-        if not math.isnan(fit.mean):
-            told = form.format(scale * fit.mean)
-        if not math.isnan(fit.mean_high):
-            told += f" ± {form.format(scale * (fit.mean_high - fit.mean))}"
-        if fit.diverged:
-            told += f" ({fit.diverged} diverged)"
-        rows.setdefault(label, {})[task] = told
-    if all(cell == "–" for cells in rows.values() for cell in cells.values()):
-        return pd.DataFrame()
-    tasks = list(dict.fromkeys(runs["task"]))
-    return pd.DataFrame(
-        [[label, *(c.get(task, "–") for task in tasks)] for label, c in rows.items()],
-        columns=["optimizer", *tasks],
-    )
+def _transposed(table):
+    return table.set_index("task").T.rename_axis("optimizer").reset_index()
 
 
-def _against_oracle(runs, given, value):
-    return frames.verdicts(runs, "oracle", value) if given.best else pd.DataFrame()
+def _against_oracle(runs, given, held_out):
+    if not given.best:
+        return []
+    return [
+        Section(
+            "oracle",
+            "Against the oracle, in full",
+            f"Log test loss at {held_out.weights}, minus the oracle's (chosen by "
+            "validation), 95 % interval, and Hedges' g; equal seeds are paired, and "
+            "the sample is the means of replicates where there are several.",
+            table=frames.verdicts(runs, "oracle", held_out.log_loss),
+            long=True,
+        ),
+        Section(
+            "oracle_validation",
+            "Against the oracle, on the split that chose it",
+            "The same of the best log validation loss, as the paper reports it.",
+            table=frames.verdicts(runs, "oracle", "log_best_val_loss"),
+            long=True,
+        ),
+    ]
 
 
-def _results(runs):
+def _results(runs, held_out, stable):
     rows = []
     for (task, optimizer), here in runs.groupby(["task", "optimizer"], sort=False):
         fit = stats.mixed_model(here, "best_val_loss")
-        test = stats.mixed_model(here, "test_loss")
+        test = stats.mixed_model(here, held_out.loss)
+        lost = int(here["diverged"].sum())
         rows.append(
             {
                 "optimizee": task,
                 "optimizer": optimizer,
                 "replicates": here["replicate"].nunique(),
                 "runs": fit.runs,
-                "diverged": fit.diverged,
-                "not_learned": int((~here["learned"]).sum()) - fit.diverged,
+                "diverged": lost,
+                "not_learned": int((~here["learned"]).sum()) - lost,
                 "best_val_loss": fit.mean,
                 "low": fit.mean_low,
                 "high": fit.mean_high,
@@ -126,16 +150,19 @@ def _results(runs):
                 "test_loss": test.mean,
                 "test_low": test.mean_low,
                 "test_high": test.mean_high,
-                "test_accuracy": here["test_accuracy"].mean(),
+                "test_accuracy": here[held_out.accuracy].mean(),
                 "stability": here["stability"].mean(),
                 "ms_per_step": here["milliseconds"].mean(),
                 "load": here["load"].mean(),
                 "epsilon": here["epsilon"].max(),
+                "delta": here["delta"].max(),
                 "note": fit.note,
             }
         )
     table = pd.DataFrame(rows)
-    return table.drop(columns="epsilon") if table["epsilon"].isna().all() else table
+    private = table["epsilon"].notna().any()
+    left_out = {"epsilon": not private, "delta": not private, "stability": not stable}
+    return table.drop(columns=[name for name, leave in left_out.items() if leave])
 
 
 def _training_times(runs):
@@ -159,19 +186,21 @@ def _evaluation_stability(runs):
     table = stats.summary(runs, "log_best_val_loss")
     table.loc[table["diverged"] > 0, "evaluation"] = math.nan
     cells = {(row.task, row.optimizer): row.evaluation for row in table.itertuples()}
-    optimizers = list(dict.fromkeys(runs["optimizer"]))
+    tasks = list(dict.fromkeys(runs["task"]))
     return pd.DataFrame(
         [
-            [task, *(cells.get((task, label), math.nan) for label in optimizers)]
-            for task in dict.fromkeys(runs["task"])
+            [label, *(cells.get((task, label), math.nan) for task in tasks)]
+            for label in dict.fromkeys(runs["optimizer"])
         ],
-        columns=["optimizee", *optimizers],
+        columns=["optimizer", *tasks],
     )
 
 
 def _meta_stability(given):
+    """Returns σ_α, unless no student has several replicates."""
     table = evaluated.meta_stability_table(given)
-    table = table[table["replicates"] > 1]
     keys = ["optimizer", "scheme", "teachers", "perturbation", "radius", "input_noise"]
-    columns = [*keys, "replicates", "meta", "meta_low", "meta_high", "note"]
-    return table[columns].reset_index(drop=True)
+    told = ["replicates", "runs", "diverged", "meta", "meta_low", "meta_high", "note"]
+    if set(table["optimizer"]) <= set(evaluated.single(given.runs)):
+        return pd.DataFrame(columns=[*keys, *told])
+    return table[[*keys, *told]].reset_index(drop=True)

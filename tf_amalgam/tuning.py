@@ -17,6 +17,7 @@ PAPER_GRID = (5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 POOL_FILE = "pool.gin"
 TABLE_FILE = "grid.md"
 FIGURE_FILE = "grid.png"
+PRIVATE_NOTE = "Epsilon is of one run; choosing among the runs is not in it."
 
 
 class GridSearch(NamedTuple):
@@ -65,6 +66,8 @@ def grid_search(
             them, so that a comparison gives all the same budget.
         workdir: folder of the records; gets a table (`grid.md`), a figure
             (`grid.png`) and the tuned pool for experiments to include (`pool.gin`).
+            The table of a private optimizee says epsilon: that of one run, which does
+            not cover the choice among them.
         learning_rates: the grid, numbers above 0.
         seeds: whole numbers, one run each per teacher and rate.
         epochs: passes over the training data.
@@ -106,7 +109,8 @@ def grid_search(
     }
     folder = pathlib.Path(workdir)
     title = f"Validation loss on {task.name} after {epochs} epochs"
-    files.write_text(folder / TABLE_FILE, table(losses, title))
+    epsilons = _epsilons(found, losses)
+    files.write_text(folder / TABLE_FILE, table(losses, title, epsilons))
     plots.loss_by_learning_rate(losses, folder / FIGURE_FILE, title)
     best = {name: _best(name, by_rate) for name, by_rate in losses.items()}
     at_edge = tuple(name for name in best if _at_edge(best[name], rates))
@@ -132,10 +136,16 @@ def grid_search(
     return GridSearch(tuned, losses, at_edge)
 
 
-def table(losses, title) -> str:
-    """Returns teachers × learning rates as Markdown, the best of each in bold."""
+def table(losses, title, epsilons=None) -> str:
+    """Returns teachers × learning rates as Markdown, the best of each in bold.
+
+    Args:
+        losses: see `GridSearch`.
+        title: what the numbers are.
+        epsilons: of a private optimizee, teacher → text; makes a last column.
+    """
     rates = list(next(iter(losses.values())))
-    rows = [["teacher", *map(str, rates)]]
+    rows = [["teacher", *map(str, rates), *(["epsilon"] if epsilons else [])]]
     for name, by_rate in losses.items():
         cells = {
             rate: f"{loss:.4g}" if math.isfinite(loss) else "diverged"
@@ -144,8 +154,9 @@ def table(losses, title) -> str:
         best = min(by_rate, key=by_rate.__getitem__)
         if math.isfinite(by_rate[best]):
             cells[best] = f"**{cells[best]}**"
-        rows.append([name, *cells.values()])
-    return f"{title}, by learning rate.\n\n{records.markdown(rows)}\n"
+        rows.append([name, *cells.values(), *([epsilons[name]] if epsilons else [])])
+    note = f" {PRIVATE_NOTE}" if epsilons else ""
+    return f"{title}, by learning rate.{note}\n\n{records.markdown(rows)}\n"
 
 
 def pool_gin(pool, losses, at_edge, source) -> str:
@@ -189,8 +200,8 @@ def _pool(teachers, preset):
     for name in names[: len(pool) - len(keras)]:
         if name not in rules.TEACHERS:
             raise ValueError(
-                f"{name} has no learning rate to tune. Teachers of a grid search: "
-                f"{', '.join(rules.TEACHERS)}."
+                f"{name} is a rule that .gin files do not know, so {POOL_FILE} could "
+                f"not hold it. Teachers of a grid search: {', '.join(rules.TEACHERS)}."
             )
     for name in names:
         if names.count(name) > 1:
@@ -234,6 +245,17 @@ def _loss(found, name, rate):
     if any(run["diverged"] for run in runs):
         return math.inf
     return statistics.fmean(run["curves"]["val_loss"][-1] for run in runs)
+
+
+def _epsilons(found, losses):
+    """Returns teacher → the largest epsilon of its runs; None without privacy."""
+    if not any("privacy" in run for run in found):
+        return None
+    labels = {name: {_label(name, r) for r in rates} for name, rates in losses.items()}
+    return {
+        name: records.epsilon([run for run in found if run["optimizer"] in mine])
+        for name, mine in labels.items()
+    }
 
 
 def _best(name, by_rate):

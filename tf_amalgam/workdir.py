@@ -9,6 +9,7 @@ from tf_amalgam import checkpoints, files, saved
 from tf_amalgam.state import to_arrays, to_facts
 
 SETTINGS_FILE = "settings.json"
+CONFIG_FILE = "config.gin"
 HISTORY_FILE = "history.csv"
 VALIDATION_FILE = "validation.csv"
 CURVES_FILE = "curves.png"
@@ -17,6 +18,7 @@ MIXING_FILE = "mixing.csv"
 MIXING_PLOT = "mixing.png"
 CHOICE_FOLDER = "choice"
 README_FILE = "README.md"
+ORIGIN = ("replicate", "root_seed")  # of the seed of a replicate
 
 README = """# {title}
 
@@ -39,11 +41,16 @@ if it was interrupted; another experiment needs another folder.
 """
 
 
+class AnotherExperiment(ValueError):
+    """A folder holds a run with other settings."""
+
+
 class Workdir:
     """Reads and writes one run's folder; every write is atomic.
 
     Raises:
-        ValueError: if the folder holds a run with other settings (naming them).
+        AnotherExperiment: if the folder holds a run with other settings (naming them).
+        ValueError: if its settings cannot be read.
     """
 
     def __init__(self, path, settings: dict):
@@ -64,9 +71,11 @@ class Workdir:
                 f"{file} is damaged ({error}). Remove {self.path} to start over, or "
                 "give another workdir."
             ) from error
+        # Folders of earlier versions do not say what their seed comes from.
+        found = {**{k: v for k, v in self.settings.items() if k in ORIGIN}, **found}
         different = list(differences(found, self.settings))
         if different:
-            raise ValueError(
+            raise AnotherExperiment(
                 f"{self.path} holds another experiment. Settings that differ:\n  "
                 + "\n  ".join(different)
                 + "\nGive another workdir, or the same settings to continue that run."

@@ -1,6 +1,7 @@
 """Choice: a learned mixture of known optimizers, the teacher of Optimal Choice."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import keras
@@ -11,7 +12,12 @@ from tf_amalgam.rules.adam import Adam
 from tf_amalgam.rules.lstm import cell_weights, init_lstm, lstm_step
 from tf_amalgam.rules.rmsprop import RMSProp
 from tf_amalgam.rules.rule import AnalyticRule, Rule, check_positive, zeros
-from tf_amalgam.rules.teachers import LEARNING_RATES, as_config, from_config
+from tf_amalgam.rules.teachers import (
+    LEARNING_RATES,
+    as_config,
+    check_pool,
+    from_config,
+)
 
 # The one-hot feature knows tensors of 1, 2 and 3 dimensions; convolution kernels,
 # with 4, get zeros (released code).
@@ -74,10 +80,11 @@ class Choice(Rule):
                 "Choice: pool must hold at least two analytic rules, received "
                 f"{self.pool!r}."
             )
+        check_pool(members)
         for field in ("hardness", "rate_range"):
-            if not getattr(self, field) >= 0:
+            if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(
-                    f"Choice: {field} must be at least 0, received "
+                    f"Choice: {field} must be at least 0 and finite, received "
                     f"{getattr(self, field)!r}."
                 )
 

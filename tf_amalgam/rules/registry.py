@@ -15,6 +15,7 @@ from tf_amalgam.rules.teachers import (
     POOLS,
     TEACHER_CLASSES,
     TEACHERS,
+    check_pool,
     choice_learning_rates,
     from_config,
 )
@@ -91,16 +92,34 @@ def make_pool(teachers, preset: str = "paper") -> tuple[Rule, ...]:
     """Returns teacher rules from a pool's name, or from names and rules.
 
     Raises:
-        ValueError: for an unknown or repeated teacher, an empty pool.
+        ValueError: for an unknown or repeated teacher, a rule that is not analytic,
+            an empty pool.
     """
     return _pool(teachers, preset, {})
 
 
-def choice_pool(teachers, preset: str = "paper") -> tuple[Rule, ...]:
-    """Returns the same for the inside of a Choice rule, with its learning rates."""
+# Where the members of a Choice pool have their learning rates from.
+CHOICE_RATES = ("direct", "released")
+
+
+def choice_pool(teachers, preset="paper", rates=None) -> tuple[Rule, ...]:
+    """Returns the same for the inside of a Choice rule.
+
+    Args:
+        rates: learning rates of those given by name: `"direct"`, as of teachers, or
+            `"released"`, those of the released code inside a Choice pool; by default
+            what the preset says.
+
+    Raises:
+        ValueError: as `make_pool`, or for other `rates`.
+    """
+    if rates not in (None, *CHOICE_RATES):
+        raise ValueError(unknown("choice_rates", rates, CHOICE_RATES))
+    if (rates or CHOICE_RATES[preset == "released"]) == "direct":
+        return make_pool(teachers, preset)
     names = POOLS.get(teachers, ()) if isinstance(teachers, str) else teachers
     names = [name for name in names if isinstance(name, str) and name in TEACHERS]
-    return _pool(teachers, preset, choice_learning_rates(names, preset))
+    return _pool(teachers, preset, choice_learning_rates(names))
 
 
 def _pool(teachers, preset, rates):
@@ -121,10 +140,5 @@ def _pool(teachers, preset, rates):
             raise ValueError(unknown("teacher", teacher, TEACHERS))
     if not pool:
         raise ValueError("A teacher pool needs at least one teacher; received none.")
-    if len(set(pool)) < len(pool):
-        names = ", ".join(rule.name for rule in pool)
-        raise ValueError(
-            f"A teacher stands twice in the pool ({names}): the same rule with the "
-            "same hyperparameters. Remove one."
-        )
+    check_pool(pool)
     return tuple(pool)

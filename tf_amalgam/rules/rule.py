@@ -103,12 +103,13 @@ def zeros(layout, *trailing, dtype):
 
 
 def check_positive(rule, *fields):
-    """Raises ValueError unless each named hyperparameter is a number above 0."""
+    """Raises ValueError unless each named hyperparameter is above 0 and finite."""
     for field in fields:
         value = getattr(rule, field)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
             raise ValueError(
-                f"{type(rule).__name__}: {field} must be a number above 0, "
+                f"{type(rule).__name__}: {field} must be a number above 0 and finite, "
                 f"received {value!r}."
             )
 

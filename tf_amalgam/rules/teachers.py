@@ -36,14 +36,30 @@ CHOICE_LEARNING_RATES = {
 }
 
 
-def choice_learning_rates(names, preset) -> dict[str, float]:
-    """Returns the learning rate of each pool member inside a Choice rule."""
-    if preset != "released":
-        return {name: LEARNING_RATES[name] for name in names}
+def choice_learning_rates(names) -> dict[str, float]:
+    """Returns the released learning rate of each pool member inside a Choice rule."""
     rates = {name: CHOICE_LEARNING_RATES[name] for name in names}
     if set(names) == set(POOLS["sgd_adam"]):
         rates["sgd"] = 0.2
     return rates
+
+
+def check_pool(pool):
+    """Raises ValueError unless all are analytic rules, each once."""
+    for rule in pool:
+        if not isinstance(rule, AnalyticRule):
+            raise ValueError(
+                f"A pool holds analytic rules ({', '.join(TEACHERS)}); received "
+                f"{rule!r}. A learned rule is nothing without its weights, so it can "
+                "be no member; a trained Choice rule teaches with scheme='choice' and "
+                "choice='its/folder'."
+            )
+    if len(set(pool)) < len(pool):
+        names = ", ".join(rule.name for rule in pool)
+        raise ValueError(
+            f"A teacher stands twice in the pool ({names}): the same rule with the "
+            "same hyperparameters. Remove one."
+        )
 
 
 def as_config(rule: Rule) -> dict:

@@ -15,27 +15,75 @@ def quadratic(dimensions=10, condition=10.0, noise=0.0, seed=0, batch_size=None)
     """Returns ½(θ−θ*)ᵀA(θ−θ*) as a linear regression without noise on labels.
 
     With the whole data as one minibatch (`batch_size=None`) the loss is exactly
-    quadratic with A = XᵀX/N, whose eigenvalues run from 1/condition to 1; with
-    smaller minibatches, or `noise` on the targets, gradients are noisy.
+    quadratic, and the eigenvalues of A run from 1/condition to 1; with smaller
+    minibatches, or `noise` on the targets, gradients are noisy.
+
+    Args:
+        dimensions: of θ.
+        condition: largest to smallest curvature.
+        noise: standard deviation of the targets' noise.
+        seed: names one function, with A = XᵀX/N; None makes a family of which every
+            initialization draws a member, θ* ~ N(0, 1) and A = Rᵀ(XᵀX/N)R with a
+            random rotation R. Both are model state and not trained.
+        batch_size: examples in a minibatch; None takes all.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed or 0)
     examples = 8 * dimensions
     basis = np.linalg.qr(generator.normal(size=(examples, dimensions)))[0]
     scales = np.sqrt(examples * np.geomspace(1.0 / condition, 1.0, dimensions))
     x = basis * scales
     target = generator.normal(size=(dimensions, 1))
-    y = x @ target + noise * generator.normal(size=(examples, 1))
+    y = noise * generator.normal(size=(examples, 1))
+    if seed is None:
+        name, model = f"quadratics_{dimensions}", _member_model
+        # Records tell optimizees apart by this, too.
+        described = f"quadratics(condition={condition}, noise={noise})"
+    else:
+        y = x @ target + y
+        name, model = f"quadratic_{dimensions}", _linear_model
+        described = name
     x, y = x.astype(keras.config.floatx()), y.astype(keras.config.floatx())
-    split = Split(x, y)
     # A quadratic has no unseen examples: every split is the whole of it.
-    dataset = Dataset(f"quadratic_{dimensions}", split, split, split)
+    split = Split(x, y)
     return Task(
-        f"quadratic_{dimensions}",
-        functools.partial(_linear_model, dimensions),
-        dataset,
+        name,
+        functools.partial(model, dimensions),
+        Dataset(described, split, split, split),
         half_squared_error,
         batch_size or examples,
     )
+
+
+@keras.saving.register_keras_serializable("tf_amalgam")
+class Quadratic(layers.Layer):
+    """The error xR(θ − θ*) of each example, `[B, dimensions]` -> `[B, 1]`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        # Each draws a seed now, as Keras' layers do.
+        self._drawn = {
+            "theta": keras.initializers.RandomNormal(),
+            "rotation": keras.initializers.Orthogonal(),
+            "target": keras.initializers.RandomNormal(stddev=1.0),
+        }
+
+    def build(self, shape):
+        n = shape[-1]
+
+        def weight(name, shape, trainable=False):
+            return self.add_weight(
+                shape=shape,
+                initializer=self._drawn[name],
+                trainable=trainable,
+                name=name,
+            )
+
+        self.theta = weight("theta", (n, 1), trainable=True)
+        self.rotation = weight("rotation", (n, n))
+        self.target = weight("target", (n, 1))
+
+    def call(self, x):
+        return ops.matmul(x, ops.matmul(self.rotation, self.theta - self.target))
 
 
 def rastrigin(
@@ -145,6 +193,10 @@ def _linear_model(dimensions):
             layers.Dense(1, use_bias=False, kernel_initializer="random_normal"),
         ]
     )
+
+
+def _member_model(dimensions):
+    return keras.Sequential([keras.Input((dimensions,)), Quadratic()])
 
 
 def _rastrigin_model(dimensions, alpha, seed):

@@ -22,8 +22,8 @@ def private(task, l2_norm_clip=1.0, noise_multiplier=1.1, delta=1e-5, name=None)
         name: by default the task's own, with "-DP".
 
     Raises:
-        ValueError: for numbers out of range, or a model without per-example
-            gradients.
+        ValueError: for numbers out of range (delta has to be below 1/training
+            examples), or a model without per-example gradients.
         ImportError: without tensorflow-privacy.
     """
     mechanism = Mechanism(l2_norm_clip, noise_multiplier, delta)
@@ -44,6 +44,8 @@ class PrivateTask(Task):
     The seed of a minibatch's noise travels with it as a third array. So whoever
     trains on the minibatch sees the same noise (student, teachers, and the way back
     through the unroll), and a resumed run draws what an uninterrupted one draws.
+    `evaluate`'s noise follows from its public seeds: epsilon there describes the
+    mechanism, not a release of the weights (`private_model` has a secret seed).
 
     Losses are exact, also those in the meta-loss: a *learned optimizer* is not
     private towards data that it was meta-trained on. Amalgamate on public data.
@@ -67,7 +69,7 @@ class PrivateTask(Task):
         self._seeds = private_gradients.random_seeds(
             self._model.non_trainable_variables
         )
-        # A missing package shows before any work.
+        # A missing package, or a delta that claims nothing, shows before any work.
         mechanism.report(1, self.batch_size, len(self.dataset.train.x))
 
     def minibatches(self, seed, start, count):

@@ -1,5 +1,6 @@
 """Private training through `compile` and `fit`, with any Keras optimizer."""
 
+import contextlib
 import secrets
 
 import keras
@@ -21,13 +22,15 @@ def private_model(model, l2_norm_clip=1.0, noise_multiplier=1.1, delta=1e-5, see
         private.privacy_report(batch_size=128, examples=len(x))["epsilon"]
 
     `fit` gives the optimizer the gradients of DP-SGD (`private_gradient`). `model`
-    itself has the trained weights afterwards.
+    itself has the trained weights afterwards. Every minibatch is a step of its own,
+    with its own noise, also where an optimizer accumulates gradients.
 
     Args:
         model: a built Keras model with one output, without BatchNorm.
         l2_norm_clip, noise_multiplier, delta: see `privacy.Mechanism`.
         seed: names the noise, which then depends on it and the step alone. It has to
-            stay secret for the result to be private; by default it is drawn anew.
+            stay secret, and to name one training alone, for the result to be private;
+            by default it is drawn anew.
 
     Raises:
         ValueError: for numbers out of range, a model that is not built, or one
@@ -45,6 +48,10 @@ class PrivateModel(keras.Model):
     Works under `MirroredStrategy`: the noise is that of the whole minibatch,
     however many replicas share it. The loss has to be a single one; it is averaged
     over examples.
+
+    A weight, `noisy_steps`, counts the noisy gradients ever made, so that another
+    `compile` neither repeats noise nor forgets what was spent; saved files keep it.
+    Loading older weights does not turn it back: what was seen was seen.
     """
 
     # On a CPU, XLA makes the convolutions of a step several times slower.
@@ -61,6 +68,14 @@ class PrivateModel(keras.Model):
         self.network = network
         self.mechanism = mechanism
         self.seed = int(seed)
+        self.noisy_steps = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int64",
+            trainable=False,
+            aggregation="only_first_replica",  # the same on all
+            name="noisy_steps",
+        )
         self.built = True
         mechanism.report(1, 1, 1)  # a missing package shows before any work
 
@@ -118,10 +133,11 @@ class PrivateModel(keras.Model):
                 tf.range(count) + replica * count,
             ),
             self.mechanism,
-            tf.stack([self.seed, ops.cast(self.optimizer.iterations, "int32")]),
+            tf.stack([self.seed, ops.cast(self.noisy_steps, "int32")]),
             batch_size=total,
             replicas=replicas,
         )
+        self.noisy_steps.assign_add(1)
         outputs, steps_B = found.aux
         after = private_gradients.moved_on(model_state, seeds, steps_B)
         for variable, value, seed in zip(
@@ -138,9 +154,27 @@ class PrivateModel(keras.Model):
         return self.compute_metrics(x, y, outputs, sample_weight=weights)
 
     def privacy_report(self, batch_size, examples):
-        """Returns epsilon after the steps taken so far, with what it depends on."""
-        steps = int(self.optimizer.iterations)
-        return self.mechanism.report(steps, batch_size, examples)
+        """Returns epsilon after the steps taken so far, with what it depends on.
+
+        Raises:
+            ValueError: for a batch size or a delta that does not suit the examples.
+        """
+        return self.mechanism.report(int(self.noisy_steps), batch_size, examples)
+
+    def set_weights(self, weights):
+        with self._count_kept():
+            super().set_weights(weights)
+
+    def load_own_variables(self, store):
+        with self._count_kept():
+            super().load_own_variables(store)
+
+    @contextlib.contextmanager
+    def _count_kept(self):
+        """Keeps the count from going back in here."""
+        before = int(self.noisy_steps)
+        yield
+        self.noisy_steps.assign(max(before, int(self.noisy_steps)))
 
     def get_config(self):
         network = keras.saving.serialize_keras_object(self.network)

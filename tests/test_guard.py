@@ -1,0 +1,181 @@
+"""The guard: what it lets pass, what it takes back, and that it then does no harm."""
+
+import json
+import logging
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_amalgam
+from tests import helpers
+from tests.test_optimizer import model, trained
+from tf_amalgam import guard, rules
+from tf_amalgam.guard import Guard, Watch
+
+
+def weights_that(**changes):
+    """Returns fresh RNNProp weights with some replaced."""
+    weights = rules.RNNProp().init_weights(0)
+    return weights | {k: np.full_like(weights[k], v) for k, v in changes.items()}
+
+
+# Its head says +α wherever it is, whatever the gradient.
+BLIND = weights_that(**{"head/kernel": 0.0, "head/bias": 5.0})
+
+
+def learned_sgd(rate, **options):
+    """Returns gradient descent as a learned rule, which may be guarded."""
+    return tf_amalgam.LearnedScalars(
+        base="sgd", initial_learning_rate=rate, warmup_steps=4, **options
+    )
+
+
+# Whatever its steps are, only the loss counts.
+BY_LOSS = {"size": 1e9, "cosine": -1.0}
+
+
+def test_a_well_behaved_optimizer_is_left_alone():
+    options = {"base": "adam", "initial_learning_rate": 0.01, "warmup_steps": 4}
+    plain, losses = trained(tf_amalgam.LearnedScalars(**options))
+    optimizer = tf_amalgam.LearnedScalars(guard=True, **options)
+    guarded, guarded_losses = trained(optimizer)
+    np.testing.assert_allclose(guarded, plain, rtol=1e-5, atol=1e-7)
+    assert guarded_losses == pytest.approx(losses, rel=1e-5)
+    assert set(optimizer.guard_report.values()) == {0}
+    assert tf_amalgam.RNNProp().guard_report == {}
+
+
+def test_steps_out_of_bounds_are_the_fallbacks():
+    """The blind rule's first step after the warm-up is refused."""
+    optimizer = tf_amalgam.RNNProp(
+        BLIND, warmup_steps=3, guard=Guard(size=5.0, patience=1000)
+    )
+    guarded, _ = trained(optimizer, 2)
+    fallback, _ = trained(tf_amalgam.Adam(guard.ADAM.learning_rate, warmup_steps=3), 2)
+    np.testing.assert_allclose(guarded, fallback, rtol=1e-4, atol=1e-6)
+    report = optimizer.guard_report
+    assert (report["out_of_bounds"], report["fallback_steps"]) == (1, 24 - 3)
+    assert report["fallback_left"] == 1000 - 20
+
+
+def test_the_fallback_stays_longer_each_time():
+    optimizer = tf_amalgam.RNNProp(
+        BLIND, warmup_steps=0, guard=Guard(size=5.0, patience=2)
+    )
+    trained(optimizer, 2)  # 24 steps: 1 + 2, 1 + 4, 1 + 8, 1 + 6 of 16
+    report = optimizer.guard_report
+    assert (report["out_of_bounds"], report["fallback_steps"]) == (4, 24)
+    assert report["fallback_left"] == 16 - 6
+
+
+def test_weights_that_explode_move_nothing_that_is_not_finite():
+    """A cell that overflows: the state starts anew when the fallback takes over."""
+    weights = weights_that(**{"lstm_0/kernel": np.float32(3e38)})
+    optimizer = tf_amalgam.RNNProp(weights, warmup_steps=2, guard=Guard(patience=3))
+    guarded, losses = trained(optimizer, 2)
+    assert np.all(np.isfinite(guarded))
+    assert losses[-1] < losses[0]
+    assert all(np.all(np.isfinite(v.numpy())) for v in optimizer.variables)
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 5])
+def test_gradients_that_are_not_finite_move_nothing(warmup_steps):
+    optimizer = tf_amalgam.RNNProp(warmup_steps=warmup_steps, guard=True)
+    variable = keras.Variable(np.ones(3))
+    optimizer.apply([tf.constant([1.0, np.nan, 2.0])], [variable])
+    np.testing.assert_array_equal(variable.numpy(), 1.0)
+    assert optimizer.guard_report["gradient_not_finite"] == 1
+    assert all(np.all(np.isfinite(v.numpy())) for v in optimizer.variables)
+    optimizer.apply([tf.constant([1.0, -1.0, 2.0])], [variable])
+    assert np.all(variable.numpy() != 1.0)
+
+
+def climb(losses, watch=None):
+    """Returns the watch after these losses, and at which of them it rose."""
+    watch, rose = watch or Watch(), []
+    for i, loss in enumerate(losses):
+        watch, _, climbed = guard.with_loss(Guard(), watch, tf.constant(loss))
+        if bool(climbed):
+            rose.append(i)
+    return watch, rose
+
+
+def test_a_loss_that_climbs_is_seen_and_noise_is_not():
+    generator = np.random.default_rng(0)
+    falling = 2.0 * np.exp(-np.arange(300) / 60.0)
+    noisy = np.float32(falling + 0.1 * generator.normal(size=300))
+    watch, rose = climb(noisy)
+    assert rose == []
+    assert float(watch.best) == pytest.approx(falling[-1], abs=0.1)
+    # A plateau is no climb, for a long time; nor is a loss below zero.
+    assert climb(np.float32(0.1 * generator.normal(size=2000)))[1] == []
+    assert climb(noisy - 5.0)[1] == []
+    # Back to half of what was gained: seen when the average is there.
+    _, rose = climb([np.float32(1.0)] * 30, watch)
+    assert 5 <= rose[0] <= 25
+    assert climb([np.float32("nan")], watch)[1] == [0]
+
+
+def test_a_climbing_loss_is_taken_back():
+    """Parameters return to where the loss was lowest; the fallback goes on there."""
+    free, _ = trained(learned_sgd(100.0), 12)
+    optimizer, net = learned_sgd(100.0, guard=Guard(**BY_LOSS, patience=500)), model()
+    guarded, losses = trained(optimizer, 12, net)
+    assert np.abs(free).max() > 10.0 * np.abs(guarded).max()
+    assert optimizer.guard_report["loss_climbed"] == 1
+    fallback, _ = trained(tf_amalgam.Adam(0.005, warmup_steps=4), 12)
+    assert losses[-1] < losses[0]
+    start = helpers.flat(model().get_weights())
+    moved = np.abs(fallback - start).max()
+    assert np.abs(guarded - fallback).max() < moved
+
+
+@pytest.mark.parametrize(("replicas", "compiled"), [(1, False), (1, True), (2, False)])
+def test_wherever_keras_runs_it(replicas, compiled, tmp_path, caplog):
+    """Replicas, XLA, a file in the middle of a fall; and the log says so."""
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+    with strategy.scope():
+        net = model()
+        optimizer = tf_amalgam.RNNProp(
+            BLIND, warmup_steps=3, guard=Guard(size=5.0, patience=5), chunk_size=20
+        )
+    with caplog.at_level(logging.WARNING):
+        weights, _ = trained(optimizer, 1, net, jit_compile=compiled)
+    assert "the guard fell back" in caplog.text
+    same = tf_amalgam.RNNProp(BLIND, warmup_steps=3, guard=Guard(size=5.0, patience=5))
+    plain, _ = trained(same, 1)
+    np.testing.assert_allclose(weights, plain, atol=2e-4)
+    assert optimizer.guard_report == same.guard_report
+    if replicas == 1:
+        net.save(tmp_path / "model.keras")
+        again = keras.models.load_model(tmp_path / "model.keras")
+        assert again.optimizer.guard == optimizer.guard
+        assert again.optimizer.guard_report == optimizer.guard_report
+
+
+def test_config():
+    given = Guard(fallback=rules.Momentum(0.5), patience=7)
+    config = json.loads(json.dumps(given.get_config()))
+    assert Guard.of(config) == given
+    assert Guard.of(True) == Guard()
+    assert Guard.of(False) is None
+    optimizer = tf_amalgam.RNNProp(guard=given)
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert copy.guard == given
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Guard(fallback=rules.RNNProp()), "must be an analytic rule"),
+        (lambda: tf_amalgam.Adam(guard=True), "guard goes with learned optimizers"),
+        (lambda: Guard(size=0.0), "size must be a number above 0"),
+        (lambda: Guard(cosine=2.0), r"cosine must be in \[-1, 1\)"),
+        (lambda: tf_amalgam.RNNProp(guard="yes"), "guard must be True, False or"),
+    ],
+)
+def test_mistakes(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

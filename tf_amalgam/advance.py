@@ -1,0 +1,134 @@
+"""One step of a rule on the tensors that have a gradient; its state is in variables."""
+
+from typing import NamedTuple
+
+from keras import ops, tree
+
+from tf_amalgam.chunks import update_in_chunks
+from tf_amalgam.layout import Layout
+
+
+class Place(NamedTuple):
+    """Which tensors of a model take a step.
+
+    Attributes:
+        layout: of all of them.
+        tensors: numbers of those that have a gradient, in the gradients' order.
+        chunk_size: coordinates that are updated at once.
+    """
+
+    layout: Layout
+    tensors: list[int]
+    chunk_size: int
+
+    @property
+    def part(self) -> Layout:
+        """The layout of those that have a gradient."""
+        return self.layout.only(self.tensors)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all have one."""
+        return self.tensors == list(range(len(self.layout.shapes)))
+
+
+def advance(rule, weights, state, place, grads_P, params_P, step, held=None):
+    """Returns delta_P of one step of a rule; its state is assigned.
+
+    Like any Keras optimizer it leaves alone what has no gradient, and its state.
+
+    Args:
+        state: list of variables, of Keras or of the backend.
+        place: a `Place`.
+        grads_P, params_P: of the tensors at `place`.
+        step: gradients seen so far, this one included.
+        held: whether the rule only observes the gradient (delta 0); None if never.
+    """
+    weights = {k: ops.convert_to_tensor(v) for k, v in weights.items()}
+    empty = rule.init_state(Layout(("none",), ((0,),)))
+
+    def step_fn(grads_P, params_P, values, layout):
+        values = [ops.cast(value, "float32") for value in values]
+        before = tree.pack_sequence_as(empty, values)
+
+        def moved():
+            delta_P, after = rule.update(
+                weights, grads_P, params_P, before, layout, step
+            )
+            return delta_P, tree.flatten(after)
+
+        def observed():
+            after = rule.observe(grads_P, before, step)
+            return ops.zeros_like(grads_P), tree.flatten(after)
+
+        return moved() if held is None else ops.cond(held, observed, moved)
+
+    if rule.coordinatewise and grads_P.shape[0] > place.chunk_size:
+        return _in_chunks(step_fn, state, place, grads_P, params_P)
+    values = [rows(ops.convert_to_tensor(part), place) for part in state]
+    delta_P, values = step_fn(grads_P, params_P, values, place.part)
+    for variable, value in zip(state, values, strict=True):
+        whole = with_rows(ops.convert_to_tensor(variable), value, place)
+        variable.assign(ops.cast(whole, variable.dtype))
+    return delta_P
+
+
+def _in_chunks(step_fn, state, place, grads_P, params_P):
+    deltas, done = [], 0
+    for run in _runs(place.tensors):
+        layout = place.layout.only(run)
+        these = slice(done, done + layout.size)
+        deltas.append(
+            update_in_chunks(
+                step_fn,
+                state,
+                grads_P[these],
+                params_P[these],
+                layout,
+                place.chunk_size,
+                first=sum(place.layout.sizes[: run[0]]),
+            )
+        )
+        done += layout.size
+    return ops.concatenate(deltas) if len(deltas) > 1 else deltas[0]
+
+
+def _runs(numbers):
+    """Returns numbers cut into runs of neighbours."""
+    runs = [[numbers[0]]]
+    for number in numbers[1:]:
+        if number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
+
+
+def rows(value, place):
+    """Returns the part of a state that belongs to the tensors at `place`."""
+    if place.whole:
+        return value
+    if value.shape[0] == place.layout.size:
+        pieces = place.layout.segments(value)
+        return ops.concatenate([pieces[i] for i in place.tensors], axis=0)
+    if value.shape[0] == len(place.layout.shapes):
+        return ops.take(value, ops.convert_to_tensor(place.tensors), axis=0)
+    return value
+
+
+def with_rows(old, new, place):
+    """Returns the whole state again, with the new values of the tensors at `place`."""
+    if place.whole:
+        return new
+    if old.shape[0] == place.layout.size:
+        pieces = place.layout.segments(old)
+        parts = place.part.segments(new)
+        for i, piece in zip(place.tensors, parts, strict=True):
+            pieces[i] = ops.cast(piece, old.dtype)
+        return ops.concatenate(pieces, axis=0)
+    if old.shape[0] == len(place.layout.shapes):
+        found = [old[i : i + 1] for i in range(len(place.layout.shapes))]
+        for n, i in enumerate(place.tensors):
+            found[i] = ops.cast(new[n : n + 1], old.dtype)
+        return ops.concatenate(found, axis=0)
+    return new

@@ -1,0 +1,110 @@
+"""What was run, what is missing and what was chosen, in sentences."""
+
+from tf_amalgam import evaluated, sweep
+
+NAMED = 10  # entries of a list before the others are only counted
+
+
+def all_facts(given, found, missing, failed) -> list[str]:
+    """Returns the sentences at the head of a report.
+
+    Args:
+        given: `evaluated.Evaluated`.
+        found: the records.
+        missing: of `missing_runs`.
+        failed: paths of tracebacks (`sweep.failures`).
+    """
+    settings, runs = found[0]["settings"], given.runs
+    seeds = ", ".join(map(str, sorted(set(runs["seed"]))))
+    lines = [
+        f"{len(runs)} runs: {int(runs['diverged'].sum())} diverged, "
+        f"{int((~runs['learned'] & ~runs['diverged']).sum())} did not learn.",
+        f"Each of {settings['epochs']} epochs, warm-up of {settings['warmup_steps']} "
+        f"SGD steps at {settings['warmup_learning_rate']}, seeds {seeds}; per seed the "
+        "same initial weights, minibatches and warm-up for all.",
+        *_oracle(given),
+        f"Reference: {given.reference or 'none (no learned optimizer took part)'}.",
+        *_replicates(runs),
+        f"The test split is measured at {evaluated.held_out(runs).weights}.",
+    ]
+    if not evaluated.long_enough(given):
+        lines.append(
+            "Optimization stability (Figures 4 and 5, a part of Figure 10) is left "
+            f"out: of fewer than {evaluated.STEADY_EPOCHS} epochs it tells how fast a "
+            "curve falls, not how steadily."
+        )
+    versions = {tuple(record["versions"].items()) for record in found}
+    for version in sorted(versions):
+        lines.append(f"Made with {', '.join(f'{k} {v}' for k, v in version)}.")
+    if missing:
+        rest = " (missing.csv)" if len(missing) > NAMED else ""
+        lines.append(f"Missing runs: {_capped(missing, '; ')}{rest}.")
+    if failed:
+        names = [path.name.removesuffix(sweep.FAILURE_SUFFIX) for path in failed]
+        lines.append(
+            f"{len(failed)} runs failed and have no record: {_capped(names, ', ')}."
+        )
+    return lines
+
+
+def _oracle(given):
+    pool = ", ".join(given.pool)
+    if not pool:
+        return ["No analytic optimizer took part, so there is no oracle."]
+    chosen = "; ".join(f"{task}: {label}" for task, label in given.best.items())
+    lines = [f"The oracle is the best by validation of {pool}: {chosen or 'none'}."]
+    tasks = dict.fromkeys(given.runs["task"])
+    if without := [task for task in tasks if task not in given.best]:
+        lines.append(
+            f"No oracle on {', '.join(without)}: every member of the pool has diverged "
+            "or missing runs there."
+        )
+    return lines
+
+
+def _replicates(runs):
+    """Returns which students' intervals say nothing of training them again."""
+    students = evaluated.labels_of(runs[runs["kind"] == "learned"])
+    if not (single := evaluated.single(runs)):
+        return []
+    none = "no σ_α of them"
+    if len(single) == len(students):
+        none = "no σ_α, so no Figure 6 and Table 6"
+    return [
+        f"One replicate each: {_capped(single, ', ')}; intervals are over evaluations, "
+        f"not over retraining; {none}."
+    ]
+
+
+def _capped(names, separator):
+    """Returns the first names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{separator.join(names[:NAMED])}{more}"
+
+
+def missing_runs(runs, order) -> list[str]:
+    """Returns what some optimizers have not run that others, or other replicates, have.
+
+    Args:
+        runs: `frames.runs`.
+        order: names of optimizees and optimizers that should be there.
+    """
+    tasks = dict.fromkeys([*order["task"], *runs["task"]])
+    labels = dict.fromkeys([*order["optimizer"], *runs["optimizer"]])
+    seeds, found = set(runs["seed"]), []
+    by = runs.groupby(["optimizer", "task", "replicate"])["seed"].agg(set)
+    replicates = runs.groupby("optimizer")["replicate"].agg(set)
+    for label in labels:
+        for task in tasks:
+            expected = sorted(replicates.get(label, {0}))
+            absent = [r for r in expected if (label, task, r) not in by.index]
+            if absent == expected:
+                found.append(f"{label} on {task}: none")
+                continue
+            found += [f"{label} ({r}) on {task}: none" for r in absent]
+            for r in expected:
+                lacks = seeds - by.get((label, task, r), seeds)
+                if lacks:
+                    told = ", ".join(map(str, sorted(lacks)))
+                    found.append(f"{label} ({r}) on {task}: seeds {told}")
+    return found

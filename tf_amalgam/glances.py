@@ -1,0 +1,209 @@
+"""Tables for a first look: a row per optimizer, a column per optimizee."""
+
+import math
+
+import pandas as pd
+
+from tf_amalgam import evaluated, frames, stats
+from tf_amalgam.pages import Section
+
+# Share of 95 % intervals that leave out the truth.
+MISSED = 0.05
+
+
+def all_glances(given, found) -> list[Section]:
+    """Returns what the records have data for, the most important first.
+
+    Args:
+        given: `evaluated.Evaluated`.
+        found: the records.
+    """
+    runs = frames.with_oracle(given.runs, given.best)
+    held_out = evaluated.held_out(runs)
+    drawn = [
+        losses(
+            runs,
+            "losses",
+            "Best validation loss",
+            "best_val_loss",
+            "{:.4f}",
+            note="",
+        ),
+        losses(
+            runs,
+            "accuracies",
+            "Test accuracy, %",
+            held_out.accuracy,
+            "{:.2f}",
+            100.0,
+            f" Of {held_out.weights}.",
+        ),
+    ]
+    if given.best:
+        table = frames.verdicts(runs, "oracle", held_out.log_loss)
+        reaching = frames.reaching(found, given.best)
+        drawn = [
+            verdicts(given, table, held_out.weights),
+            *drawn,
+            effects(given, table),
+            steps(given, reaching),
+        ]
+    drawn.append(milliseconds(given))
+    return [one for one in drawn if one is not None]
+
+
+def verdicts(given, table, weights) -> Section | None:
+    """Returns who beats, equals and loses to the oracle, optimizee by optimizee.
+
+    Args:
+        given: `evaluated.Evaluated`.
+        table: `frames.verdicts` against the oracle.
+        weights: in words, at which weights the test split was measured.
+    """
+    if not len(table):
+        return None
+    rows, marks = [], []
+    for label in dict.fromkeys(table["optimizer"]):
+        here = table[table["optimizer"] == label].set_index("task")
+        cells = [_verdict(here, task, label == given.best[task]) for task in given.best]
+        rows.append([label, *(said for said, _ in cells), _mean(here, given.best)])
+        marks.append(["", *(verdict for _, verdict in cells), ""])
+    columns = ["optimizer", *given.best, "mean"]
+    own = table["optimizer"] == table["task"].map(given.best)
+    told = int((table["verdict"].isin(["better", "worse", "level"]) & ~own).sum())
+    return Section(
+        "verdicts",
+        "Against the oracle",
+        f"Mean log test loss at {weights}, minus the oracle's (nats); better or worse "
+        f"where the 95 % interval leaves out 0. Of {told} such intervals about "
+        f"{MISSED * told:.0f} leave it out by chance where nothing differs. Where "
+        "runs diverged, the number is of the others. The last column is the mean over "
+        "optimizees, if no run diverged. The oracle was chosen on the validation "
+        "split.",
+        table=pd.DataFrame(rows, columns=columns),
+        marks=pd.DataFrame(marks, columns=columns),
+    )
+
+
+def _verdict(rows, task, own):
+    """Returns what a cell says, and the verdict."""
+    if own:
+        return "oracle", ""
+    if task not in rows.index:
+        return "–", ""
+    row = rows.loc[task]
+    far = "–" if math.isnan(row["difference"]) else f"{row['difference']:+.2f}"
+    said = "" if row["verdict"] == "diverged" else f" {row['verdict']}"
+    told = [f"{row['diverged']} diverged"] if row["diverged"] else []
+    if not told and 0 < row.get("pairs", 0) < row.get("of", 0):  # 0: not paired
+        told.append(f"{row['pairs']:.0f} of {row['of']:.0f} seeds")
+    return f"{far}{said}{_bracketed(told)}", row["verdict"]
+
+
+def _mean(rows, tasks):
+    """Returns the mean over optimizees; none where a cell lacks or lost runs."""
+    rows = rows.reindex(list(tasks))
+    mean = rows["difference"].mean(skipna=False)
+    lost = rows["diverged"].gt(0).any()
+    return "–" if lost or math.isnan(mean) else f"{mean:+.2f}"
+
+
+def losses(runs, name, title, value, form, scale=1.0, note="") -> Section | None:
+    """Returns means with half of their intervals, as text."""
+
+    def cell(here):
+        fit = stats.mixed_model(here, value)
+        told = "–"
+        if not math.isnan(fit.mean):
+            told = form.format(scale * fit.mean)
+        if not math.isnan(fit.mean_high):
+            told += f" ± {form.format(scale * (fit.mean_high - fit.mean))}"
+        lost = int(here["diverged"].sum())
+        idle = int((~here["learned"]).sum()) - lost
+        counts = [f"{lost} diverged"] if lost else []
+        counts += [f"{idle} not learned"] if idle else []
+        return f"{told}{_bracketed(counts)}"
+
+    return _section(
+        name,
+        title,
+        f"Means ± half of their 95 % intervals (linear mixed model, App. D.1).{note}",
+        _pivot(runs, cell),
+    )
+
+
+def effects(given, table) -> Section | None:
+    """Returns Hedges' g against the oracle."""
+    own = table["task"].map(given.best) == table["optimizer"]
+
+    def cell(here):
+        row = here.iloc[0]
+        if own[row.name]:
+            return "oracle"
+        known = not math.isnan(row["effect"])
+        return f"{row['effect']:+.1f}" if known else "–"
+
+    return _section(
+        "effects",
+        "Effect sizes against the oracle",
+        "Hedges' g: the difference of log test losses in standard deviations of a run; "
+        "below 0 is better.",
+        _pivot(table, cell),
+    )
+
+
+def steps(given, reaching) -> Section | None:
+    """Returns the steps to the oracle's loss, and how many runs reached it."""
+
+    def cell(here):
+        row = here.iloc[0]
+        mean = f"{row['steps']:.0f}" if row["reached"] else "–"
+        return f"{mean} ({row['reached']}/{row['runs']})"
+
+    own = ", ".join(f"{task}: {label}" for task, label in given.best.items())
+    return _section(
+        "steps",
+        "Steps to the oracle's loss (reached k/n)",
+        "Mean steps until the end of the first epoch at or below the oracle's mean "
+        "best validation loss, of the k of n runs that reached it; of the oracle's own "
+        f"some do not, since their mean is the goal. Oracles: {own}.",
+        _pivot(reaching, cell),
+    )
+
+
+def milliseconds(given) -> Section | None:
+    """Returns the time of a step."""
+
+    def cell(here):
+        return f"{here['milliseconds'].mean():.1f}"
+
+    return _section(
+        "times",
+        "Milliseconds per step",
+        "Means over runs of each run's median step. Runs that shared the machine are "
+        "slower than alone.",
+        _pivot(given.runs, cell),
+    )
+
+
+def _section(name, title, caption, table):
+    cells = table.iloc[:, 1:].to_numpy().ravel()
+    if all(cell == "–" for cell in cells):
+        return None
+    return Section(name, title, caption, table=table, numbers=table)
+
+
+def _pivot(frame, cell):
+    """Returns text by optimizer and optimizee; – where there is none."""
+    rows: dict[str, dict[str, str]] = {}
+    for (label, task), here in frame.groupby(["optimizer", "task"], sort=False):
+        rows.setdefault(label, {})[task] = cell(here)
+    tasks = list(dict.fromkeys(frame["task"]))
+    return pd.DataFrame(
+        [[label, *(c.get(task, "–") for task in tasks)] for label, c in rows.items()],
+        columns=["optimizer", *tasks],
+    )
+
+
+def _bracketed(told):
+    return f" ({', '.join(told)})" if told else ""
