@@ -11,6 +11,9 @@ from absl import flags
 from tf_amalgam.launch import binary
 
 flags.DEFINE_integer("parallel", 1, "Processes that divide the runs.")
+flags.DEFINE_integer(
+    "worker_of", None, "Number of the process whose runs these are; --parallel sets it."
+)
 binary.define_gin_flags()
 
 
@@ -20,7 +23,11 @@ def main(_=None):
 
     given = binary.FLAGS
     found = bindings.run_evaluation(
-        given.gin_file, given.gin_bindings, given.workdir, given.parallel
+        given.gin_file,
+        given.gin_bindings,
+        given.workdir,
+        given.parallel,
+        given.worker_of,
     )
     print(records.table(found))
     print(f"Records, table.md and curves.png: {given.workdir}")

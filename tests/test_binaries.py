@@ -85,6 +85,12 @@ def test_processes_divide_an_evaluation(tmp_path):
     logs = sorted(path.name for path in (tmp_path / "logs").iterdir())
     assert logs == ["worker-0.txt", "worker-1.txt"]
     assert (tmp_path / "table.md").read_text().count("| 4 ") == 2
+    # The folder's files are those of the whole, and all records say the same.
+    operative = (tmp_path / "operative_config.gin").read_text()
+    (told,) = {record["configuration"] for record in records.read_all(tmp_path)}
+    assert "evaluate.seeds = [0, 1, 2, 3]" in operative
+    assert "evaluate.seeds = [0, 1, 2, 3]" in told
+    assert "evaluate.limit" not in operative + told
     refused = binary("evaluate", *flags, "--parallel=0")
     assert refused.returncode == 1
     assert "parallel must be a whole number from 1" in refused.stderr
@@ -113,6 +119,16 @@ def test_import(tmp_path):
     assert run.returncode == 0, run.stderr
     assert f"tf_amalgam.load('{tmp_path}/mine.npz')" in run.stdout
     assert saved.load(tmp_path / "mine.npz").rule.normalizer == "constant"
+    said = binary(
+        "import_weights",
+        f"--checkpoint={tmp_path}/1",
+        f"--output={tmp_path}/mine.npz",
+        *("--scheme=mean", "--teachers=sgd,adam"),
+    )
+    assert said.returncode == 0, said.stderr
+    about = saved.read(tmp_path / "mine.npz")[2]["about"]
+    assert about["scheme"] == "mean"
+    assert [teacher["rule"] for teacher in about["teachers"]] == ["sgd", "adam"]
 
 
 WITHOUT = "gin_configs/experiments/figure2_original.gin"

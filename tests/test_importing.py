@@ -7,7 +7,9 @@ import pytest
 
 import tf_amalgam
 from tests import helpers
-from tf_amalgam import evaluation, saved, tasks
+from tests.test_reporting import planted, record
+from tf_amalgam import evaluation, frames, rules, saved, tasks
+from tf_amalgam.lineup import lineup
 from tf_amalgam.rules import RNNProp
 
 WEIGHTS = RNNProp().init_weights(11)
@@ -31,11 +33,100 @@ def test_weights_arrive_with_the_released_preset(prefix, tmp_path, given):
     for name, value in weights.items():
         np.testing.assert_array_equal(value, WEIGHTS[name], err_msg=name)
     assert (header["warmup_steps"], header["warmup_learning_rate"]) == (100, 0.05)
-    assert header["about"] == {
+    about = dict(header["about"])
+    assert [about.pop(key) for key in ("scheme", "note")] == [
+        "mean",
+        "Not read from the checkpoint: scheme guessed from the folder, "
+        "teachers guessed from the folder.",
+    ]
+    assert [teacher["rule"] for teacher in about.pop("teachers")] == ["adam", "rmsprop"]
+    assert about == {
         "source": "mean/3/weights",
         "preset": "released",
         "licence": "MIT, Copyright (c) 2021 Tianshu Huang",
     }
+
+
+def imported(folder, scheme_folder, **options):
+    """Imports made-up weights out of a folder of this name; returns what is said."""
+    helpers.released_checkpoint(folder / scheme_folder / "1" / "weights", WEIGHTS)
+    output = tf_amalgam.import_checkpoint(
+        folder / scheme_folder / "1", folder / "mine.npz", **options
+    )
+    return output, saved.read(output)[2]["about"]
+
+
+LARGE = list(rules.POOLS["large"])
+
+
+@pytest.mark.parametrize(
+    ("folder", "scheme", "pool"),
+    [
+        ("mean", "mean", ["adam", "rmsprop"]),
+        ("min-max", "min_max", ["adam", "rmsprop"]),
+        ("choice-small", "choice", ["adam", "rmsprop"]),
+        ("choice-large", "choice", LARGE),
+    ],
+)
+def test_released_folders_say_how_their_students_were_trained(
+    tmp_path, folder, scheme, pool
+):
+    """In the words of `amalgamate`, so that they take part as its students do."""
+    output, about = imported(tmp_path, folder)
+    assert about["scheme"] == scheme
+    teachers, preset = about["teachers"], "released"
+    if scheme == "choice":
+        (choice,) = teachers
+        assert [member["rule"] for member in choice["pool"]] == pool
+        assert choice == rules.as_config(rules.make_rule("choice", preset, pool=pool))
+    else:
+        expected = [rules.as_config(rule) for rule in rules.make_pool(pool, preset)]
+        assert teachers == expected
+    (one,) = lineup(
+        {"theirs": output}, preset="paper", warmup_steps=1, warmup_learning_rate=0.01
+    )
+    assert one.trained["scheme"] == scheme
+    assert one.trained["teachers"] == (["choice"] if scheme == "choice" else pool)
+    # An amalgamated optimizer, however much better others learned by themselves.
+    found = [r for r in planted() if r["kind"] != "learned"]
+    found += [
+        record("Train", "ours", 0, seed) | {"optimizer": "alone", "trained": {}}
+        for seed in range(3)
+    ]
+    ours = [record("Train", "noisy", 0, seed) for seed in range(3)]
+    found += [r | {"optimizer": "theirs", "trained": one.trained} for r in ours]
+    assert frames.reference_of(frames.runs(found)) == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("given", "scheme", "teachers"),
+    [
+        ({"scheme": "mean", "teachers": "small"}, "mean", ["adam", "rmsprop"]),
+        ({"scheme": "mean", "teachers": "sgd,adam"}, "mean", ["sgd", "adam"]),
+        ({"scheme": "mean", "teachers": ("sgd",)}, "mean", ["sgd"]),
+        ({"scheme": "min_max", "teachers": "adam"}, "min_max", ["adam"]),
+        ({"scheme": "choice", "teachers": "large"}, "choice", ["choice"]),
+    ],
+)
+def test_what_is_said_is_kept(tmp_path, given, scheme, teachers):
+    _, about = imported(tmp_path, "elsewhere", **given)
+    assert about["scheme"] == scheme
+    assert [teacher["rule"] for teacher in about["teachers"]] == teachers
+    assert about["note"] == (
+        "Not read from the checkpoint: scheme said on import, teachers said on import."
+    )
+
+
+def test_what_is_said_goes_before_what_is_guessed(tmp_path):
+    _, about = imported(tmp_path, "mean", teachers="large")
+    assert about["scheme"] == "mean"
+    assert [teacher["rule"] for teacher in about["teachers"]] == LARGE
+    assert "guessed from the folder, teachers said on import" in about["note"]
+
+
+def test_a_folder_of_another_name_says_nothing(tmp_path):
+    _, about = imported(tmp_path, "elsewhere")
+    assert set(about) == {"source", "preset", "licence"}
 
 
 def test_loaded_optimizer_walks_as_one_with_these_weights(prefix, tmp_path):
@@ -132,6 +223,19 @@ def test_another_network_is_no_rnnprop(tmp_path):
         tmp_path,
         r"choice holds no weights of rnnprop.*head/bias: expected \(1,\), received",
     )
+
+
+def test_unknown_or_half_said_training(prefix, tmp_path):
+    def said(message, path=prefix, **options):
+        refused(path, tmp_path, message, **options)
+
+    said("Unknown amalgamation scheme 'minmax'.*'min_max'", scheme="minmax")
+    said("Unknown teacher 'adma'.*'adam'", teachers="adma,sgd")
+    said("Unknown teacher pool 'smal'.*'small'", teachers="smal")
+    other = tmp_path / "elsewhere" / "1" / "weights"
+    helpers.released_checkpoint(other, WEIGHTS)
+    said("scheme='mean' and teachers=None were given.*Give both", other, scheme="mean")
+    said("scheme=None and teachers='small' were", other, teachers="small")
 
 
 def test_unknown_rule_and_preset(prefix, tmp_path):

@@ -155,6 +155,49 @@ def test_diverged_runs_are_counted_and_do_not_move_the_others():
     assert fit.note == "all runs diverged"
 
 
+def test_what_was_not_measured_did_not_diverge():
+    """A figure that runs of two epochs have not, say; the frame knows who diverged."""
+    frame = drawn(0, a=4, n=5).assign(diverged=False)
+    frame.loc[[0, 7, 8], "value"] = [math.inf, math.nan, math.nan]
+    frame.loc[[7, 12], "diverged"] = True  # of which the second has a value
+    fit = stats.mixed_model(frame)
+    assert (fit.runs, fit.diverged, fit.unmeasured) == (20, 2, 2)
+    assert fit.note == "2 of 20 runs were not measured"
+    others = frame.drop(index=[0, 7, 8, 12])
+    assert fit[:9] == stats.mixed_model(others)[:9]
+    assert stats.mixed_model(others).unmeasured == 0
+    # The same of every figure of a group, as `summary` has it.
+    frame = frame.assign(task="Train", optimizer="ours", other=math.nan)
+    row = stats.summary(frame, "other").iloc[0]
+    assert math.isnan(row["mean"])
+    assert (row["replicates"], row["diverged"], row["unmeasured"]) == (0, 2, 18)
+    assert row["note"] == "18 of 20 runs were not measured"
+
+
+def test_replicates_of_which_nothing_is_left_are_told_apart():
+    frame = drawn(0, a=4, n=5).assign(diverged=False)
+    frame.loc[frame["replicate"] == 1, ["value", "diverged"]] = [math.nan, True]
+    frame.loc[frame["replicate"] == 2, "value"] = math.nan
+    fit = stats.mixed_model(frame)
+    assert (fit.replicates, fit.diverged, fit.unmeasured) == (2, 5, 5)
+    told = "5 of 20 runs were not measured; all runs of 1 replicates diverged"
+    assert fit.note.startswith(told)
+    frame["diverged"] = True
+    fit = stats.mixed_model(frame)
+    assert (fit.note, fit.unmeasured) == ("all runs diverged", 0)
+    assert math.isnan(fit.mean)
+
+
+def test_without_a_column_of_diverged_runs_what_is_not_finite_is_one():
+    frame = drawn(0, a=2, n=3).rename(columns={"value": "loss"})
+    frame.loc[[0, 1], "loss"] = [math.inf, math.nan]
+    fit = stats.mixed_model(frame, "loss")
+    assert (fit.diverged, fit.unmeasured, fit.note) == (2, 0, "")
+    named = frame.assign(lost=[True] + 5 * [False])
+    fit = stats.mixed_model(named, "loss", diverged="lost")
+    assert (fit.diverged, fit.unmeasured) == (1, 1)
+
+
 def test_one_replicate_tells_nothing_of_meta_stability():
     fit = stats.mixed_model(pd.DataFrame({"replicate": 0, "value": [1.0, 2.0, 6.0]}))
     assert fit.mean == pytest.approx(3.0)

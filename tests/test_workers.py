@@ -1,11 +1,12 @@
 """Processes that share an evaluation: replaced, ended, stopped, failing."""
 
 import json
+import os
 import signal
 
 import pytest
 
-from tf_amalgam import processes
+from tf_amalgam import processes, workers
 from tf_amalgam.sweep import Job, sweep
 from tf_amalgam.workers import Workers
 
@@ -29,13 +30,13 @@ class Fake:
 
 @pytest.fixture
 def begun(monkeypatch):
-    """Lists the processes that were started, with their bindings."""
+    """Lists the processes that were started, with their bindings and flags."""
     found = []
 
-    def started(binary, gin_files, gin_bindings, workdir, log):
+    def started(binary, gin_files, gin_bindings, workdir, log, flags):
         assert binary == "evaluate"
         found.append(Fake(log))
-        found[-1].bindings = gin_bindings
+        found[-1].bindings, found[-1].flags = gin_bindings, flags
         return found[-1]
 
     monkeypatch.setattr(processes, "started", started)
@@ -43,21 +44,22 @@ def begun(monkeypatch):
 
 
 def test_a_process_is_replaced_after_its_share(begun, tmp_path):
-    crew = Workers(2, ["a.gin"], ["evaluate.epochs = 1"], tmp_path, runs=3)
-    assert crew.work(10)
+    crew = Workers(2, ["a.gin"], ["evaluate.epochs = 1"], tmp_path)
+    assert crew.work(10) == 2
     assert len(begun) == 2
-    assert "evaluate.limit = 3" in begun[0].bindings
-    assert "evaluate.epochs = 1" in begun[0].bindings
-    assert crew.work(8)
+    # What they evaluate is what was asked for; that they are workers is said apart.
+    assert begun[0].bindings == ["evaluate.epochs = 1"]
+    assert begun[0].flags == (f"--worker_of={os.getpid()}",)
+    assert crew.work(8) == 2
     assert len(begun) == 2
     begun[0].returncode = 0
-    assert crew.work(7)
+    assert crew.work(7) == 2
     assert len(begun) == 3
     assert begun[2].log == begun[0].log  # goes on in the same log
 
 
 def test_no_more_processes_than_runs(begun, tmp_path):
-    assert Workers(4, [], [], tmp_path).work(2)
+    assert Workers(4, [], [], tmp_path).work(2) == 2
     assert len(begun) == 2
 
 
@@ -79,6 +81,62 @@ def test_stopping_interrupts_all(begun, tmp_path):
     assert [fake.signals for fake in begun] == [[signal.SIGINT]] * 2
     crew.stop()  # once
     assert [len(fake.signals) for fake in begun] == [1, 1]
+
+
+def test_a_worker_ends_between_runs_when_its_parent_is_gone(tmp_path, monkeypatch):
+    """A kill tells no one; the system gives its children another parent."""
+    share = workers.share(os.getppid())
+    assert (share["limit"], share["progress"], share["write_report"]) == (
+        *(workers.RUNS_PER_PROCESS, False, False),
+    )
+    jobs = [Job(tmp_path / "t" / f"{i}.json", f"job {i}") for i in range(4)]
+    seen = []
+
+    def run(i):
+        seen.append(i)
+        jobs[i].path.write_text("0")
+        if i == 1:
+            monkeypatch.setattr(os, "getppid", lambda: 1)
+
+    (tmp_path / "t").mkdir()
+    options = {"progress": False, "limit": share["limit"], "halt": share["halt"]}
+    sweep(jobs, run, tmp_path, **options)  # what it leaves has not failed
+    assert seen == [0, 1]
+    sweep(jobs, run, tmp_path, **options)
+    assert seen == [0, 1]
+    monkeypatch.undo()
+    sweep(jobs, run, tmp_path, **options)
+    assert seen == [0, 1, 2, 3]
+
+
+def test_one_bar_says_how_many_work_and_what_failed(tmp_path, capsys, monkeypatch):
+    """Not that others run all that is left; not what failed in earlier calls."""
+    monkeypatch.setattr("tf_amalgam.sweep.PATIENCE", 0.01)
+    jobs = [Job(tmp_path / "t" / f"{i}.json", f"job {i}") for i in range(5)]
+    (tmp_path / "t").mkdir()
+    for i in (3, 4):
+        (tmp_path / "t" / f"{i}.failed.txt").write_text("Traceback\nold")
+    calls = []
+
+    def meanwhile(left):
+        calls.append(left)
+        if len(calls) == 1:
+            return 2
+        if len(calls) == 2:
+            jobs[0].path.write_text("0")
+            for i in (1, 4):
+                (tmp_path / "t" / f"{i}.failed.txt").write_text("Traceback\nnew")
+                os.utime(tmp_path / "t" / f"{i}.failed.txt", (9e8, 9e8))
+            (tmp_path / "t" / "3.failed.txt").unlink()
+            return 1
+        return 0
+
+    with pytest.raises(RuntimeError, match="4 of 5 runs failed"):
+        sweep(jobs, None, tmp_path, limit=0, meanwhile=meanwhile)
+    said = [line.strip() for line in capsys.readouterr().err.split("\r")]
+    assert any("0/5" in line and line.endswith(", 2 running]") for line in said)
+    assert any(line.endswith(", 1 running, 2 failed]") for line in said)
+    assert not any("other processes" in line for line in said)
 
 
 def test_what_processes_leave_undone_has_failed(tmp_path):

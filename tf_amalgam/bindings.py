@@ -132,22 +132,30 @@ def check_given(name):
         raise ValueError(" ".join(missing))
 
 
-def run(name, gin_files, gin_bindings, workdir, **others):
+def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     """Parses the configuration and calls one of the functions above with it.
 
-    The configuration is written into `workdir` before the call, the operative one
-    (with every default) after it, also when the run was interrupted. `others` are
-    arguments that no configuration holds.
+    The configuration is written into `workdir`, and the operative one (with every
+    default), also when the run was interrupted. Records of an evaluation each hold the
+    operative one.
+
+    Args:
+        name: of the function.
+        gin_files, gin_bindings, workdir: what it runs, and where.
+        write_config: whether to write these two files; a process that does a share of
+            another's work leaves that one's.
+        **others: arguments that no configuration holds.
     """
     parse(gin_files, gin_bindings)
     check_given(name)
     workdir = pathlib.Path(workdir)
     configuration = gin.config_str()
-    kept = {"configuration": configuration} if name == "evaluate" else {}
+    # Called by `evaluate`, when all that it is given has been made.
+    kept = {"configuration": gin.operative_config_str} if name == "evaluate" else {}
     try:
         result = _REGISTERED[name](workdir=workdir, **kept, **others)
     finally:
-        if workdir.is_dir():
+        if write_config and workdir.is_dir():
             files.write_text(workdir / CONFIG_FILE, configuration)
             files.write_text(workdir / OPERATIVE_FILE, gin.operative_config_str())
     return result
@@ -182,17 +190,19 @@ def _root_seed():
     return copy.deepcopy(bound.get("seed", default))
 
 
-def run_evaluation(gin_files, gin_bindings, workdir, parallel=1):
+def run_evaluation(gin_files, gin_bindings, workdir, parallel=1, worker_of=None):
     """Runs `evaluate`, divided among so many processes; returns the records.
 
     With one it runs here. With more, these do the runs while this one shows the
-    progress of all (see `workers.Workers`).
+    progress of all (see `workers.Workers`); they are told whose workers they are.
     """
+    given = ("evaluate", gin_files, gin_bindings, workdir)
+    if worker_of is not None:
+        return run(*given, write_config=False, **workers.share(worker_of))
     if parallel == 1:
-        return run("evaluate", gin_files, gin_bindings, workdir)
+        return run(*given)
     crew = workers.Workers(parallel, gin_files, gin_bindings, workdir)
-    others = {"limit": 0, "meanwhile": crew.work}
     try:
-        return run("evaluate", gin_files, gin_bindings, workdir, **others)
+        return run(*given, limit=0, meanwhile=crew.work)
     finally:
         crew.stop()

@@ -28,9 +28,10 @@ def evaluate(
     preset: str = "paper",
     progress: bool = True,
     write_report: bool = True,
-    configuration: str = "",
+    configuration=None,
     limit: int | None = None,
     meanwhile=None,
+    halt=None,
 ) -> list[dict]:
     """Trains every optimizee with every optimizer and seed; returns the records.
 
@@ -59,11 +60,13 @@ def evaluate(
         preset: hyperparameters of analytic optimizers given by name.
         progress: whether to show one progress bar over all runs.
         write_report: whether to make `table.md` and `curves.png`.
-        configuration: text that every record keeps, the gin configuration say.
+        configuration: text that every record keeps, or a function that returns it,
+            called when all optimizers and optimizees have been made (the operative
+            gin configuration, say). By default the arguments of this call.
         limit: at most so many runs in this call; None for all. TensorFlow keeps some
             megabytes of every run for the life of a process, so thousands are better
             shared by several (`amalgam-evaluate --parallel`).
-        meanwhile: see `sweep.sweep`.
+        meanwhile, halt: see `sweep.sweep`.
 
     Returns:
         The records, by optimizee, seed, optimizer and replicate; with a limit, those
@@ -119,6 +122,12 @@ def evaluate(
             f"({', '.join({one.label for one in contestants})}; {', '.join(names)}) or "
             f"seeds ({seeds}) differ in nothing that a file name can hold."
         )
+    if configuration is None:
+        labels = list(dict.fromkeys(one.label for one in contestants))
+        named = {"tasks": names, "optimizers": labels, "seeds": seeds}
+        configuration = _arguments({**named, **shared, "preset": preset})
+    elif callable(configuration):
+        configuration = configuration()
     told = {task.name: task.describe() for task in tasks}
     planned = {
         job.path: {
@@ -152,10 +161,17 @@ def evaluate(
         description="evaluating",
         limit=limit,
         meanwhile=meanwhile,
+        halt=halt,
     )
     if write_report:
         report(records.read_all(workdir), workdir)
     return [records.read(job.path) for job in jobs if job.path.is_file()]
+
+
+def _arguments(given):
+    """Returns arguments by name as text, a line each."""
+    lines = [f"evaluate.{name} = {value!r}" for name, value in given.items()]
+    return "\n".join(["# Arguments of tf_amalgam.evaluate", *lines, ""])
 
 
 def _others(optimizers, baselines):

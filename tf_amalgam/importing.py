@@ -4,7 +4,7 @@ import pathlib
 
 import tensorflow as tf
 
-from tf_amalgam import rules, saved
+from tf_amalgam import amalgamation, rules, saved
 from tf_amalgam.optimizer import check_weights
 
 # Rule → our name of each weight → its name in the released code's checkpoints.
@@ -25,6 +25,14 @@ VARIABLES = {
 WARMUP_STEPS = 100
 WARMUP_LEARNING_RATE = 0.05
 
+# Folder of the released weights → scheme and pool of the students in it.
+FOLDERS = {
+    "mean": ("mean", "small"),
+    "min-max": ("min_max", "small"),
+    "choice-small": ("choice", "small"),
+    "choice-large": ("choice", "large"),
+}
+
 LICENCE = "MIT, Copyright (c) 2021 Tianshu Huang"  # of the released code and weights
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -36,6 +44,8 @@ def import_checkpoint(
     rule: str = "rnnprop",
     preset: str = "released",
     licence: str = LICENCE,
+    scheme: str | None = None,
+    teachers=None,
 ) -> pathlib.Path:
     """Writes a released checkpoint as a `.npz` file that `tf_amalgam.load` reads.
 
@@ -47,16 +57,25 @@ def import_checkpoint(
         preset: its hyperparameters; the authors' weights were trained under
             `"released"`, whose normalizer is part of what they learned.
         licence: of the weights; written beside them.
+        scheme, teachers: how the student was amalgamated, which a checkpoint does not
+            say, and reports want to know: `"mean"`, `"min_max"` or `"choice"`; a pool's
+            name, teachers' names (a sequence, or with commas between) or rules. By
+            default what the released folders' names stand for (`FOLDERS`), and
+            nothing for a folder of another name.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
         ValueError: for a damaged checkpoint, or one whose variables or shapes are not
-            those of the rule (naming them).
+            those of the rule (naming them); an unknown scheme or teacher, or one of
+            the two where the other is not known.
     """
     if rule not in VARIABLES:
         raise ValueError(rules.unknown("rule to import", rule, tuple(VARIABLES)))
     made = rules.make_rule(rule, preset)
     prefix = _prefix(pathlib.Path(path))
+    # The folders that tell schemes and replicates apart, not the whole path.
+    parts = prefix.resolve().parts[-3:]
+    training = _training(parts, scheme, teachers, preset)
     variables = read_variables(prefix)
     names = VARIABLES[rule]
     missing = sorted(set(names.values()) - variables.keys())
@@ -79,12 +98,51 @@ def import_checkpoint(
         warmup_steps=WARMUP_STEPS,
         warmup_learning_rate=WARMUP_LEARNING_RATE,
         about={
-            # The folders that tell schemes and replicates apart, not the whole path.
-            "source": "/".join(prefix.resolve().parts[-3:]),
+            "source": "/".join(parts),
             "preset": preset,
             "licence": licence,
+            **training,
         },
     )
+
+
+def _training(parts, scheme, teachers, preset) -> dict:
+    """Returns scheme and teachers as `amalgamate` writes them, and who said so.
+
+    Nothing where neither is given and no part of the path is in `FOLDERS`.
+    """
+    guessed = next((FOLDERS[p] for p in reversed(parts) if p in FOLDERS), (None, None))
+    chosen = [
+        guess if given is None else given
+        for given, guess in zip((scheme, teachers), guessed, strict=True)
+    ]
+    if chosen == [None, None]:
+        return {}
+    if None in chosen:
+        raise ValueError(
+            f"scheme={scheme!r} and teachers={teachers!r} were given, and the path "
+            f"({'/'.join(parts)}) does not say the other; known folders are "
+            f"{', '.join(FOLDERS)}. Give both, or neither."
+        )
+    scheme_told, pool = chosen
+    amalgamation.check_scheme(scheme_told)
+    if isinstance(pool, str) and ("," in pool or pool in rules.TEACHERS):
+        pool = pool.split(",")
+    # The only teacher of Optimal Choice is a trained Choice rule.
+    members = (
+        [rules.make_rule("choice", preset, pool=pool)]
+        if scheme_told == "choice"
+        else list(rules.make_pool(pool, preset))
+    )
+    said = [
+        f"{name} {'guessed from the folder' if given is None else 'said on import'}"
+        for name, given in (("scheme", scheme), ("teachers", teachers))
+    ]
+    return {
+        "scheme": scheme_told,
+        "teachers": [rules.as_config(member) for member in members],
+        "note": f"Not read from the checkpoint: {', '.join(said)}.",
+    }
 
 
 def read_variables(prefix) -> dict:

@@ -6,13 +6,14 @@ import subprocess
 import sys
 
 
-def started(binary, gin_files, gin_bindings, workdir, log):
+def started(binary, gin_files, gin_bindings, workdir, log, flags=()):
     """Returns the process of one binary.
 
     Args:
         binary: its module in `tf_amalgam.launch`.
         gin_files, gin_bindings, workdir: its flags.
         log: file that its output is added to.
+        flags: other flags of it, as they are written.
     """
     log = pathlib.Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -21,7 +22,7 @@ def started(binary, gin_files, gin_bindings, workdir, log):
     command += [f"--gin_bindings={binding}" for binding in gin_bindings]
     with open(log, "ab") as file:
         return subprocess.Popen(
-            [*command, f"--workdir={workdir}"],
+            [*command, f"--workdir={workdir}", *flags],
             stdout=file,
             stderr=file,
             # A Ctrl-C of the terminal comes through `interrupt`, once.

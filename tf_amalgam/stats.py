@@ -33,12 +33,15 @@ class Fit(NamedTuple):
     evaluation_low: float
     evaluation_high: float
     replicates: int  # a, with at least one finite value
-    runs: int  # N, finite or not
-    diverged: int  # of them not finite; counted, not in the figures
+    runs: int  # N, with a finite value or not
+    diverged: int  # of them diverged; counted, not in the figures
+    unmeasured: int  # of them without a value, though they did not diverge; neither
     note: str
 
 
-def mixed_model(frame, value="value", replicate="replicate") -> Fit:
+def mixed_model(
+    frame, value="value", replicate="replicate", diverged="diverged"
+) -> Fit:
     """Returns the linear mixed model of one optimizer's runs (App. D.1, Eq. 9).
 
     Y_ij = μ + α_i + ε_ij with α_i ~ N(0, σ_α²) for replicate i and ε_ij ~ N(0, σ_ε²)
@@ -49,8 +52,11 @@ def mixed_model(frame, value="value", replicate="replicate") -> Fit:
     the harmonic mean of n where data are not balanced (Thomas and Hultquist 1978).
 
     Args:
-        frame: one row per run; a value that is not finite is a diverged run.
+        frame: one row per run.
         value, replicate: its columns.
+        diverged: column that says of each run whether it diverged; its value, if it
+            has one, is left out. A value that is not finite is then one that was not
+            measured. Where there is no such column, it is a diverged run.
 
     Raises:
         ValueError: for a column that is not there, or no rows.
@@ -59,15 +65,16 @@ def mixed_model(frame, value="value", replicate="replicate") -> Fit:
     if frame[replicate].isna().any():
         raise ValueError(f"A run has no {replicate}; every row needs one.")
     numbers = pd.to_numeric(frame[value], errors="coerce").to_numpy(float)
-    kept = np.isfinite(numbers)
+    finite = np.isfinite(numbers)
+    bad = frame[diverged].to_numpy(bool) if diverged in frame else ~finite
+    kept = finite & ~bad
     y, labels = numbers[kept], frame[replicate].to_numpy()[kept]
     groups = [y[labels == label] for label in pd.unique(labels)]
-    lost = len(set(frame[replicate])) - len(groups)
     facts = {"replicates": len(groups), "runs": len(frame)}
-    facts["diverged"] = int((~kept).sum())
-    notes = [f"all runs of {lost} replicates diverged"] if lost else []
+    facts |= {"diverged": int(bad.sum()), "unmeasured": int((~finite & ~bad).sum())}
+    notes = _losses(frame[replicate].to_numpy(), kept, bad)
     if len(groups) == 0:
-        return _fit(facts, ["all runs diverged"])
+        return _fit(facts, notes)
     if len(groups) == 1:
         return _one_replicate(groups[0], facts, notes)
     if all(len(group) == 1 for group in groups):
@@ -75,6 +82,18 @@ def mixed_model(frame, value="value", replicate="replicate") -> Fit:
         low, high = _mean_interval(y.mean(), y.std(ddof=1) / len(y) ** 0.5, len(y) - 1)
         return _fit(facts, notes, mean=y.mean(), mean_low=low, mean_high=high)
     return _several(y, labels, groups, facts, notes)
+
+
+def _losses(replicates, kept, diverged):
+    """Returns what is missing, in words."""
+    if diverged.all():
+        return ["all runs diverged"]
+    notes, unmeasured = [], int((~kept & ~diverged).sum())
+    if unmeasured:
+        notes.append(f"{unmeasured} of {len(kept)} runs were not measured")
+    if gone := sum(diverged[replicates == r].all() for r in pd.unique(replicates)):
+        notes.append(f"all runs of {gone} replicates diverged")
+    return notes
 
 
 def _one_replicate(y, facts, notes):

@@ -39,6 +39,7 @@ def sweep(
     description="running",
     limit=None,
     meanwhile=None,
+    halt=None,
 ):
     """Runs every job whose file does not exist yet, until all files exist.
 
@@ -55,8 +56,11 @@ def sweep(
         description: its first word.
         limit: at most so many jobs in this call; None for all.
         meanwhile: `meanwhile(left)` is called again and again after the limit is
-            reached, for as long as it says that others still work on what is left;
-            what they leave undone has failed.
+            reached, for as long as it says that others still work on what is left (it
+            returns how many); what they leave undone has failed. The bar then shows
+            how many work, and how many jobs they failed to do since this call began.
+        halt: `halt()` is asked before each job; once it says yes, the call takes no
+            more and leaves the rest, as after the limit.
 
     Raises:
         RuntimeError: naming the jobs that failed here, after all others have ended.
@@ -64,9 +68,14 @@ def sweep(
             file could be written either.
     """
     _clean({pathlib.Path(folder), *(job.path.parent for job in jobs)})
-    waiting = [i for i, job in enumerate(jobs) if not job.path.is_file()]
+    waiting = _undone(jobs, range(len(jobs)))
+    before = {i: _failed_at(jobs[i]) for i in waiting}
     failed: dict[int, str] = {}
     taken = 0
+
+    def ended():
+        return taken == limit or bool(halt and halt())
+
     with tqdm.tqdm(
         total=len(jobs),
         initial=len(jobs) - len(waiting),
@@ -77,25 +86,32 @@ def sweep(
         while waiting:
             elsewhere = []
             for i in waiting:
-                if taken == limit:
+                if ended():
                     break
                 with _lock(folder, jobs[i].path) as mine:
                     if not mine:
                         elsewhere.append(i)
                     elif not jobs[i].path.is_file():
-                        bar.set_postfix_str(_status(jobs[i].title, elsewhere, failed))
+                        bar.set_postfix_str(
+                            _status(jobs[i].title, _others(elsewhere), len(failed))
+                        )
                         taken += 1
                         if said := _done(jobs[i], lambda i=i: run(i)):
                             failed[i] = said
                 _advance(bar, jobs)
-            if taken == limit:
-                waiting = [i for i in waiting if not jobs[i].path.is_file()]
-                if not waiting or not (meanwhile and meanwhile(len(waiting))):
+            if ended():
+                waiting = _undone(jobs, waiting)
+                working = int(meanwhile(len(waiting))) if waiting and meanwhile else 0
+                if not working:
                     break
+                lost = sum(
+                    _failed_at(jobs[i]) not in (None, before[i]) for i in waiting
+                )
+                bar.set_postfix_str(_status(f"{working} running", "", lost))
             else:
-                waiting = [i for i in elsewhere if not jobs[i].path.is_file()]
+                waiting = _undone(jobs, elsewhere)
+                bar.set_postfix_str(_status("", _others(waiting), len(failed)))
             if waiting:
-                bar.set_postfix_str(_status("", waiting, failed))
                 time.sleep(PATIENCE)
                 _advance(bar, jobs)
     if meanwhile:
@@ -153,6 +169,18 @@ def _said(job):
     return _failure(job).read_text().strip().splitlines()[-1]
 
 
+def _undone(jobs, places):
+    return [i for i in places if not jobs[i].path.is_file()]
+
+
+def _failed_at(job):
+    """Returns when the traceback of a job was written; None where there is none."""
+    try:
+        return _failure(job).stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
 def _failure(job):
     return job.path.with_suffix(FAILURE_SUFFIX)
 
@@ -162,13 +190,14 @@ def _advance(bar, jobs):
     bar.update(sum(job.path.is_file() for job in jobs) - bar.n)
 
 
-def _status(title, elsewhere, failed):
-    parts = [title] if title else []
-    if elsewhere:
-        parts.append(f"{len(elsewhere)} in other processes")
-    if failed:
-        parts.append(f"{len(failed)} failed")
-    return ", ".join(parts)
+def _others(elsewhere):
+    return f"{len(elsewhere)} in other processes" if elsewhere else ""
+
+
+def _status(title, others, failed):
+    return ", ".join(
+        filter(None, [title, others, f"{failed} failed" if failed else ""])
+    )
 
 
 def _lock(folder, path):

@@ -1,5 +1,6 @@
 """Several processes that share one evaluation, each replaced after some runs."""
 
+import os
 import pathlib
 
 from tf_amalgam import processes
@@ -9,34 +10,46 @@ RUNS_PER_PROCESS = 100
 LOGS = "logs"
 
 
+def share(parent) -> dict:
+    """Returns what a process is told that does a share of the runs of `parent`.
+
+    Beside its .gin files. It shows nothing, ends after its share of runs, and takes no
+    more of them once its parent is gone, however that ended.
+
+    Args:
+        parent: number of the process that started this one.
+    """
+    return {
+        "progress": False,
+        "write_report": False,
+        "limit": RUNS_PER_PROCESS,
+        # A process whose parent has ended gets another one.
+        "halt": lambda: os.getppid() != parent,
+    }
+
+
 class Workers:
-    """Processes of `amalgam-evaluate` on one folder.
+    """Processes of `amalgam-evaluate` on one folder, each with its `share`.
 
     Args:
         count: how many at the same time.
         gin_files, gin_bindings, workdir: what they evaluate; output goes to
             `workdir/logs`.
-        runs: after how many a process is replaced.
     """
 
-    def __init__(self, count, gin_files, gin_bindings, workdir, runs=RUNS_PER_PROCESS):
+    def __init__(self, count, gin_files, gin_bindings, workdir):
         if not isinstance(count, int) or count < 1:
             raise ValueError(
                 f"parallel must be a whole number from 1, received {count}."
             )
-        bindings = ["evaluate.progress = False", "evaluate.write_report = False"]
-        self._command = (
-            gin_files,
-            [*gin_bindings, *bindings, f"evaluate.limit = {runs}"],
-            workdir,
-        )
+        self._command = (gin_files, gin_bindings, workdir)
         self._workdir = pathlib.Path(workdir)
         self._waiting = list(range(count))
         # Process → (its number, how many runs were left when it began).
         self._running = {}
 
-    def work(self, left) -> bool:
-        """Replaces processes that have done their share; whether any still works.
+    def work(self, left) -> int:
+        """Replaces processes that have done their share; returns how many work now.
 
         Args:
             left: number of runs that are still to be done.
@@ -49,9 +62,10 @@ class Workers:
         while self._waiting and left > len(self._running):
             number = self._waiting.pop()
             log = self._workdir / LOGS / f"worker-{number}.txt"
-            process = processes.started("evaluate", *self._command, log)
+            flags = (f"--worker_of={os.getpid()}",)
+            process = processes.started("evaluate", *self._command, log, flags)
             self._running[process] = (number, left)
-        return bool(self._running)
+        return len(self._running)
 
     def stop(self):
         """Interrupts all; at most the runs in flight are lost."""

@@ -1,0 +1,91 @@
+"""What was really in force is in every record, and workers leave the folder's files."""
+
+import os
+
+import gin
+import pytest
+
+import tf_amalgam
+from tests import helpers
+from tf_amalgam import bindings, records, rules
+
+FILE = "gin_configs/experiments/mnist_evaluate.gin"
+LINES = [
+    "Train/conv.dataset = 'digits'",
+    "Train/conv.filters = [(4, 3)]",
+    "Train/conv.batch_size = 16",
+    "evaluate.seeds = [0]",
+    "evaluate.epochs = 1",
+    "evaluate.progress = False",
+    "evaluate.optimizers = ['sgd']",
+    "evaluate.baselines = ()",
+    "evaluate.warmup_steps = 1",
+    "amalgamate.alpha = 0.3",
+]
+
+
+@pytest.fixture(autouse=True)
+def cleared():
+    yield
+    gin.clear_config()
+
+
+def evaluated(folder, **options):
+    return bindings.run_evaluation([FILE], LINES, folder, **options)
+
+
+def test_records_hold_the_operative_configuration(tmp_path):
+    """Defaults in force are in it; what nobody asked for is not."""
+    (record,) = evaluated(tmp_path)
+    told = record["configuration"]
+    assert "evaluate.epochs = 1" in told
+    assert "evaluate.warmup_learning_rate = 0.01" in told
+    assert "Train/conv.batch_size = 16" in told
+    assert "Train/conv.name = " in told
+    assert "amalgamate" not in told
+    # What is called is one evaluation, whoever does it and wherever it lies.
+    for own in ("workdir", "configuration"):
+        assert f"evaluate.{own}" not in told
+    assert (tmp_path / "operative_config.gin").read_text() == told
+    assert "amalgamate.alpha = 0.3" in (tmp_path / "config.gin").read_text()
+
+
+def test_a_worker_does_its_share_and_leaves_the_folders_files(tmp_path):
+    for name in ("config.gin", "operative_config.gin", "table.md"):
+        (tmp_path / name).write_text("of the whole")
+    (record,) = evaluated(tmp_path, worker_of=os.getppid())
+    assert "evaluate.epochs = 1" in record["configuration"]
+    # Not in force for the evaluation as a whole.
+    for own in ("limit", "halt", "progress", "write_report"):
+        assert f"evaluate.{own}" not in record["configuration"]
+    for name in ("config.gin", "operative_config.gin", "table.md"):
+        assert (tmp_path / name).read_text() == "of the whole"
+
+
+def test_a_worker_whose_parent_is_gone_does_nothing(tmp_path):
+    assert evaluated(tmp_path, worker_of=os.getppid() + 1) == []
+    assert records.record_paths(tmp_path) == []
+
+
+def test_from_python_the_arguments_are_kept(tmp_path):
+    (record,) = tf_amalgam.evaluate(
+        {"mine": rules.SGD(0.1)},
+        helpers.tiny_task(),
+        workdir=tmp_path,
+        seeds=[4],
+        epochs=1,
+        warmup_steps=2,
+        preset="released",
+        progress=False,
+    )
+    lines = record["configuration"].splitlines()
+    assert lines[0] == "# Arguments of tf_amalgam.evaluate"
+    assert lines[1:] == [
+        "evaluate.tasks = ['tiny']",
+        "evaluate.optimizers = ['mine']",
+        "evaluate.seeds = [4]",
+        "evaluate.epochs = 1",
+        "evaluate.warmup_steps = 2",
+        "evaluate.warmup_learning_rate = 0.01",
+        "evaluate.preset = 'released'",
+    ]
