@@ -86,7 +86,7 @@ def test_released_folders_say_how_their_students_were_trained(
         {"theirs": output}, preset="paper", warmup_steps=1, warmup_learning_rate=0.01
     )
     assert one.trained["scheme"] == scheme
-    assert one.trained["teachers"] == (["choice"] if scheme == "choice" else pool)
+    assert one.trained["teachers"] == pool
     # An amalgamated optimizer, however much better others learned by themselves.
     found = [r for r in planted() if r["kind"] != "learned"]
     found += [

@@ -297,6 +297,19 @@ def series(values, index=None):
     return pd.Series(values, index=index, dtype=float)
 
 
+def test_evaluations_that_are_equal_leave_the_replicates():
+    """Also where the mean of equal numbers is not that number (three of .95)."""
+    frame = pd.DataFrame({"replicate": [0, 0, 0, 1, 1, 1], "value": 0.95})
+    fit = stats.mixed_model(frame)
+    assert fit.mean == pytest.approx(0.95)
+    assert (fit.meta, fit.evaluation) == (pytest.approx(0.0, abs=1e-12), 0.0)
+    assert fit.note == "evaluations of a replicate are equal"
+    frame.loc[frame["replicate"] == 1, "value"] = 1.05
+    fit = stats.mixed_model(frame)
+    assert fit.meta == pytest.approx(0.1 / 2**0.5)
+    assert fit.evaluation == 0.0
+
+
 def test_equal_seeds_are_paired():
     """t of 2 degrees is 4.3027; differences −1, −1.5, −2 have sd .5."""
     ours, other = series([1.0, 2.5, 5.0]), series([2.0, 4.0, 7.0])

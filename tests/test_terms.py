@@ -43,7 +43,7 @@ def test_equal_terms_pass():
 @pytest.mark.parametrize(
     ("place", "told"),
     [
-        ("settings__epochs", "epochs 4 .*, epochs 99"),
+        ("settings__epochs", "epochs 10 .*, epochs 99"),
         ("settings__warmup_steps", "warmup_steps 5 .*, warmup_steps 99"),
         ("settings__warmup_learning_rate", "warmup_learning_rate 0.01 .* 99"),
         ("settings__task__batch_size", "batch_size 8 .*adam .0. on MLP.*batch_size 99"),

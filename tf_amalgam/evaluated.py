@@ -109,7 +109,7 @@ def fits(found, labels, value):
     if not len(here):
         columns = ["task", "optimizer", *stats.Fit._fields]
         return pd.DataFrame(columns=columns)
-    return _with_lost(here, value, ["task", "optimizer"])
+    return stats.summary(here, value)
 
 
 def relative(found, labels, value):
@@ -140,13 +140,4 @@ def meta_stability_table(found) -> pd.DataFrame:
     keys = ["optimizer", *TRAINING]
     if not len(here):
         return pd.DataFrame(columns=[*keys, *stats.Fit._fields])
-    return _with_lost(here, "log_train_loss", keys)
-
-
-def _with_lost(runs, value, keys):
-    """Returns `stats.summary`, its `diverged` from the runs' own column.
-
-    A figure that a run does not have (an accuracy, say) is no divergence.
-    """
-    lost = runs.groupby(keys, sort=False, dropna=False)["diverged"].sum()
-    return stats.summary(runs, value, keys).assign(diverged=lost.to_numpy(int))
+    return stats.summary(here, "log_train_loss", keys)

@@ -112,7 +112,9 @@ def _several(y, labels, groups, facts, notes):
     a = len(groups)
     within = sum(((group - group.mean()) ** 2).sum() for group in groups)
     freedom = len(y) - a
-    if within == 0.0:  # evaluations without noise leave the means of replicates
+    # Evaluations without noise leave the means of replicates. (Not `within == 0`: a
+    # mean of equal numbers may differ from them by a rounding.)
+    if all(np.ptp(group) == 0.0 for group in groups):
         means = np.array([group.mean() for group in groups])
         notes = [*notes, "evaluations of a replicate are equal"]
         sd = means.std(ddof=1)
