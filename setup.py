@@ -34,7 +34,7 @@ setup(
     },
     package_data={
         "tf_amalgam.gin_configs": GIN_FILES,
-        "tf_amalgam.zoo": ["*.npz", "*.md"],
+        "tf_amalgam.zoo": ["*.npz", "*.toml", "*.csv"],
     },
     install_requires=[
         "tensorflow>=2.21,<2.22",

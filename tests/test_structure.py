@@ -27,7 +27,7 @@ LAYERS = [
     {"optimizer", "tasks", "evaluated"},
     {"optimizers"},
     {"saved", "unroll", "records"},
-    {"importing", "facts"},
+    {"importing", "facts", "cards"},
     {"objective", "intervals", "pages"},
     {
         *("meta_step", "glances", "tables"),

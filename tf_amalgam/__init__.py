@@ -9,6 +9,7 @@ Importing this imports Keras and nothing else; the rest comes when first used.
 import importlib
 
 try:
+    from tf_amalgam.cards import available, card
     from tf_amalgam.optimizers import (
         SGD,
         Adam,
@@ -22,7 +23,7 @@ try:
         RNNProp,
         Scale,
     )
-    from tf_amalgam.saved import available, load
+    from tf_amalgam.saved import load
 except ModuleNotFoundError as error:
     # Where only records are looked at, statistics and reports need no more.
     if error.name not in ("keras", "tensorflow"):
@@ -64,6 +65,7 @@ __all__ = [
     "Task",
     "amalgamate",
     "available",
+    "card",
     "evaluate",
     "grid_search",
     "import_checkpoint",

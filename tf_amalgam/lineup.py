@@ -162,12 +162,13 @@ def _training(given):
     rule, _, header = saved.find(given)
     about = header["about"]
     found = {key: about[key] for key in TRAINING if key in about}
-    teachers = about.get("teachers", ())
-    if about.get("scheme") == "choice":  # whose only teacher mixes a pool
-        teachers = [member for mixer in teachers for member in mixer["pool"]]
-    teachers = [teacher["rule"] for teacher in teachers]
     task = about["task"]["name"] if "task" in about else ""
-    return {"student": rule.name, "teachers": teachers, "task": task, **found}
+    return {
+        "student": rule.name,
+        "teachers": saved.teachers(about),
+        "task": task,
+        **found,
+    }
 
 
 def _kind(optimizer):

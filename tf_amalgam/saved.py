@@ -135,13 +135,25 @@ def find(name_or_path):
         return read(shipped)
     if os.sep in text or text.endswith(".npz") or os.path.exists(text):
         return read(text)
-    raise ValueError(rules.unknown("optimizer", text, available()))
+    raise ValueError(
+        rules.unknown("optimizer", text, (*shipped_names(), *rules.TEACHERS))
+    )
 
 
-def available() -> tuple[str, ...]:
-    """Returns the names that `load` knows: shipped optimizers, then teachers."""
-    shipped = sorted(path.stem for path in ZOO.glob("*.npz"))
-    return (*shipped, *rules.TEACHERS)
+def shipped_names() -> tuple[str, ...]:
+    """Returns the names of the trained optimizers that ship with the package."""
+    return tuple(sorted(path.stem for path in ZOO.glob("*.npz")))
+
+
+def teachers(about) -> list[str]:
+    """Returns the names of a student's teachers, out of what a file says of it.
+
+    Of Optimal Choice, whose only teacher mixes a pool, they are that pool.
+    """
+    found = about.get("teachers", ())
+    if about.get("scheme") == "choice":
+        found = [member for mixer in found for member in mixer["pool"]]
+    return [teacher["rule"] for teacher in found]
 
 
 def digest(weights) -> str:

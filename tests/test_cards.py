@@ -1,0 +1,185 @@
+"""Cards of optimizers, and the file of measured results behind them."""
+
+import csv
+import math
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import tf_amalgam
+from benchmarks import zoo
+from tests.test_reporting import planted
+from tf_amalgam import cards, rules, saved
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHIPPED = saved.shipped_names()
+
+
+def test_there_is_a_card_for_every_name_that_loads():
+    found = tf_amalgam.available()
+    assert tuple(found) == (*SHIPPED, *rules.TEACHERS)
+    assert len(found) == len(SHIPPED) + len(rules.TEACHERS)
+    assert "adam" in found
+    assert "adan" not in found
+    with pytest.raises(KeyError, match="Unknown optimizer 'adan'.*'adam'"):
+        found["adan"]
+    lines = str(found).splitlines()
+    assert [line.split()[0] for line in lines] == list(found)
+    assert repr(found) == str(found)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_ships_tells_where_it_comes_from(name):
+    """Every command names gin files that there are, every hash is the file's."""
+    card = tf_amalgam.available()[name]
+    _, weights, header = saved.find(name)
+    assert card.name == name
+    assert card.sha256 == saved.digest(weights)
+    assert card.rule == header["rule"]
+    assert card.hyperparameters == header["hyperparameters"]
+    assert card.licence == "Apache-2.0"
+    assert card.trained_on.startswith("Train (mnist, 18,122 parameters")
+    assert 0 < card.meta_updates <= header["about"]["meta_updates"]
+    assert -3.0 < card.validation < -1.0
+    files = [
+        part.partition("=")[2]
+        for part in card.command.split()
+        if part.startswith("--gin_file=")
+    ]
+    assert files
+    for file in files:
+        assert (ROOT / file).is_file()
+    assert card.command.startswith("amalgamate ")
+    text = str(card)
+    for told in (card.what.split()[-1], card.sha256, card.licence):
+        assert told in text
+
+
+def test_teachers_are_told_in_words():
+    def what(name):
+        return tf_amalgam.card(name).what
+
+    assert what("choice-small") == "rnnprop, taught by optimal choice of adam, rmsprop"
+    assert what("min-max-small-gaussian") == (
+        "rnnprop, taught by min-max of adam, rmsprop, under noise "
+        "(gaussian_relative 0.001)"
+    )
+    assert what("stronger") == "rnnprop, taught by adam"
+    assert what("rnnprop") == "rnnprop, without teachers"
+    assert what("choice-rule-small") == "a Choice rule that mixes adam, rmsprop"
+    assert tf_amalgam.card("choice-rule-large").teachers == rules.POOLS["large"]
+    assert what("adam") == "the analytic rule adam"
+
+
+def test_a_teacher_has_hyperparameters_and_no_weights():
+    card = tf_amalgam.card("adam")
+    assert (card.sha256, card.licence, card.command) == ("", "", "")
+    assert card.meta_updates is None
+    assert math.isnan(card.validation)
+    assert "hyperparameters: learning_rate 0.005" in str(card)
+
+
+def test_a_card_of_ones_own(tmp_path):
+    """What the file says, and no more; nothing of a shipped one with its name."""
+    rule = rules.RNNProp()
+    path = tmp_path / f"{SHIPPED[0]}.npz"
+    weights = rule.init_weights(1)
+    saved.save(path, rule, weights, warmup_steps=1, warmup_learning_rate=0.1)
+    card = tf_amalgam.card(path)
+    assert card.name == str(path)
+    assert card.sha256 == saved.digest(weights)
+    assert (card.command, card.licence, card.results) == ("", "", ())
+    assert (card.trained_on, card.meta_updates) == ("", None)
+    assert "meta-updates" not in str(card)
+    with pytest.raises(FileNotFoundError, match="no trained optimizer at"):
+        tf_amalgam.card(tmp_path / "no.npz")
+
+
+def test_measured_results_are_read(monkeypatch, tmp_path):
+    """By hand: rows of two optimizers, one of them not the oracle."""
+    monkeypatch.setattr(cards, "RESULTS", tmp_path / "results.csv")
+    cards._table.cache_clear()
+    assert tf_amalgam.card("adam").results == ()
+    cards._table.cache_clear()
+    terms = {"epochs": 3, "preset": "released", "warmup_steps": 100}
+    terms |= {"warmup_learning_rate": 0.05, "oracle": "adam", "oracle_loss": 0.25}
+    row = {"optimizer": "adam", "kind": "analytic", "optimizee": "MLP", "seeds": 2}
+    row |= {"validation_loss": 0.25, "validation_sd": 0.015, "test_loss": 0.26}
+    row |= {"test_accuracy": 0.9, "diverged": 0, **terms}
+    other = {"optimizer": "choice-small", "kind": "learned", "validation_loss": 0.5}
+    other = {**row, **other, "validation_sd": "", "test_accuracy": "", "diverged": 1}
+    with open(tmp_path / "results.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerows([row, other])
+    told = str(tf_amalgam.card("adam")).splitlines()[-2:]
+    assert told == [
+        "  measured (released preset, warm-up of 100 steps at 0.05; losses at the best "
+        "of 3 epochs):",
+        "    MLP: 0.2500 ± 0.0150 validation, 0.2600 test, accuracy 0.9000 (2 seeds)",
+    ]
+    told = str(tf_amalgam.card("choice-small")).splitlines()[-2:]
+    assert told == [
+        "  measured (warm-up of 100 steps at 0.05; losses at the best of 3 epochs):",
+        "    MLP: 0.5000 validation, 0.2600 test, 1 diverged (2 seeds); oracle adam "
+        "0.2500",
+    ]
+    cards._table.cache_clear()
+
+
+def made_up():
+    """Returns records, none of which has a shipped optimizer's name."""
+    found = planted()
+    for record in found:
+        if record["optimizer"] in SHIPPED:
+            record["optimizer"] = "alone"
+    return found
+
+
+def test_results_come_out_of_records():
+    """Means over seeds; the oracle is the pool's best; others' labels are left out."""
+    found = made_up()
+    table = zoo.results(found).set_index(["optimizer", "optimizee"])
+    assert set(table.index.get_level_values(0)) == {"adam", "sgd"}
+    here = [r for r in found if (r["task"], r["optimizer"]) == ("Train", "adam")]
+    losses = [min(r["curves"]["val_loss"]) for r in here]
+    row = table.loc["adam", "Train"]
+    assert row["validation_loss"] == pytest.approx(sum(losses) / len(losses))
+    assert row["seeds"] == len(here)
+    assert row["oracle_loss"] == min(table.xs("Train", level=1)["validation_loss"])
+    assert (row["kind"], row["epochs"]) == ("analytic", len(here[0]["curves"]["loss"]))
+
+
+def test_results_of_other_weights_are_refused():
+    found = made_up()
+    for record in found:
+        if record["optimizer"] == "ours":
+            record["optimizer"] = "choice-small"
+    with pytest.raises(ValueError, match="A record of choice-small was made with"):
+        zoo.results(found)
+
+
+def test_the_shipped_results_are_of_the_shipped_optimizers():
+    with open(cards.RESULTS, newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = {row["optimizer"] for row in rows}
+    assert names == {*SHIPPED, *rules.TEACHERS}
+    tasks = {row["optimizee"] for row in rows}
+    assert len(rows) == len(names) * len(tasks)
+    assert {(row["seeds"], row["epochs"]) for row in rows} == {
+        (rows[0]["seeds"], rows[0]["epochs"])
+    }
+
+
+def test_a_folder_without_records(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "benchmarks/zoo.py", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "There are no records in this folder" in run.stderr
