@@ -1,9 +1,9 @@
 # Sourced by the other scripts: makes .venv and installs this package into it once.
 # Usage: . launch/environment.sh; prepare [extra]
 
-prepare() {
-    local extra="${1:-}" python stamp
-    python="${PYTHON:-}"
+# Prints a Python that this package runs on.
+supported_python() {
+    local python="${PYTHON:-}"
     if [ -z "$python" ]; then
         for python in python3.11 python3.12 python3.13 python3; do
             command -v "$python" >/dev/null 2>&1 && break
@@ -13,6 +13,12 @@ prepare() {
         echo "error: Python 3.11, 3.12 or 3.13 is needed; found $("$python" --version 2>&1). Set PYTHON to one." >&2
         return 1
     fi
+    echo "$python"
+}
+
+prepare() {
+    local extra="${1:-}" python stamp
+    python="$(supported_python)" || return 1
     # Installed again whenever what it is made of has changed.
     stamp="$(cat setup.py pyproject.toml | cksum) $extra $PWD"
     if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then

@@ -39,7 +39,7 @@ def test_records_hold_the_operative_configuration(tmp_path):
     (record,) = evaluated(tmp_path)
     told = record["configuration"]
     assert "evaluate.epochs = 1" in told
-    assert "evaluate.warmup_learning_rate = 0.01" in told
+    assert "evaluate.write_report = True" in told
     assert "Train/conv.batch_size = 16" in told
     assert "Train/conv.name = " in told
     assert "amalgamate" not in told

@@ -6,14 +6,14 @@ import logging
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
 from tf_amalgam import rules
 from tf_amalgam.advance import Place, advance, rows, with_rows
 from tf_amalgam.guard import Guard, Watch, fallen, out_of_bounds, with_loss
 from tf_amalgam.layout import Layout, concat
 from tf_amalgam.numerics import derive_seed
-from tf_amalgam.rules.rule import AnalyticRule
+from tf_amalgam.rules.rule import AnalyticRule, leaves
 
 PACKAGE = "tf_amalgam"
 STATE_DTYPES = ("float32", "bfloat16", "float16")
@@ -118,13 +118,15 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             # All start alike: one is enough, where a whole state may be gigabytes.
             layout, rows = Layout(("one",), ((1,),)), [layout.size]
         found, state = [], rule.init_state(layout)
-        for (place, *path), part in tree.flatten_with_path(state):
+        for (place, *path), part in leaves(state):
             field = state._fields[place]
             found.append(
                 self.add_variable(
                     shape=(*rows, *part.shape[len(rows) :]),
-                    initializer=lambda shape, dtype, part=part: ops.broadcast_to(
-                        ops.cast(part, dtype), shape
+                    # Copied, since PyTorch's broadcast is a view of one number, which
+                    # cannot be written to.
+                    initializer=lambda shape, dtype, part=part: ops.copy(
+                        ops.broadcast_to(ops.cast(part, dtype), shape)
                     ),
                     dtype=small_dtype if field in rule.recurrent else "float32",
                     name=prefix + "_".join([field, *map(str, path)]),
@@ -303,8 +305,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         Whatever led there may stand in it, numbers that are none among it.
         """
         first = self.rule.init_state(Layout(("one",), ((1,),)))
-        parts = tree.flatten_with_path(first)
-        for variable, ((field, *_), value) in zip(state, parts, strict=True):
+        for variable, ((field, *_), value) in zip(state, leaves(first), strict=True):
             if first._fields[field] in ("m", "v", "pool"):
                 continue
             start = ops.broadcast_to(

@@ -52,16 +52,19 @@ def validations(curves, path):
     Args:
         curves: dict of label → list of (meta-update, score).
     """
-    figure, axes = canvas(1, 1)
+    many = len(curves) > 6  # then the legend has no room inside
+    figure, axes = canvas(1, 1, 6.8 if many else 4.8)
     axis = axes[0][0]
     for i, (label, points) in enumerate(curves.items()):
         finite = [(x, y) for x, y in points if math.isfinite(y)]
         x, y = zip(*finite, strict=True) if finite else ((), ())
-        axis.plot(x, y, "o-", ms=3, color=COLORS[i % len(COLORS)], label=label)
+        color, line = COLORS[i % len(COLORS)], LINES[i // len(COLORS) % len(LINES)]
+        axis.plot(x, y, marker="o", ms=3, color=color, ls=line, label=label)
     axis.set(title="Validation (held-out log improvement)", xlabel="meta-update")
     axis.set_ylabel("nats")
     axis.set_yscale("symlog", linthresh=2.0)
-    axis.legend(frameon=False, fontsize=8)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    axis.legend(frameon=False, fontsize=8, **(beside if many else {}))
     write(figure, path)
 
 

@@ -102,6 +102,19 @@ def zeros(layout, *trailing, dtype):
     return ops.zeros((layout.size, *trailing), dtype=dtype)
 
 
+def leaves(state, path=()):
+    """Yields path and array of each part of a state, as `keras.tree.flatten` goes.
+
+    Written out: Keras' `flatten_with_path` looks values of named tuples up by their
+    equality on PyTorch, and returns wrong paths there (Keras 3.15).
+    """
+    if isinstance(state, tuple):
+        for i, part in enumerate(state):
+            yield from leaves(part, (*path, i))
+    else:
+        yield path, state
+
+
 def check_positive(rule, *fields):
     """Raises ValueError unless each named hyperparameter is above 0 and finite."""
     for field in fields:

@@ -1,0 +1,98 @@
+"""One trained optimizer on TensorFlow, JAX and PyTorch: the same walks.
+
+Run by `launch/test.sh` on TensorFlow and by `launch/test_backends.sh` on all; all
+compare with one file, which TensorFlow wrote.
+"""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import tf_amalgam
+from tests.backends import walks
+
+BACKEND = keras.backend.backend()
+
+
+@pytest.fixture(scope="module")
+def expected():
+    with np.load(walks.FILE) as archive:
+        return dict(archive)
+
+
+def close(found, expected, tolerance=1e-5):
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", walks.NAMES)
+def test_every_rule_walks_alike(name, expected):
+    close(walks.applied(name), expected[f"applied/{name}"])
+
+
+@pytest.mark.parametrize("chunk_size", [5, 16])
+@pytest.mark.parametrize("name", walks.SHIPPED)
+def test_in_chunks(name, chunk_size, expected):
+    found = walks.applied(name, chunk_size=chunk_size)
+    close(found, expected[f"applied/{name}"])
+
+
+@pytest.mark.parametrize("options", walks.OPTIONS)
+def test_fit_trains_alike(options, expected):
+    """With a recurrent state of eight bits a rounding is soon a hundredth."""
+    tolerance = 0.03 if options == "half" else 1e-4
+    close(
+        walks.fitted(walks.OPTIONS[options]), expected[f"fitted/{options}"], tolerance
+    )
+
+
+def test_walks_differ(expected):
+    """So that none of the above is the same number twice."""
+    kinds = [expected[f"fitted/{key}"] for key in ("plain", "clipped", "decayed")]
+    for i, one in enumerate(kinds):
+        assert all(np.abs(one - other).max() > 1e-3 for other in kinds[:i])
+
+
+@pytest.mark.parametrize("epochs_before", [0, 1, 2])
+def test_a_saved_model_goes_on_exactly(epochs_before, tmp_path):
+    """In the middle of the warm-up of 9 steps, 6 an epoch, and after it."""
+    options = {"batch_size": 16, "shuffle": False, "verbose": 0}
+
+    def fresh():
+        return walks.model_of(tf_amalgam.load("choice-small", warmup_steps=9))
+
+    whole, x, y = fresh()
+    whole.fit(x, y, epochs=4, **options)
+    first, _, _ = fresh()
+    first.fit(x, y, epochs=epochs_before, **options)
+    first.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    again.fit(x, y, epochs=4 - epochs_before, **options)
+    close(walks.flat(again.trainable_variables), walks.flat(whole.trainable_variables))
+
+
+def test_learning_rate_may_be_a_schedule():
+    """None from the second epoch on: the weights stand still."""
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay([5], [1.0, 0.0])
+    model, x, y = walks.model_of(
+        tf_amalgam.load("choice-small", warmup_steps=2, learning_rate=rate)
+    )
+    model.fit(x, y, batch_size=16, epochs=1, shuffle=False, verbose=0)
+    before = walks.flat(model.trainable_variables)
+    model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
+    close(walks.flat(model.trainable_variables), before)
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="it is TensorFlow")
+def test_tensorflow_is_not_imported():
+    code = (
+        "import sys, keras, tf_amalgam; tf_amalgam.load('choice-large'); "
+        "print('tensorflow' in sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split()[-1] == "False"
