@@ -297,3 +297,17 @@ def test_figure_4_names_each_optimizer_once():
         "ours",
         "sgd",
     ]
+
+
+def test_headings_of_a_single_optimizee_are_whole():
+    """With one panel beside another a heading has more room."""
+    found = [one for one in planted() if one["task"] == "Train"]
+    for one in found:
+        if one["optimizer"] == "noisy":
+            one["optimizer"] = "mmmm-www-mmmm"  # takes room from the panels
+    for name, one in by_name(found).items():
+        if name in ("figure1", "figure2", "figure9"):
+            one.figure.canvas.draw()
+            for panel in one.figure.axes:
+                right = panel._left_title.get_window_extent().x1
+                assert right <= one.figure.bbox.x1, name

@@ -44,7 +44,9 @@ def by_optimizee(blocks, labels, styles):
     tasks = list(dict.fromkeys(blocks[0].table["task"]))
     rows = -(-len(tasks) // COLUMNS)
     columns = -(-len(tasks) // rows)
-    width = 1.55 + (0.5 + 0.055 * max(map(len, labels))) / columns
+    # A block's name goes on over the panels beside the first, if there are any.
+    panels_wide = 0.07 * max(len(block.name) for block in blocks) / columns
+    width = max(1.55, panels_wide) + (0.5 + 0.055 * max(map(len, labels))) / columns
     height = 0.75 + 0.165 * len(labels)
     figure, axes = plots.canvas(rows * len(blocks), columns, width, height)
     colors = [styles[label].color for label in labels]
