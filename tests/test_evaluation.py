@@ -520,10 +520,10 @@ def test_authors_weights_reproduce_their_figures(
     """RNNProp with the released weights, Train on MNIST, 2 epochs.
 
     Known figures (test loss): choice-large/1 .0368, min-max/1 .0415; the released
-    Adam teacher .0423. Seeds differ by about 6 % on Train (the paper's Table 5),
-    means of three by 3.5 %; the tolerance is above three of these, and below the 13 %
-    between choice-large and Adam. The same weights under the other normalizer are
-    another optimizer, whose loss was twice as high after one epoch of one seed.
+    Adam teacher .0423. They are of one run each, and seeds differ by 6 to 14 % after 3
+    epochs (docs/results.md); the tolerance is two standard deviations of one run
+    against a mean of three. The same weights under the other normalizer are another
+    optimizer, whose loss is far outside.
     """
     task = tf_amalgam.tasks.conv("mnist", shared_data, name="Train")
 
@@ -562,7 +562,6 @@ def test_authors_weights_reproduce_their_figures(
         "min-max": 0.0415,
         "adam": 0.0423,
     }.items():
-        assert losses[name] == pytest.approx(loss, rel=0.12), name
+        assert losses[name] == pytest.approx(loss, rel=0.3), name
         assert accuracies[name] > 0.98, name
-    assert losses["choice-large"] < losses["adam"]
-    assert losses["other normalizer"] > 1.25 * losses["choice-large"]
+    assert losses["other normalizer"] > 2.0 * losses["choice-large"]
