@@ -9,7 +9,7 @@ import textwrap
 import tomllib
 from collections.abc import Mapping
 
-from tf_amalgam import rules, saved
+from tf_amalgam import rules, saved, words
 from tf_amalgam.rules.choice import Choice
 
 # How the shipped ones were made, their licence; what `benchmarks/zoo.py` measured.
@@ -168,7 +168,7 @@ def card(name_or_path) -> Card:
             else saved.teachers(about)
         ),
         scheme=SCHEMES.get(about.get("scheme"), "") if about.get("teachers") else "",
-        noise=_noise(about),
+        noise=words.noise(about),
         trained_on=_optimizee(about.get("task")),
         meta_updates=updates,
         validation=about.get("best_validation", math.nan),
@@ -177,16 +177,6 @@ def card(name_or_path) -> Card:
         sha256=header["sha256"],
         results=_results(name) if shipped else (),
     )
-
-
-def _noise(about):
-    perturbation = about.get("perturbation") or {}
-    told = []
-    if perturbation:
-        told.append(f"{perturbation['kind']} {perturbation['radius']:g}")
-    if about.get("input_noise"):
-        told.append(f"inputs {about['input_noise']:g}")
-    return ", ".join(told)
 
 
 def _optimizee(task):

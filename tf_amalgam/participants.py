@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from tf_amalgam import plots
+from tf_amalgam import plots, words
 
 # Kind → its colour in all figures.
 KINDS = {
@@ -98,7 +98,7 @@ def _row(label, records, pool):
         "replicates": len(once),
         "scheme": trained.get("scheme", "") if learned and teachers else "",
         "teachers": ", ".join(teachers),
-        "noise": _noise(trained),
+        "noise": words.noise(trained),
         "meta_updates": _mean(one.get("meta_updates") for one in once),
         "hours": _mean(one.get("seconds") for one in once) / 3600.0,
     }
@@ -122,16 +122,6 @@ def _settings(kind, name, record):
         return "default rate" if math.isclose(rate, usual, rel_tol=1e-5) else "own rate"
     preset = record["trained"].get("preset")
     return f"trained, preset {preset}" if preset else "trained"
-
-
-def _noise(trained):
-    perturbation = trained.get("perturbation") or {}
-    told = []
-    if perturbation:
-        told.append(f"{perturbation['kind']} {perturbation.get('radius', 0.0):g}")
-    if trained.get("input_noise"):
-        told.append(f"inputs {trained['input_noise']:g}")
-    return ", ".join(told)
 
 
 def _mean(values):

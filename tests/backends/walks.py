@@ -32,6 +32,7 @@ OPTIONS = {
     "half": {"state_dtype": "bfloat16"},
 }
 NAMES = [*rules.RULES, *SHIPPED]
+UNTRAINED = "rnnprop"  # with drawn weights, whose steps a guard does not let pass
 
 
 def optimizer_of(name, **options):
@@ -104,6 +105,7 @@ def main():
     """Writes the file."""
     found = {f"applied/{name}": applied(name) for name in NAMES}
     found |= {f"fitted/{key}": fitted(options) for key, options in OPTIONS.items()}
+    found["guarded"] = applied(UNTRAINED, guard=True)
     np.savez_compressed(FILE, **found)
 
 
