@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 from keras import ops
 
 from tf_amalgam.optimizer import RuleOptimizer
@@ -21,6 +22,9 @@ class KerasAdamRule(MomentsRule):
         return -rate * state.m / (ops.sqrt(state.v) + self.epsilon), state
 
 
-def adapted(learning_rate=0.01, **kwargs):
-    """Returns Keras' Adam inside our adapter."""
-    return RuleOptimizer(KerasAdamRule(1.0), {}, learning_rate, **kwargs)
+@keras.saving.register_keras_serializable(package="tests")
+class AdaptedAdam(RuleOptimizer):
+    """Keras' Adam inside our adapter."""
+
+    def __init__(self, learning_rate=0.01, **kwargs):
+        super().__init__(KerasAdamRule(1.0), {}, learning_rate, **kwargs)

@@ -56,7 +56,7 @@ FEATURES = {
 def test_equals_keras_adam(feature):
     options = {"learning_rate": 0.01, **FEATURES[feature]}
     fresh = lambda: {k: v() if callable(v) else v for k, v in options.items()}  # noqa: E731
-    ours, our_losses = trained(keras_adam.adapted(**fresh()))
+    ours, our_losses = trained(keras_adam.AdaptedAdam(**fresh()))
     theirs, their_losses = trained(keras.optimizers.Adam(**fresh()))
     start = helpers.flat(model().get_weights())
     moved = np.abs(theirs - start).max()
@@ -79,7 +79,7 @@ def test_weight_decay_exclusions():
         optimizer.exclude_from_weight_decay(var_names=["bias"])
         return trained(optimizer)[0]
 
-    ours = excluded(keras_adam.adapted(weight_decay=0.1))
+    ours = excluded(keras_adam.AdaptedAdam(weight_decay=0.1))
     theirs = excluded(keras.optimizers.Adam(0.01, weight_decay=0.1))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
@@ -94,7 +94,7 @@ def test_learning_rate_can_be_set():
         return helpers.flat(net.get_weights())
 
     np.testing.assert_allclose(
-        halved(keras_adam.adapted()), halved(keras.optimizers.Adam(0.01)), atol=1e-4
+        halved(keras_adam.AdaptedAdam()), halved(keras.optimizers.Adam(0.01)), atol=1e-4
     )
 
 
@@ -111,7 +111,7 @@ def test_variables_without_gradient_are_left_alone():
         return np.concatenate([used.numpy(), unused.numpy()])
 
     np.testing.assert_allclose(
-        half_used(keras_adam.adapted()),
+        half_used(keras_adam.AdaptedAdam()),
         half_used(keras.optimizers.Adam(0.01)),
         atol=1e-6,
     )
