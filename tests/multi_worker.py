@@ -1,8 +1,8 @@
 """One of several processes that train together: `python -m tests.multi_worker OUT`.
 
 `TF_CONFIG` names the cluster; `OUT` gets the weights of every optimizer. Each worker
-takes its share of every minibatch, in a loop of its own, as Keras 3's `fit` does not run
-under MultiWorkerMirroredStrategy, whatever the optimizer.
+takes its share of every minibatch, in a loop of its own, as Keras 3's `fit` does not
+run under MultiWorkerMirroredStrategy, whatever the optimizer.
 """
 
 import sys

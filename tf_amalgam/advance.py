@@ -7,6 +7,9 @@ from keras import ops, tree
 from tf_amalgam.chunks import update_in_chunks
 from tf_amalgam.layout import Layout
 
+# Parts of a rule's state that average gradients, a mixture's members among them.
+MOMENTS = ("m", "v", "pool")
+
 
 class Place(NamedTuple):
     """Which tensors of a model take a step.
@@ -42,7 +45,9 @@ def advance(rule, weights, state, place, grads_P, params_P, step, held=None):
         place: a `Place`.
         grads_P, params_P: of the tensors at `place`.
         step: gradients seen so far, this one included.
-        held: whether the rule only observes the gradient (delta 0); None if never.
+        held: whether the rule only observes the gradient (delta 0); None if never. It
+            then begins anew: what is not a moment goes back to its start, where it is
+            in a warm-up anyway, and where nothing stays of what made a guard act.
     """
     weights = {k: ops.convert_to_tensor(v) for k, v in weights.items()}
     empty = rule.init_state(Layout(("none",), ((0,),)))
@@ -58,7 +63,7 @@ def advance(rule, weights, state, place, grads_P, params_P, step, held=None):
             return delta_P, tree.flatten(after)
 
         def observed():
-            after = rule.observe(grads_P, before, step)
+            after = anew(rule, rule.observe(grads_P, before, step))
             return ops.zeros_like(grads_P), tree.flatten(after)
 
         return moved() if held is None else ops.cond(held, observed, moved)
@@ -71,6 +76,16 @@ def advance(rule, weights, state, place, grads_P, params_P, step, held=None):
         whole = with_rows(ops.convert_to_tensor(variable), value, place)
         variable.assign(ops.cast(whole, variable.dtype))
     return delta_P
+
+
+def anew(rule, state):
+    """Returns a state with its moments, all other parts back at their start."""
+    start = rule.init_state(Layout(("one",), ((1,),)))
+    moments = {name: getattr(state, name) for name in state._fields if name in MOMENTS}
+    first = tree.map_structure(
+        lambda one, now: ops.broadcast_to(one[:1], now.shape), start, state
+    )
+    return first._replace(**moments)
 
 
 def _in_chunks(step_fn, state, place, grads_P, params_P):

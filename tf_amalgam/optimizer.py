@@ -1,7 +1,9 @@
 """The Keras optimizer around any rule: one batched update for the whole model."""
 
 import base64
+import contextlib
 import dataclasses
+import functools
 import logging
 
 import keras
@@ -117,17 +119,15 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         if rule.coordinatewise:
             # All start alike: one is enough, where a whole state may be gigabytes.
             layout, rows = Layout(("one",), ((1,),)), [layout.size]
-        found, state = [], rule.init_state(layout)
+        with _eagerly():
+            state = rule.init_state(layout)
+        found = []
         for (place, *path), part in leaves(state):
             field = state._fields[place]
             found.append(
                 self.add_variable(
                     shape=(*rows, *part.shape[len(rows) :]),
-                    # Copied, since PyTorch's broadcast is a view of one number, which
-                    # cannot be written to.
-                    initializer=lambda shape, dtype, part=part: ops.copy(
-                        ops.broadcast_to(ops.cast(part, dtype), shape)
-                    ),
+                    initializer=functools.partial(_filled, part),
                     dtype=small_dtype if field in rule.recurrent else "float32",
                     name=prefix + "_".join([field, *map(str, path)]),
                 )
@@ -294,25 +294,28 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         after = fallen(self.guard, watch, out, climbed)
         for variable, new, old in zip(scalars, after, watch, strict=True):
             self.assign(variable, ops.where(falls, new, old))
-        self._restart(state, falls)
         delta_P = ops.where(by_fallback, fallback_P, learned_P)
         delta_P = ops.where(climbed, best_P - params_P, delta_P)
         return ops.where(fine, delta_P, ops.zeros_like(delta_P))
 
-    def _restart(self, state, falls):
-        """Puts what is not a moment back to its start, where the fallback takes over.
 
-        Whatever led there may stand in it, numbers that are none among it.
-        """
-        first = self.rule.init_state(Layout(("one",), ((1,),)))
-        for variable, ((field, *_), value) in zip(state, leaves(first), strict=True):
-            if first._fields[field] in ("m", "v", "pool"):
-                continue
-            start = ops.broadcast_to(
-                ops.cast(value[:1], variable.dtype), variable.shape
-            )
-            now = ops.convert_to_tensor(variable)
-            self.assign(variable, ops.where(falls, start, now))
+def _eagerly():
+    """Returns a context in which values are known, also where TensorFlow traces."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.init_scope()
+
+
+def _filled(part, shape, dtype):
+    """Returns a part of a state, broadcast to its whole shape."""
+    number = float(ops.convert_to_numpy(part).flat[0])
+    if np.all(ops.convert_to_numpy(part) == number):  # no two copies of gigabytes
+        return ops.full(shape, number, dtype)
+    # Copied, since PyTorch's broadcast is a view of one number, which cannot be
+    # written to.
+    return ops.copy(ops.broadcast_to(ops.cast(part, dtype), shape))
 
 
 def _is_here(loss):

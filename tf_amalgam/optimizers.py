@@ -1,6 +1,7 @@
 """The teachers and the learned rules as Keras optimizers."""
 
 import keras
+from keras import ops
 
 from tf_amalgam import rules
 from tf_amalgam.optimizer import PACKAGE, AnalyticOptimizer, LearnedOptimizer
@@ -62,6 +63,35 @@ class Choice(LearnedOptimizer):
     """A learned mixture of known optimizers: θ ← θ + Σₖ wₖuₖ."""
 
     rule_type = rules.Choice
+
+    def mixing_weights(self) -> dict:
+        """Returns the last step's shares, NumPy: `[*shape, K]` by variable's path.
+
+        K are the members, `optimizer.rule.pool`; shares sum to 1. During a warm-up
+        they are what the rule begins with.
+
+        Raises:
+            ValueError: before the optimizer is built.
+        """
+        if not self.built:
+            raise ValueError(
+                "This optimizer has no mixing weights yet: it knows no variables. "
+                "Train with it first, or call optimizer.build(variables)."
+            )
+        names = [variable.name for variable in self._state]
+        last_PH = self._state[names.index(f"hidden_{self.rule.layers - 1}")]
+        weights = {k: ops.convert_to_tensor(v) for k, v in self.rule_weights.items()}
+        shares_PK = self.rule.mixing_weights(
+            weights, ops.cast(ops.convert_to_tensor(last_PH), "float32")
+        )
+        layout = self._layout
+        pieces = layout.segments(ops.convert_to_numpy(shares_PK))
+        return {
+            name: ops.convert_to_numpy(piece).reshape(*shape, -1)
+            for name, shape, piece in zip(
+                layout.names, layout.shapes, pieces, strict=True
+            )
+        }
 
 
 @register

@@ -150,14 +150,18 @@ class Choice(Rule):
             )
             hidden.append(x)
             cell.append(c)
-        logits_PK = x @ weights["head/kernel"] + weights["head/bias"]
-        weights_PK = self._softmax(logits_PK, noise)
+        weights_PK = self.mixing_weights(weights, x, noise)
         if self.rate_range:
             rates_PK = ops.tanh(x @ weights["rate/kernel"] + weights["rate/bias"])
             updates_PK = updates_PK * ops.exp(self.rate_range * rates_PK)
         delta_P = ops.sum(weights_PK * updates_PK, axis=1)
         state = ChoiceState(tuple(s for _, s in moved), tuple(hidden), tuple(cell))
         return Mixture(weights_PK, delta_P, state)
+
+    def mixing_weights(self, weights, hidden_PH, noise=None):
+        """Returns `[P, K]`: of a step that left the last layer at `hidden_PH`."""
+        logits_PK = hidden_PH @ weights["head/kernel"] + weights["head/bias"]
+        return self._softmax(logits_PK, noise)
 
     def _features(self, updates_PK, layout, step):
         """Returns [P, 4]: time, and one-hot of the tensor's number of dimensions."""
