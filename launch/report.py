@@ -14,6 +14,7 @@ flags.DEFINE_string("output", None, "Folder of the report; DIR/report by default
 flags.DEFINE_string("markdown", None, "Path of a page of Markdown to write besides.")
 flags.DEFINE_list("pool", None, "Labels out of which the oracle is taken.")
 flags.DEFINE_string("reference", None, "Label against which others are measured.")
+flags.DEFINE_list("rivals", [], "Labels; a table against the best of them is added.")
 
 
 def main(arguments):
@@ -27,6 +28,7 @@ def main(arguments):
         binary.FLAGS.output,
         pool=binary.FLAGS.pool,
         reference=binary.FLAGS.reference,
+        rivals=binary.FLAGS.rivals,
         markdown=binary.FLAGS.markdown,
     )
     print(page)

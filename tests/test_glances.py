@@ -33,7 +33,7 @@ def lost(found, optimizer, task, seed=0):
 
 def test_verdicts_name_the_oracle_and_divergence():
     given, table = against_the_oracle(lost(planted(), "ours", "MLP"))
-    shown = glances.verdicts(given, table, "the end")
+    shown = glances.verdicts(given.best, table, "the end")
     assert list(cells(shown).loc["adam"]) == ["oracle", "oracle", "+0.00"]
     difference = table.set_index(["task", "optimizer"])["difference"]
     assert cells(shown).loc["ours", "MLP"] == (
@@ -49,18 +49,21 @@ def test_verdicts_name_the_oracle_and_divergence():
 def test_how_many_verdicts_are_expected_to_be_false():
     """By hand: 6 others on 2 optimizees, less one that is no interval."""
     given, table = against_the_oracle(planted())
-    assert "Of 12 such intervals about 1 " in glances.verdicts(given, table, "").caption
+    assert (
+        "Of 12 such intervals about 1 "
+        in glances.verdicts(given.best, table, "").caption
+    )
     given, table = against_the_oracle(lost(planted(), "ours", "MLP"))
-    assert "Of 11 such" in glances.verdicts(given, table, "").caption
+    assert "Of 11 such" in glances.verdicts(given.best, table, "").caption
 
 
 def test_pairs_that_lack_seeds_are_said():
     given, table = against_the_oracle(planted())
-    whole = glances.verdicts(given, table.assign(pairs=3, of=3), "")
+    whole = glances.verdicts(given.best, table.assign(pairs=3, of=3), "")
     assert "seeds" not in whole.table.to_string()
     of_sgd = table["optimizer"].eq("sgd") & table["task"].eq("MLP")
     table = table.assign(pairs=np.where(of_sgd, 2, 0), of=3)
-    shown = cells(glances.verdicts(given, table, ""))
+    shown = cells(glances.verdicts(given.best, table, ""))
     assert shown.loc["sgd", "MLP"].endswith(" worse (2 of 3 seeds)")
     assert "seeds" not in shown.drop(index="sgd").to_string()
 

@@ -22,6 +22,7 @@ from tf_amalgam import (
     files,
     frames,
     glances,
+    pages,
     plots,
     records,
     reporting,
@@ -498,6 +499,7 @@ def test_the_pool_and_the_reference_can_be_named(tmp_path):
             "No record has the optimizer 'adma'. There are: adam, sgd",
         ),
         ({"reference": "mine"}, "No record has the optimizer 'mine'"),
+        ({"rivals": ["mine"]}, "No record has the optimizer 'mine'"),
     ],
 )
 def test_unknown_labels(tmp_path, options, message):
@@ -541,6 +543,46 @@ def test_a_page_of_markdown(tmp_path):
     assert rows["adam"][0] == f"{losses.mean():.4f} ± {half:.4f}"
     assert rows["noisy"][1].endswith("(3 diverged)")
     assert rows["oracle"] == rows["adam"]
+
+
+def test_words_above_the_report_are_kept(tmp_path):
+    page = tmp_path / "results.md"
+    folder = written(planted(), tmp_path / "records")
+    reporting.write_report(folder, markdown=page)
+    plain = page.read_text()
+    page.write_text(f"# Mine\n\nWords.\n\n{pages.FOLLOWS}\n\nold\n")
+    for _ in range(2):
+        reporting.write_report(folder, markdown=page)
+        words, follows, rest = page.read_text().partition(pages.FOLLOWS)
+        assert words == "# Mine\n\nWords.\n\n"
+        assert follows
+        assert rest.strip() == f"#{plain}".strip()
+
+
+def test_against_rivals(tmp_path):
+    """The best of some by validation, on each optimizee, as the oracle is chosen."""
+    folder = written(planted(), tmp_path / "records")
+    text = {}
+    for rivals in ((), ("sgd", "adam")):
+        page = tmp_path / f"{len(rivals)}.md"
+        reporting.write_report(
+            folder, tmp_path / "out", rivals=rivals, pool=["adam"], markdown=page
+        )
+        text[rivals] = page.read_text()
+    assert "Against the best of" not in text[()]
+    section = text["sgd", "adam"].split("## Against the best of ")[1].split("## ")[0]
+    against_oracle = text[()].split("## Against the oracle")[1].split("## ")[0]
+    rows = lambda part: [r for r in part.splitlines() if r.startswith("| ")]  # noqa: E731
+    oracle = {"Train": "adam", "MLP": "adam"}
+    best = frames.oracle(frames.runs(planted()), ["sgd", "adam"])
+    assert best == oracle  # so that both tables say the same of everybody
+    assert "minus the best rival's" in section
+    squeezed = [re.sub(r"[ -]+", " ", r) for r in rows(section)]
+    expected = [
+        re.sub(r"[ -]+", " ", r.replace("oracle", "best rival"))
+        for r in rows(against_oracle)
+    ]
+    assert squeezed == expected
 
 
 def test_data_sets_are_shown(tmp_path):
@@ -592,7 +634,7 @@ def test_a_verdict_over_all_optimizees():
     found = [r for r in planted() if (r["task"], r["optimizer"]) != ("MLP", "Lion")]
     given = evaluated.gather(found)
     table = frames.verdicts(frames.with_oracle(given.runs, given.best), "oracle")
-    shown = glances.verdicts(given, table, "the end")
+    shown = glances.verdicts(given.best, table, "the end")
     means = shown.table.set_index("optimizer")["mean"]
     ours = table[table["optimizer"] == "ours"]["difference"].mean()
     assert means["ours"] == f"{ours:+.2f}"

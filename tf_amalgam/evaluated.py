@@ -19,6 +19,7 @@ class Evaluated(NamedTuple):
     curves: pd.DataFrame  # `frames.curves`
     tasks: pd.DataFrame  # `frames.optimizees`
     best: dict  # optimizee → oracle
+    rivals: dict  # optimizee → the best of the rivals, as the oracle is chosen
     pool: list  # labels of the analytic pool
     reference: str | None  # label against which others are measured
     styles: dict  # label → how it is drawn
@@ -29,11 +30,11 @@ def check_terms(found):
     terms.check(found)
 
 
-def gather(found, pool=None, reference=None) -> Evaluated:
+def gather(found, pool=None, reference=None, rivals=()) -> Evaluated:
     """Returns records as what figures are drawn of (see `reporting.write_report`)."""
     runs = frames.runs(found)
     known = list(dict.fromkeys(runs["optimizer"]))
-    for label in [*(pool or ()), *([reference] if reference else [])]:
+    for label in [*(pool or ()), *([reference] if reference else []), *rivals]:
         if label not in known:
             raise ValueError(
                 f"No record has the optimizer {label!r}. There are: {', '.join(known)}."
@@ -44,6 +45,7 @@ def gather(found, pool=None, reference=None) -> Evaluated:
         frames.curves(found),
         frames.optimizees(found),
         frames.oracle(runs, pool),
+        frames.oracle(runs, rivals),
         pool,
         reference or frames.reference_of(runs),
         participants.styles(runs, pool),

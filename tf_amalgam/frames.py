@@ -203,11 +203,11 @@ def _best(frame, column):
     return order.sort_values(["tasks", "diverged", "mean"], kind="stable").index[0]
 
 
-def with_oracle(frame, best) -> pd.DataFrame:
-    """Returns the frame with the oracle's runs again, labelled "oracle"."""
+def with_oracle(frame, best, name="oracle") -> pd.DataFrame:
+    """Returns the frame with the oracle's runs again, under its name."""
     rows = [
         frame[(frame["task"] == task) & (frame["optimizer"] == label)].assign(
-            optimizer="oracle"
+            optimizer=name
         )
         for task, label in best.items()
     ]

@@ -7,6 +7,8 @@ import pandas as pd
 from tf_amalgam import evaluated, frames, stats
 from tf_amalgam.pages import Section
 
+# The best of those that a report is asked to compare with.
+RIVAL = "best rival"
 # Share of 95 % intervals that leave out the truth.
 MISSED = 0.05
 
@@ -43,7 +45,8 @@ def all_glances(given, found) -> list[Section]:
         table = frames.verdicts(runs, "oracle", held_out.log_loss)
         reaching = frames.reaching(found, given.best)
         drawn = [
-            verdicts(given, table, held_out.weights),
+            verdicts(given.best, table, held_out.weights),
+            *_against_rivals(given, held_out),
             *drawn,
             effects(given, table),
             steps(given, reaching),
@@ -52,43 +55,55 @@ def all_glances(given, found) -> list[Section]:
     return [one for one in drawn if one is not None]
 
 
-def verdicts(given, table, weights) -> Section | None:
-    """Returns who beats, equals and loses to the oracle, optimizee by optimizee.
+def _against_rivals(given, held_out):
+    """Returns the table against the best of the rivals, where there are any."""
+    if not given.rivals:
+        return []
+    runs = frames.with_oracle(given.runs, given.rivals, RIVAL)
+    table = frames.verdicts(runs, RIVAL, held_out.log_loss)
+    title = f"Against the best of {', '.join(dict.fromkeys(given.rivals.values()))}"
+    return [verdicts(given.rivals, table, held_out.weights, RIVAL, title)]
+
+
+def verdicts(best, table, weights, who="oracle", title="Against the oracle"):
+    """Returns who beats, equals and loses to an opponent, optimizee by optimizee.
 
     Args:
-        given: `evaluated.Evaluated`.
-        table: `frames.verdicts` against the oracle.
+        best: the opponent's label on each optimizee (that of the oracle, say).
+        table: `frames.verdicts` against it.
         weights: in words, at which weights the test split was measured.
+        who: what the opponent is called.
+        title: of the section.
     """
     if not len(table):
         return None
     rows, marks = [], []
     for label in dict.fromkeys(table["optimizer"]):
         here = table[table["optimizer"] == label].set_index("task")
-        cells = [_verdict(here, task, label == given.best[task]) for task in given.best]
-        rows.append([label, *(said for said, _ in cells), _mean(here, given.best)])
+        cells = [_verdict(here, task, who, label == best[task]) for task in best]
+        rows.append([label, *(said for said, _ in cells), _mean(here, best)])
         marks.append(["", *(verdict for _, verdict in cells), ""])
-    columns = ["optimizer", *given.best, "mean"]
-    own = table["optimizer"] == table["task"].map(given.best)
+    columns = ["optimizer", *best, "mean"]
+    own = table["optimizer"] == table["task"].map(best)
     told = int((table["verdict"].isin(["better", "worse", "level"]) & ~own).sum())
     return Section(
-        "verdicts",
-        "Against the oracle",
-        f"Mean log test loss at {weights}, minus the oracle's (nats); better or worse "
+        "verdicts" if who == "oracle" else "verdicts_rivals",
+        title,
+        f"Mean log test loss at {weights}, minus the {who}'s (nats); better or worse "
         f"where the 95 % interval leaves out 0. Of {told} such intervals about "
         f"{MISSED * told:.0f} leave it out by chance where nothing differs. Where "
         "runs diverged, the number is of the others. The last column is the mean over "
-        "optimizees, if no run diverged. The oracle was chosen on the validation "
+        f"optimizees, if no run diverged. The {who} was chosen on the validation "
         "split.",
         table=pd.DataFrame(rows, columns=columns),
         marks=pd.DataFrame(marks, columns=columns),
     )
 
 
-def _verdict(rows, task, own):
+def _verdict(rows, task, who, own):
     """Returns what a cell says, and the verdict."""
     if own:
-        return "oracle", ""
+        return who, ""
     if task not in rows.index:
         return "–", ""
     row = rows.loc[task]

@@ -32,6 +32,8 @@ td.better { background: #d9f0e3; } td.worse, td.diverged { background: #f9dfd5; 
 .wide { overflow: auto; max-height: 85vh; margin: 1em 0; }
 summary { cursor: pointer; }
 """
+# What stands above this line in a page of Markdown is its reader's own.
+FOLLOWS = "<!-- amalgam-report writes what follows -->"
 # Dots per inch of a picture beside a Markdown page, which is as wide as its text.
 SMALL = 90
 
@@ -136,11 +138,15 @@ def _is_text(column):
 def write_markdown(path, title, facts, sections):
     """Writes a page of Markdown; its small pictures lie in a folder of its name.
 
-    Long tables are left out.
+    Long tables are left out. A page with the line `FOLLOWS` keeps what stands above it.
     """
     path = pathlib.Path(path)
     folder = path.with_suffix("")
-    parts = [f"# {title}", "\n".join(f"- {_text(line)}" for line in facts)]
+    parts = [f"# {title}"]
+    if path.is_file() and FOLLOWS in (before := path.read_text()):
+        words = before.partition(FOLLOWS)[0].rstrip()
+        parts = [words, FOLLOWS, f"## {title}"]
+    parts.append("\n".join(f"- {_text(line)}" for line in facts))
     for section in sections:
         if section.long:
             continue

@@ -15,7 +15,7 @@ FIRST = "participants"
 
 
 def write_report(
-    folder, output=None, *, pool=None, reference=None, markdown=None
+    folder, output=None, *, pool=None, reference=None, rivals=(), markdown=None
 ) -> pathlib.Path:
     """Writes the paper's tables and figures of an evaluation; returns the page's path.
 
@@ -29,12 +29,15 @@ def write_report(
             default. The oracle is chosen by validation loss (Huang et al. 2022, 5).
         reference: label against which others are measured; by default the
             amalgamated optimizer with the best validation losses.
+        rivals: labels; a table says how all others stand against the best of these,
+            chosen as the oracle is.
         markdown: path of a page of Markdown to write besides, without the long
-            tables; small pictures lie in a folder of its name.
+            tables; small pictures lie in a folder of its name. What stands in it above
+            the line `pages.FOLLOWS`, words of yours, is kept.
 
     Raises:
         ValueError: if there are no records, one cannot be read, they were made on
-            unequal terms, or a label of `pool` or `reference` is not in them.
+            unequal terms, or a label of `pool`, `reference` or `rivals` is not in them.
     """
     folder = pathlib.Path(folder)
     output = folder / "report" if output is None else pathlib.Path(output)
@@ -45,7 +48,7 @@ def write_report(
             "evaluation, as amalgam-evaluate writes it."
         )
     evaluated.check_terms(found)
-    given = evaluated.gather(found, pool, reference)
+    given = evaluated.gather(found, pool, reference, rivals)
     sections = _sections(given, found, sorted((folder / SAMPLES).glob("*.png")))
     for one in sections:
         for suffix in (".png", ".svg") if one.figure is not None else ():
