@@ -521,7 +521,7 @@ def test_authors_weights_reproduce_their_figures(
 
     Known figures (test loss): choice-large/1 .0368, min-max/1 .0415; the released
     Adam teacher .0423. They are of one run each, and seeds differ by 6 to 14 % after 3
-    epochs (docs/results.md); the tolerance is two standard deviations of one run
+    epochs (docs/training.md); the tolerance is two standard deviations of one run
     against a mean of three. The same weights under the other normalizer are another
     optimizer, whose loss is far outside.
     """

@@ -28,7 +28,7 @@ BLIND = weights_that(**{"head/kernel": 0.0, "head/bias": 5.0})
 def learned_sgd(rate, **options):
     """Returns gradient descent as a learned rule, which may be guarded."""
     return tf_amalgam.LearnedScalars(
-        base="sgd", initial_learning_rate=rate, warmup_steps=4, **options
+        base="sgd", initial_learning_rate=rate, warmup_steps=40, **options
     )
 
 
@@ -125,7 +125,7 @@ def test_a_climbing_loss_is_taken_back():
     guarded, losses = trained(optimizer, 12, net)
     assert np.abs(free).max() > 10.0 * np.abs(guarded).max()
     assert optimizer.guard_report["loss_climbed"] == 1
-    fallback, _ = trained(tf_amalgam.Adam(0.005, warmup_steps=4), 12)
+    fallback, _ = trained(tf_amalgam.Adam(0.005, warmup_steps=40), 12)
     assert losses[-1] < losses[0]
     start = helpers.flat(model().get_weights())
     moved = np.abs(fallback - start).max()

@@ -17,13 +17,17 @@ from tf_amalgam.rules.teachers import LEARNING_RATES, as_config, from_config
 ADAM = Adam(LEARNING_RATES["adam"])
 # Share of its past that the average of the loss keeps at each step.
 DECAY = 0.95
-# Losses after which the average means something.
-SETTLING = 5
+# The same of the variance around it: slower, or a climb would soon pass for noise.
+VARIANCE_DECAY = 0.998
+# Losses after which average and variance mean something.
+SETTLING = 20
 # Share of the first loss that is no climb, whatever was gained.
 FLOOR = 0.1
 # Standard deviations of the average that are noise: thousands of steps on a plateau
-# have a lowest and a highest one.
-NOISE = 10.0
+# have a lowest and a highest one. With these numbers none of 226 trainings on six
+# optimizees, by 24 optimizers, is called a climb whose loss did not at least double
+# (MNIST, Fashion-MNIST, CIFAR-10, 3 epochs).
+NOISE = 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Guard:
     fallback: AnalyticRule = ADAM
     size: float = 10.0
     cosine: float = 0.0
-    climb: float = 0.3
+    climb: float = 0.2
     patience: int = 100
 
     def __post_init__(self):
@@ -96,12 +100,17 @@ class Watch(NamedTuple):
     fallback_steps: Any = 0.0
 
 
-def out_of_bounds(guard, delta_P, fallback_P):
-    """Returns whether a step is not finite, too long, or against the fallback's."""
+def out_of_bounds(guard, delta_P, fallback_P, warm):
+    """Returns whether a step is not finite, too long, or against the fallback's.
+
+    A step of the warm-up, plain gradient descent, may go against it: averages of
+    gradients lag behind.
+    """
     size, other = ops.sum(ops.square(delta_P)), ops.sum(ops.square(fallback_P))
     along = ops.sum(delta_P * fallback_P)
+    directed = along >= guard.cosine * ops.sqrt(size * other)
     inside = ops.logical_and(
-        size <= guard.size**2 * other, along >= guard.cosine * ops.sqrt(size * other)
+        size <= guard.size**2 * other, ops.logical_or(warm, directed)
     )
     # No comparison with a number that is none holds.
     return ops.logical_not(inside)
@@ -115,10 +124,13 @@ def with_loss(guard, watch, loss):
     first = seen == 1.0
     start = ops.where(first, loss, watch.start)
     off = ops.where(first, 0.0, loss - watch.average)
-    # As if the first losses had been averaged: both weights fall from 1 to 1 − DECAY.
-    weight = (1.0 - DECAY) / (1.0 - ops.power(DECAY, seen))
+    # As if the first losses had been averaged: weights fall from 1 to 1 − decay.
+    weight, slow = (
+        (1.0 - decay) / (1.0 - ops.power(decay, seen))
+        for decay in (DECAY, VARIANCE_DECAY)
+    )
     average = ops.where(first, loss, watch.average + weight * off)
-    variance = (1.0 - weight) * (watch.variance + weight * ops.square(off))
+    variance = (1.0 - slow) * (watch.variance + slow * ops.square(off))
     best = ops.where(first, loss, watch.best)
     # Of the losses before, or a jump would pass for noise.
     noise = NOISE * ops.sqrt(watch.variance * (1.0 - DECAY) / (1.0 + DECAY))

@@ -243,16 +243,23 @@ class RuleOptimizer(keras.optimizers.Optimizer):
                 state, guarded, place, seen, rate, warm, loss, fine
             )
         else:
-            delta_P = rate * self._learned(state, place, seen, warm)
-        if warm is not None:
-            delta_P = ops.where(warm, -self.warmup_learning_rate * grads_P, delta_P)
+            delta_P = self._own_delta(state, place, seen, rate, warm, warm)
         for variable, delta in zip(variables, place.part.split(delta_P), strict=True):
             self.assign_add(variable, ops.cast(delta, variable.dtype))
 
-    def _learned(self, state, place, seen, held):
-        """Returns the rule's own step, 0 where it is held; its state is assigned."""
-        weights, (grads_P, params_P, step) = self.rule_weights, seen
-        return advance(self.rule, weights, state, place, grads_P, params_P, step, held)
+    def _own_delta(self, state, place, seen, rate, warm, held):
+        """Returns the warm-up's step or the rule's; the rule's state is assigned.
+
+        Args:
+            warm: whether it is the warm-up; None if it never is.
+            held: whether the rule only observes; None if it never does.
+        """
+        delta_P = rate * advance(
+            self.rule, self.rule_weights, state, place, *seen, held
+        )
+        if warm is None:
+            return delta_P
+        return ops.where(warm, -self.warmup_learning_rate * seen[0], delta_P)
 
     def _guarded_delta(self, state, guarded, place, seen, rate, warm, loss, fine):
         """Returns the step that is taken under guard; states are assigned.
@@ -269,10 +276,10 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         warm = no if warm is None else warm
         idle = watch.left > 0.0
         held = ops.logical_or(warm, idle)
-        learned_P = rate * self._learned(state, place, seen, held)
+        own_P = self._own_delta(state, place, seen, rate, warm, held)
         fallback_P = rate * advance(self.guard.fallback, {}, fallback, place, *seen)
-        ours = ops.logical_and(fine, ops.logical_not(held))
-        out = ops.logical_and(ours, out_of_bounds(self.guard, learned_P, fallback_P))
+        ours = ops.logical_and(fine, ops.logical_not(idle))
+        out = ops.logical_and(ours, out_of_bounds(self.guard, own_P, fallback_P, warm))
         climbed, kept = no, ops.convert_to_tensor(best)
         best_P = rows(kept, place)
         if loss is not None:
@@ -283,18 +290,16 @@ class RuleOptimizer(keras.optimizers.Optimizer):
                 best, with_rows(kept, ops.where(lowest, params_P, best_P), place)
             )
         falls = ops.logical_or(out, climbed)
-        by_fallback = ops.logical_or(
-            falls, ops.logical_and(idle, ops.logical_not(warm))
-        )
+        by_fallback = ops.logical_or(falls, idle)
         watch = watch._replace(
-            left=ops.where(warm, watch.left, ops.maximum(watch.left - 1.0, 0.0)),
+            left=ops.maximum(watch.left - 1.0, 0.0),
             gradients=watch.gradients + ops.cast(ops.logical_not(fine), "float32"),
             fallback_steps=watch.fallback_steps + ops.cast(by_fallback, "float32"),
         )
         after = fallen(self.guard, watch, out, climbed)
         for variable, new, old in zip(scalars, after, watch, strict=True):
             self.assign(variable, ops.where(falls, new, old))
-        delta_P = ops.where(by_fallback, fallback_P, learned_P)
+        delta_P = ops.where(by_fallback, fallback_P, own_P)
         delta_P = ops.where(climbed, best_P - params_P, delta_P)
         return ops.where(fine, delta_P, ops.zeros_like(delta_P))
 
