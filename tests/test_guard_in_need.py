@@ -6,13 +6,10 @@ the fallback gained since its first epoch.
 """
 
 import keras
-import numpy as np
 import pytest
 
 import tf_amalgam
-from tests import helpers
 from tf_amalgam.guard import ADAM
-from tf_amalgam.tasks import resnet
 
 MARGIN = 1 / 20
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

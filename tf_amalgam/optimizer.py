@@ -254,12 +254,14 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             warm: whether it is the warm-up; None if it never is.
             held: whether the rule only observes; None if it never does.
         """
+        grads_P, params_P, step = seen
+        rule, weights = self.rule, self.rule_weights
         delta_P = rate * advance(
-            self.rule, self.rule_weights, state, place, *seen, held
+            rule, weights, state, place, grads_P, params_P, step, held
         )
         if warm is None:
             return delta_P
-        return ops.where(warm, -self.warmup_learning_rate * seen[0], delta_P)
+        return ops.where(warm, -self.warmup_learning_rate * grads_P, delta_P)
 
     def _guarded_delta(self, state, guarded, place, seen, rate, warm, loss, fine):
         """Returns the step that is taken under guard; states are assigned.
@@ -417,7 +419,7 @@ class LearnedOptimizer(RuleOptimizer):
 
 def check_weights(rule, weights):
     """Raises ValueError unless `weights` are what `rule` needs: names and shapes."""
-    expected = {k: tuple(v.shape) for k, v in rule.init_weights(0).items()}
+    expected = {k: tuple(v.shape) for k, v in rule.init_weights(None).items()}
     received = {k: tuple(np.shape(v)) for k, v in weights.items()}
     if expected != received:
         wrong = {

@@ -4,11 +4,10 @@ import dataclasses
 import math
 from typing import Any, ClassVar, NamedTuple
 
-import keras
 from keras import ops
 
-from tf_amalgam.numerics import derive_seed
 from tf_amalgam.rules.adam import Adam
+from tf_amalgam.rules.fresh import full, glorot
 from tf_amalgam.rules.lstm import cell_weights, init_lstm, lstm_step
 from tf_amalgam.rules.rmsprop import RMSProp
 from tf_amalgam.rules.rule import AnalyticRule, Rule, check_positive, zeros
@@ -99,14 +98,12 @@ class Choice(Rule):
         for i in range(self.layers):
             weights |= init_lstm(f"lstm_{i}", inputs, self.units, seed)
             inputs = self.units
-        glorot = keras.initializers.GlorotUniform(derive_seed(seed, "head"))
         members = len(self.pool)
-        weights["head/kernel"] = ops.convert_to_numpy(glorot((self.units, members)))
-        weights["head/bias"] = ops.convert_to_numpy(ops.zeros(members))
+        weights["head/kernel"] = glorot((self.units, members), seed, "head")
+        weights["head/bias"] = full(members)
         if self.rate_range:
-            zero = ops.convert_to_numpy(ops.zeros((self.units, members)))
-            weights["rate/kernel"] = zero
-            weights["rate/bias"] = weights["head/bias"].copy()
+            weights["rate/kernel"] = full((self.units, members))
+            weights["rate/bias"] = full(members)
         return weights
 
     def init_state(self, layout, dtype="float32"):

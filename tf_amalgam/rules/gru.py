@@ -1,9 +1,8 @@
 """One step of a gated recurrent unit, on every coordinate (or tensor) at once."""
 
-import keras
 from keras import ops
 
-from tf_amalgam.numerics import derive_seed
+from tf_amalgam.rules.fresh import full, glorot, orthogonal
 
 
 def gru_step(inputs_PF, hidden_PH, kernel, recurrent_kernel, bias):
@@ -24,14 +23,11 @@ def init_gru(prefix, inputs, units, seed):
 
     glorot-uniform kernel, orthogonal recurrent kernel, zero biases (Keras' defaults).
     """
-    glorot = keras.initializers.GlorotUniform(derive_seed(seed, prefix, "kernel"))
-    orthogonal = keras.initializers.Orthogonal(
-        seed=derive_seed(seed, prefix, "recurrent_kernel")
-    )
+    recurrent = "recurrent_kernel"
     return {
-        f"{prefix}/kernel": ops.convert_to_numpy(glorot((inputs, 3 * units))),
-        f"{prefix}/recurrent_kernel": ops.convert_to_numpy(
-            orthogonal((units, 3 * units))
+        f"{prefix}/kernel": glorot((inputs, 3 * units), seed, prefix, "kernel"),
+        f"{prefix}/{recurrent}": orthogonal(
+            (units, 3 * units), seed, prefix, recurrent
         ),
-        f"{prefix}/bias": ops.convert_to_numpy(ops.zeros((2, 3 * units))),
+        f"{prefix}/bias": full((2, 3 * units)),
     }

@@ -1,9 +1,8 @@
 """One step of an LSTM cell, on every coordinate at once."""
 
-import keras
 from keras import ops
 
-from tf_amalgam.numerics import derive_seed
+from tf_amalgam.rules.fresh import full, glorot, orthogonal
 
 
 def lstm_step(inputs_PF, hidden_PH, cell_PH, kernel, recurrent_kernel, bias):
@@ -31,16 +30,13 @@ def init_lstm(prefix, inputs, units, seed):
     glorot-uniform kernel, orthogonal recurrent kernel, zero bias with unit
     forget bias (Keras' defaults).
     """
-    glorot = keras.initializers.GlorotUniform(derive_seed(seed, prefix, "kernel"))
-    orthogonal = keras.initializers.Orthogonal(
-        seed=derive_seed(seed, prefix, "recurrent_kernel")
-    )
-    bias = keras.ops.convert_to_numpy(ops.zeros(4 * units)).copy()
+    bias = full(4 * units)
     bias[units : 2 * units] = 1.0
+    recurrent = "recurrent_kernel"
     return {
-        f"{prefix}/kernel": ops.convert_to_numpy(glorot((inputs, 4 * units))),
-        f"{prefix}/recurrent_kernel": ops.convert_to_numpy(
-            orthogonal((units, 4 * units))
+        f"{prefix}/kernel": glorot((inputs, 4 * units), seed, prefix, "kernel"),
+        f"{prefix}/{recurrent}": orthogonal(
+            (units, 4 * units), seed, prefix, recurrent
         ),
         f"{prefix}/bias": bias,
     }

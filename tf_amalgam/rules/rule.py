@@ -36,8 +36,11 @@ class Rule:
     sees_tensors: ClassVar[bool] = False
     recurrent: ClassVar[tuple[str, ...]] = ()
 
-    def init_weights(self, seed: int) -> dict:
-        """Returns fresh weights by name, as NumPy arrays."""
+    def init_weights(self, seed: int | None) -> dict:
+        """Returns fresh weights by name, as NumPy arrays.
+
+        `seed` names them; with None they need not be drawn (their shapes matter).
+        """
         return {}
 
     def init_state(self, layout, dtype="float32"):
