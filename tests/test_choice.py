@@ -90,6 +90,30 @@ def test_softmax_is_safe_for_huge_logits():
     np.testing.assert_allclose(mixture.delta_P, -0.1 * g, rtol=1e-5)
 
 
+def test_the_optimizer_tells_its_mixing_weights():
+    """After two steps: those of the second, worked out by the rule itself."""
+    optimizer = tf_amalgam.load("choice-rule-small", warmup_steps=0)
+    with pytest.raises(ValueError, match="no mixing weights yet"):
+        optimizer.mixing_weights()
+    # Two variables of one path are two entries all the same.
+    first = keras.Variable(np.ones((2, 3)), name="w")
+    second = keras.Variable(np.ones(4), name="w")
+    layout = Layout(("w", "w"), ((2, 3), (4,)))
+    rule, params = optimizer.rule, np.ones(10, "float32")
+    state, generator = rule.init_state(layout), np.random.default_rng(0)
+    for n in (1, 2):
+        g = generator.normal(size=10).astype("float32")
+        optimizer.apply([g[:6].reshape(2, 3), g[6:]], [first, second])
+        weights = optimizer.rule_weights
+        mixture = rule.mix(weights, g, params, state, layout, np.float32(n))
+        state, params = mixture.state, params + mixture.delta_P.numpy()
+    told = optimizer.mixing_weights()
+    assert [w.shape for w in told.values()] == [(2, 3, 2), (4, 2)]
+    flat = np.concatenate([w.reshape(-1, 2) for w in told.values()])
+    assert np.ptp(flat[:, 0]) > 1e-4
+    np.testing.assert_allclose(flat, mixture.weights_PK.numpy(), rtol=1e-5)
+
+
 def test_hard_variant_takes_one_member_and_gumbel_noise_in_training():
     rule = Choice(pool=POOL, hardness=10.0)
     weights = {k: 3.0 * v for k, v in rule.init_weights(1).items()}

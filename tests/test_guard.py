@@ -115,7 +115,8 @@ def test_a_loss_that_climbs_is_seen_and_noise_is_not():
     # Back to half of what was gained: seen when the average is there.
     _, rose = climb([np.float32(1.0)] * 30, watch)
     assert 5 <= rose[0] <= 25
-    assert climb([np.float32("nan")], watch)[1] == [0]
+    # The first may come of an odd minibatch, the second does not.
+    assert climb([np.float32("nan")] * 2, watch)[1] == [1]
 
 
 def test_a_climbing_loss_is_taken_back():

@@ -115,6 +115,49 @@ def test_newer_version_asks_for_an_update(path):
         tf_amalgam.load(path)
 
 
+def test_a_newer_header_may_have_other_parts(path):
+    def change(header, arrays):
+        header.update(version=99)
+        del header["hyperparameters"]
+
+    rewritten(path, change)
+    with pytest.raises(ValueError, match="Update tf_amalgam"):
+        tf_amalgam.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda header: header.pop("sha256"), "damaged .its sha256 is None"),
+        (lambda header: header.update(version="2"), "damaged .its version is '2'"),
+        (lambda header: header.update(hyperparameters=[]), "its hyperparameters is"),
+        (
+            lambda header: header["hyperparameters"].update(new_knob=1),
+            "hyperparameters that this tf_amalgam does not know.*new_knob",
+        ),
+    ],
+)
+def test_odd_headers(path, change, message):
+    rewritten(path, lambda header, arrays: change(header))
+    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*" + message):
+        tf_amalgam.load(path)
+
+
+def test_any_two_bytes_changed_are_noticed_or_harmless(path):
+    """Some make zipfile believe in encryption, or in methods it does not know."""
+    whole = path.read_bytes()
+    weights = tf_amalgam.load(path).rule_weights
+    for start in range(len(whole) - 1400, len(whole) - 2, 9):  # its directory
+        path.write_bytes(whole[:start] + b"\x55\xaa" + whole[start + 2 :])
+        try:
+            found = tf_amalgam.load(path).rule_weights
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017
+        else:
+            for name, value in weights.items():
+                np.testing.assert_array_equal(found[name], value)
+
+
 def test_unknown_rule_lists_the_known(path):
     rewritten(path, lambda header, arrays: header.update(rule="velo"))
     with pytest.raises(ValueError, match="Unknown rule 'velo'. Known: .*rnnprop"):

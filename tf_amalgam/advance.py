@@ -35,7 +35,9 @@ class Place(NamedTuple):
         return self.tensors == list(range(len(self.layout.shapes)))
 
 
-def advance(rule, weights, state, place, grads_P, params_P, step, held=None):
+def advance(
+    rule, weights, state, place, grads_P, params_P, step, held=None, afresh=None
+):
     """Returns delta_P of one step of a rule; its state is assigned.
 
     Like any Keras optimizer it leaves alone what has no gradient, and its state.
@@ -48,12 +50,16 @@ def advance(rule, weights, state, place, grads_P, params_P, step, held=None):
         held: whether the rule only observes the gradient (delta 0); None if never. It
             then begins anew: what is not a moment goes back to its start, where it is
             in a warm-up anyway, and where nothing stays of what made a guard act.
+        afresh: whether all of the state goes back to its start before this step; None
+            if it never does.
     """
     weights = {k: ops.convert_to_tensor(v) for k, v in weights.items()}
     empty = rule.init_state(Layout(("none",), ((0,),)))
 
     def step_fn(grads_P, params_P, values, layout):
         values = [ops.cast(value, "float32") for value in values]
+        if afresh is not None:
+            values = ops.cond(afresh, lambda: _first(rule, values), lambda: values)
         before = tree.pack_sequence_as(empty, values)
 
         def moved():
@@ -80,12 +86,18 @@ def advance(rule, weights, state, place, grads_P, params_P, step, held=None):
 
 def anew(rule, state):
     """Returns a state with its moments, all other parts back at their start."""
-    start = rule.init_state(Layout(("one",), ((1,),)))
     moments = {name: getattr(state, name) for name in state._fields if name in MOMENTS}
-    first = tree.map_structure(
-        lambda one, now: ops.broadcast_to(one[:1], now.shape), start, state
-    )
+    first = tree.pack_sequence_as(state, _first(rule, tree.flatten(state)))
     return first._replace(**moments)
+
+
+def _first(rule, values):
+    """Returns what a state of these values is before the first step, as a list."""
+    start = tree.flatten(rule.init_state(Layout(("one",), ((1,),))))
+    return [
+        ops.broadcast_to(one[:1], now.shape)
+        for one, now in zip(start, values, strict=True)
+    ]
 
 
 def _in_chunks(step_fn, state, place, grads_P, params_P):

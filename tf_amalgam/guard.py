@@ -21,6 +21,8 @@ DECAY = 0.95
 VARIANCE_DECAY = 0.998
 # Losses after which average and variance mean something.
 SETTLING = 20
+# Losses in a row that are not finite: what was lost does not come back by itself.
+BROKEN = 2.0
 # Share of the first loss that is no climb, whatever was gained.
 FLOOR = 0.1
 # Standard deviations of the average that are noise: thousands of steps on a plateau
@@ -92,7 +94,10 @@ class Watch(NamedTuple):
     variance: Any = 0.0  # of the loss around it
     start: Any = 0.0  # the first loss
     best: Any = 0.0  # the lowest average
-    seen: Any = 0.0  # losses
+    best_variance: Any = 0.0  # when it was
+    seen: Any = 0.0  # losses that count
+    broken: Any = 0.0  # the last so many losses were not finite
+    began: Any = 0.0  # the step after which everything began anew
     left: Any = 0.0  # steps for which the fallback stays in charge
     gradients: Any = 0.0  # steps that were left out: gradient not finite
     bounds: Any = 0.0  # times a learned step was out of bounds
@@ -108,7 +113,8 @@ def out_of_bounds(guard, delta_P, fallback_P, warm):
     """
     size, other = ops.sum(ops.square(delta_P)), ops.sum(ops.square(fallback_P))
     along = ops.sum(delta_P * fallback_P)
-    directed = along >= guard.cosine * ops.sqrt(size * other)
+    # A little less, for rounding: at −1 every direction is in bounds.
+    directed = along >= (guard.cosine - 1e-5) * ops.sqrt(size * other)
     inside = ops.logical_and(
         size <= guard.size**2 * other, ops.logical_or(warm, directed)
     )
@@ -117,16 +123,23 @@ def out_of_bounds(guard, delta_P, fallback_P, warm):
 
 
 def with_loss(guard, watch, loss):
-    """Returns (the watch after a loss, whether it is lowest, whether it climbed)."""
-    seen = watch.seen + 1.0
+    """Returns (the watch after a loss, whether it is lowest, whether it climbed).
+
+    A loss that is not finite has climbed if it is the second in a row: the first may
+    come of an odd minibatch. Zeros before the first loss (of minibatches whose examples
+    all have weight 0) say nothing.
+    """
     finite = ops.isfinite(loss)
-    loss = ops.where(finite, loss, watch.average)
-    first = seen == 1.0
+    counts = ops.logical_and(finite, ops.logical_or(watch.seen > 0.0, loss != 0.0))
+    number = ops.cast(counts, "float32")
+    seen = watch.seen + number
+    first = ops.logical_and(counts, seen == 1.0)
+    loss = ops.where(counts, loss, watch.average)
     start = ops.where(first, loss, watch.start)
     off = ops.where(first, 0.0, loss - watch.average)
     # As if the first losses had been averaged: weights fall from 1 to 1 − decay.
     weight, slow = (
-        (1.0 - decay) / (1.0 - ops.power(decay, seen))
+        number * (1.0 - decay) / (1.0 - ops.power(decay, ops.maximum(seen, 1.0)))
         for decay in (DECAY, VARIANCE_DECAY)
     )
     average = ops.where(first, loss, watch.average + weight * off)
@@ -136,27 +149,36 @@ def with_loss(guard, watch, loss):
     noise = NOISE * ops.sqrt(watch.variance * (1.0 - DECAY) / (1.0 + DECAY))
     most = ops.maximum(guard.climb * (start - best), FLOOR * ops.abs(start))
     most = ops.maximum(most, noise)
-    climbed = ops.logical_and(seen > SETTLING, average - best > most)
-    climbed = ops.logical_or(climbed, ops.logical_not(finite))
-    lowest = average <= best
+    settled = ops.logical_and(counts, seen > SETTLING)
+    broken = ops.where(finite, 0.0, watch.broken + 1.0)
+    climbed = ops.logical_or(
+        ops.logical_and(settled, average - best > most), broken >= BROKEN
+    )
+    lowest = ops.logical_and(counts, average <= best)
     watch = watch._replace(
         average=average,
         variance=variance,
         start=start,
         best=ops.minimum(best, average),
+        best_variance=ops.where(lowest, variance, watch.best_variance),
         seen=seen,
+        broken=broken,
     )
     return watch, lowest, climbed
 
 
-def fallen(guard, watch, out, climbed):
-    """Returns the watch after the fallback took over, because of one or both."""
+def fallen(guard, watch, out, climbed, step):
+    """Returns the watch after the fallback took over at a step, for one or both."""
     falls = watch.bounds + watch.climbs
     number = lambda condition: ops.cast(condition, "float32")  # noqa: E731
+    back = lambda best, now: ops.where(climbed, best, now)  # noqa: E731
     return watch._replace(
         left=guard.patience * ops.power(2.0, ops.minimum(falls, 20.0)),
         bounds=watch.bounds + number(out),
         climbs=watch.climbs + number(climbed),
         # Where the parameters are again.
-        average=ops.where(climbed, watch.best, watch.average),
+        average=back(watch.best, watch.average),
+        variance=back(watch.best_variance, watch.variance),
+        broken=back(0.0, watch.broken),
+        began=back(step, watch.began),
     )

@@ -11,8 +11,9 @@ import numpy as np
 from keras import ops
 
 from tf_amalgam import rules
-from tf_amalgam.advance import Place, advance, rows, with_rows
-from tf_amalgam.guard import Guard, Watch, fallen, out_of_bounds, with_loss
+from tf_amalgam.advance import Place, advance
+from tf_amalgam.guard import Guard, Watch
+from tf_amalgam.guarded import Kept, Moment, guarded_step
 from tf_amalgam.layout import Layout, concat
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.rules.rule import AnalyticRule, leaves
@@ -94,7 +95,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         self.state_dtype, self.chunk_size = state_dtype, chunk_size
         self.guard = Guard.of(guard)
         self._loss = None  # of the step that is being taken, where it is known
-        self._guarded: list = []  # fallback's state, best parameters, watch
+        self._kept: Kept | None = None  # by the guard
         self._layout = Layout((), ())  # known when built
         self._state: list = []
 
@@ -107,11 +108,16 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         with self._beside(variables[0]):
             self._state = self._variables_of(self.rule, self.state_dtype)
             if self.guard:
-                self._guarded = [
-                    *self._variables_of(self.guard.fallback, "float32", "fallback_"),
-                    self.add_variable((self._layout.size,), name="best_parameters"),
-                    *(self.add_variable((), name=name) for name in Watch._fields),
-                ]
+                self._kept = Kept(
+                    self._variables_of(self.guard.fallback, "float32", "fallback_"),
+                    self.add_variable(
+                        (self._layout.size,),
+                        initializer=lambda shape, dtype: _flat(variables),
+                        name="best_parameters",
+                    ),
+                    self._model_variables_moving_average if self.use_ema else [],
+                    Watch(*(self.add_variable((), name=n) for n in Watch._fields)),
+                )
 
     def _variables_of(self, rule, small_dtype, prefix=""):
         """Returns variables that hold a rule's state."""
@@ -157,11 +163,11 @@ class RuleOptimizer(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list):
         super().finalize_variable_values(var_list)
-        if self._guarded and (self.guard_report["out_of_bounds"] or self._climbs()):
-            logging.warning("%s: the guard fell back: %s", self.name, self.guard_report)
-
-    def _climbs(self):
-        return self.guard_report["loss_climbed"]
+        report = self.guard_report
+        if any(report.get(n) for n in ("out_of_bounds", "loss_climbed")):
+            logging.warning("%s: the guard fell back: %s", self.name, report)
+        elif any(report.values()):
+            logging.warning("%s: the guard left steps out: %s", self.name, report)
 
     @property
     def guard_report(self) -> dict:
@@ -170,23 +176,27 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         `gradient_not_finite`: left out; `out_of_bounds`, `loss_climbed`: after which
         the fallback took over; `fallback_steps`: taken by it; `fallback_left`: to come.
         """
-        if not self._guarded:
+        if not self._kept:
             return {}
-        values = self._guarded[-len(Watch._fields) :]
-        watch = Watch(*(int(ops.convert_to_numpy(v)) for v in values))
+        watch = Watch(*(float(ops.convert_to_numpy(v)) for v in self._kept.watch))
         return {
-            "gradient_not_finite": watch.gradients,
-            "out_of_bounds": watch.bounds,
-            "loss_climbed": watch.climbs,
-            "fallback_steps": watch.fallback_steps,
-            "fallback_left": watch.left,
+            "gradient_not_finite": int(watch.gradients),
+            "out_of_bounds": int(watch.bounds),
+            "loss_climbed": int(watch.climbs),
+            "fallback_steps": int(watch.fallback_steps),
+            "fallback_left": int(watch.left),
         }
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         loss, self._loss = self._loss, None
         places = [self._get_variable_index(v) for v in trainable_variables]
+        kept = self._kept
+        if kept:
+            averages = [kept.averages[i] for i in places] if kept.averages else []
+            kept = kept._replace(averages=averages)
         if keras.backend.backend() != "tensorflow":
-            own = (self._state, self._guarded)
+            _check_shapes(grads, trainable_variables)
+            own = (self._state, kept)
             self._update(grads, trainable_variables, *own, places, learning_rate, loss)
             return
         import tensorflow as tf
@@ -198,25 +208,30 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         several = self._distribution_strategy.num_replicas_in_sync > 1
         known = _is_here(loss) and not several
         dense = [tf.convert_to_tensor(grad) for grad in grads]
+        _check_shapes(dense, trainable_variables)
         pairs = self._all_reduce_sum_gradients(list(zip(dense, variables, strict=True)))
         tf.__internal__.distribute.interim.maybe_merge_call(
             self._update_on_each_replica,
             self._distribution_strategy,
             [grad for grad, _ in pairs],
             variables,
+            kept,
             places,
             learning_rate,
             loss if known else None,
         )
 
     def _update_on_each_replica(
-        self, distribution, grads, variables, places, learning_rate, loss
+        self, distribution, grads, variables, kept, places, learning_rate, loss
     ):
-        def update(_, grads, variables, state, guarded, learning_rate, loss):
-            own = (state, guarded)
+        def update(_, grads, variables, state, kept, learning_rate, loss):
+            own = (state, kept)
             self._update(grads, variables, *own, places, learning_rate, loss)
 
-        own = [[v.value for v in several] for several in (self._state, self._guarded)]
+        own = [
+            each and keras.tree.map_structure(lambda v: v.value, each)
+            for each in (self._state, kept)
+        ]
         distribution.extended.update(
             variables[0],
             update,
@@ -224,86 +239,43 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             group=False,
         )
 
-    def _update(self, grads, variables, state, guarded, places, learning_rate, loss):
+    def _update(self, grads, variables, state, kept, places, learning_rate, loss):
         """Assigns the rule's update to variables and state."""
-        grads_P = ops.cast(concat(grads), "float32")
-        params_P = ops.cast(
-            concat([ops.convert_to_tensor(v) for v in variables]), "float32"
-        )
-        rate = ops.cast(learning_rate, "float32")
         step = ops.cast(self.iterations + 1, "float32")
-        warm = step <= self.warmup_steps if self.warmup_steps else None
+        now = Moment(
+            grads_P=ops.cast(concat(grads), "float32"),
+            params_P=_flat(variables),
+            step=step,
+            rate=ops.cast(learning_rate, "float32"),
+            warm=step <= self.warmup_steps if self.warmup_steps else None,
+            loss=loss,
+        )
         place = Place(self._layout, places, self.chunk_size)
-        if self.guard:
-            fine = ops.all(ops.isfinite(grads_P))
-            grads_P = ops.where(fine, grads_P, ops.zeros_like(grads_P))
-        seen = (grads_P, params_P, step)
-        if self.guard:
-            delta_P = self._guarded_delta(
-                state, guarded, place, seen, rate, warm, loss, fine
-            )
-        else:
-            delta_P = self._own_delta(state, place, seen, rate, warm, warm)
+        own_step = functools.partial(self._own_step, state, place)
+        if kept:
+            after_P = guarded_step(self.guard, kept, place, now, own_step)
+            for variable, after in zip(
+                variables, place.part.split(after_P), strict=True
+            ):
+                self.assign(variable, ops.cast(after, variable.dtype))
+            return
+        delta_P = own_step(now, now.warm)
         for variable, delta in zip(variables, place.part.split(delta_P), strict=True):
             self.assign_add(variable, ops.cast(delta, variable.dtype))
 
-    def _own_delta(self, state, place, seen, rate, warm, held):
+    def _own_step(self, state, place, now, held, afresh=None):
         """Returns the warm-up's step or the rule's; the rule's state is assigned.
 
         Args:
-            warm: whether it is the warm-up; None if it never is.
-            held: whether the rule only observes; None if it never does.
+            now: the `Moment`.
+            held, afresh: see `advance`.
         """
-        grads_P, params_P, step = seen
-        rule, weights = self.rule, self.rule_weights
-        delta_P = rate * advance(
-            rule, weights, state, place, grads_P, params_P, step, held
-        )
-        if warm is None:
+        seen = (now.grads_P, now.params_P, now.step)
+        own = (self.rule, self.rule_weights, state, place)
+        delta_P = now.rate * advance(*own, *seen, held=held, afresh=afresh)
+        if now.warm is None:
             return delta_P
-        return ops.where(warm, -self.warmup_learning_rate * grads_P, delta_P)
-
-    def _guarded_delta(self, state, guarded, place, seen, rate, warm, loss, fine):
-        """Returns the step that is taken under guard; states are assigned.
-
-        Args:
-            fine: whether the gradient was finite; in `seen` it is 0 where not.
-        """
-        _, params_P, _ = seen
-        count = len(Watch._fields)
-        fallback, best = guarded[: -count - 1], guarded[-count - 1]
-        scalars = guarded[-count:]
-        watch = Watch(*(ops.convert_to_tensor(v) for v in scalars))
-        no = ops.convert_to_tensor(False)
-        warm = no if warm is None else warm
-        idle = watch.left > 0.0
-        held = ops.logical_or(warm, idle)
-        own_P = self._own_delta(state, place, seen, rate, warm, held)
-        fallback_P = rate * advance(self.guard.fallback, {}, fallback, place, *seen)
-        ours = ops.logical_and(fine, ops.logical_not(idle))
-        out = ops.logical_and(ours, out_of_bounds(self.guard, own_P, fallback_P, warm))
-        climbed, kept = no, ops.convert_to_tensor(best)
-        best_P = rows(kept, place)
-        if loss is not None:
-            loss = ops.cast(loss, "float32")
-            watch, lowest, rose = with_loss(self.guard, watch, loss)
-            climbed = ops.logical_and(ours, rose)
-            self.assign(
-                best, with_rows(kept, ops.where(lowest, params_P, best_P), place)
-            )
-        falls = ops.logical_or(out, climbed)
-        by_fallback = ops.logical_or(falls, idle)
-        watch = watch._replace(
-            left=ops.maximum(watch.left - 1.0, 0.0),
-            gradients=watch.gradients + ops.cast(ops.logical_not(fine), "float32"),
-            fallback_steps=watch.fallback_steps + ops.cast(by_fallback, "float32"),
-        )
-        after = fallen(self.guard, watch, out, climbed)
-        for variable, new, old in zip(scalars, after, watch, strict=True):
-            self.assign(variable, ops.where(falls, new, old))
-        delta_P = ops.where(by_fallback, fallback_P, own_P)
-        delta_P = ops.where(climbed, best_P - params_P, delta_P)
-        return ops.where(fine, delta_P, ops.zeros_like(delta_P))
+        return ops.where(now.warm, -self.warmup_learning_rate * now.grads_P, delta_P)
 
 
 def _eagerly():
@@ -313,6 +285,26 @@ def _eagerly():
     import tensorflow as tf
 
     return tf.init_scope()
+
+
+def _flat(variables):
+    """Returns the values of variables as one vector `[P]` of float32."""
+    values = concat([ops.convert_to_tensor(v) for v in variables])
+    return ops.cast(values, "float32")
+
+
+def _check_shapes(grads, variables):
+    """Raises ValueError unless every gradient has its variable's shape."""
+    for grad, variable in zip(grads, variables, strict=True):
+        given, shape = tuple(grad.shape), tuple(variable.shape)
+        if len(given) != len(shape) or any(
+            g not in (s, None) for g, s in zip(given, shape, strict=True)
+        ):
+            name = getattr(variable, "path", variable.name)
+            raise ValueError(
+                f"The gradient of {name} has shape {given}, the variable {shape}. "
+                "Give gradients in the order of their variables."
+            )
 
 
 def _filled(part, shape, dtype):

@@ -67,8 +67,9 @@ class Choice(LearnedOptimizer):
     def mixing_weights(self) -> dict:
         """Returns the last step's shares, NumPy: `[*shape, K]` by variable's path.
 
-        K are the members, `optimizer.rule.pool`; shares sum to 1. During a warm-up
-        they are what the rule begins with.
+        K are the members, `optimizer.rule.pool`; shares sum to 1. During a warm-up, or
+        while a guard's fallback is in charge, they are what the rule begins with. Of
+        variables that share a path, all but the first have their number after it.
 
         Raises:
             ValueError: before the optimizer is built.
@@ -86,12 +87,11 @@ class Choice(LearnedOptimizer):
         )
         layout = self._layout
         pieces = layout.segments(ops.convert_to_numpy(shares_PK))
-        return {
-            name: ops.convert_to_numpy(piece).reshape(*shape, -1)
-            for name, shape, piece in zip(
-                layout.names, layout.shapes, pieces, strict=True
-            )
-        }
+        found: dict = {}
+        for name, shape, piece in zip(layout.names, layout.shapes, pieces, strict=True):
+            key = f"{name} ({len(found)})" if name in found else name
+            found[key] = ops.convert_to_numpy(piece).reshape(*shape, -1)
+        return found
 
 
 @register

@@ -15,6 +15,19 @@ from tf_amalgam.optimizer import check_weights
 FORMAT = "tf_amalgam optimizer"
 VERSION = 1
 STUDENT_FILE = "student.npz"
+# Parts that every header has.
+PARTS = {
+    "version": int,
+    "rule": str,
+    "hyperparameters": dict,
+    "warmup_steps": int,
+    "warmup_learning_rate": float,
+    "sha256": str,
+    "about": dict,
+}
+# What reading a file may raise whose bytes were changed; some make zipfile believe
+# that it is encrypted, or compressed in a way it does not know.
+BROKEN = (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError)
 ZOO = pathlib.Path(__file__).parent / "zoo"
 
 
@@ -66,29 +79,49 @@ def read(path):
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        header = json.loads(arrays.pop("header").tobytes())
-        if header["format"] != FORMAT:
-            raise ValueError(f"its format is {header['format']!r}")
-        version = header["version"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        header = _header(arrays.pop("header"))
+    except (*BROKEN, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} is not a trained optimizer, or is damaged ({error}). Expected a "
             "file written by amalgamate; copy or train it again."
         ) from error
-    if version > VERSION:
+    if header["version"] > VERSION:
         raise ValueError(
-            f"{path} was written in format version {version}; this tf_amalgam reads "
-            f"up to {VERSION}. Update tf_amalgam."
+            f"{path} was written in format version {header['version']}; this "
+            f"tf_amalgam reads up to {VERSION}. Update tf_amalgam."
         )
-    rule = rules.rule_class(header["rule"])(**header["hyperparameters"])
+    try:
+        rule = rules.rule_class(header["rule"])(**header["hyperparameters"])
+    except TypeError as error:
+        raise ValueError(
+            f"{path}: a {header['rule']} with hyperparameters that this tf_amalgam "
+            f"does not know ({error}). Update tf_amalgam, or train it again."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     weights = {name.removeprefix("weights/"): value for name, value in arrays.items()}
-    check_weights(rule, weights)
+    try:
+        check_weights(rule, weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if digest(weights) != header["sha256"]:
         raise ValueError(
             f"{path}: the weights do not have the SHA-256 written beside them; the "
             "file is damaged. Copy or train it again."
         )
     return rule, weights, header
+
+
+def _header(text):
+    """Returns the header of a file; raises where it is none."""
+    header = json.loads(text.tobytes())
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError("it says nothing of a tf_amalgam optimizer")
+    newer = isinstance(header.get("version"), int) and header["version"] > VERSION
+    for name, kind in ({} if newer else PARTS).items():
+        if not isinstance(header.get(name), kind):
+            raise ValueError(f"its {name} is {header.get(name)!r}")
+    return header
 
 
 def load(name_or_path, *, preset="paper", **kwargs):

@@ -14,6 +14,7 @@ import pytest
 import tf_amalgam
 from tests.backends import walks
 
+pytestmark = pytest.mark.backends
 BACKEND = keras.backend.backend()
 
 

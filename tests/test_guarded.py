@@ -1,0 +1,210 @@
+"""Single steps under guard, worked by hand: what comes back, and in which state."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_amalgam
+from tests.test_optimizer import FEATURES, trained
+from tf_amalgam.guard import BROKEN, SETTLING, Guard
+
+NAN, INF = float("nan"), float("inf")
+# Only the loss counts, and a first fallback outlasts every test.
+BY_LOSS = Guard(size=1e9, cosine=-1.0, patience=1000)
+
+
+def learned_sgd(guard=BY_LOSS, rate=0.1, **options):
+    """Returns gradient descent as a learned rule under guard."""
+    return tf_amalgam.LearnedScalars(
+        base="sgd",
+        initial_learning_rate=rate,
+        guard=guard,
+        **{"warmup_steps": 0, **options},
+    )
+
+
+def step(optimizer, variables, grads, loss):
+    """Takes a step as `fit` does, the loss being known."""
+    optimizer.scale_loss(tf.constant(loss, "float32"))
+    optimizer.apply(
+        [None if g is None else tf.constant(g, "float32") for g in grads], variables
+    )
+
+
+def settle(optimizer, variables, grads=None):
+    """Lets the loss fall until the guard knows it; returns the last loss."""
+    losses = np.linspace(2.0, 1.0, int(SETTLING) + 5)
+    for loss in losses:
+        step(
+            optimizer,
+            variables,
+            grads or [np.full(v.shape, 0.1) for v in variables],
+            loss,
+        )
+    return losses[-1]
+
+
+def test_lost_parameters_come_back():
+    """Parameters, loss and gradients are NaN, as after a real explosion."""
+    variable, optimizer = keras.Variable([1.0, 2.0]), learned_sgd()
+    settle(optimizer, [variable])
+    # Where the loss was lowest: what the last step was taken from.
+    best = variable.numpy() + 0.1 * 0.1
+    variable.assign([NAN, INF])
+    for _ in range(int(BROKEN)):
+        assert optimizer.guard_report["loss_climbed"] == 0
+        step(optimizer, [variable], [[NAN, NAN]], NAN)
+    np.testing.assert_allclose(variable.numpy(), best, rtol=1e-6)
+    assert optimizer.guard_report["loss_climbed"] == 1
+    assert optimizer.guard_report["gradient_not_finite"] == BROKEN
+    step(optimizer, [variable], [[1.0, -1.0]], 1.0)
+    moved = variable.numpy() - best
+    np.testing.assert_allclose(moved, [-0.005, 0.005], rtol=1e-3)  # Adam's first
+
+
+def test_one_odd_minibatch_takes_nothing_back():
+    variable, optimizer = keras.Variable([1.0, 2.0]), learned_sgd()
+    settle(optimizer, [variable])
+    for loss in (INF, 1.0, NAN, 0.9):
+        before = variable.numpy()
+        step(optimizer, [variable], [[0.5, 0.5]], loss)
+        np.testing.assert_allclose(variable.numpy(), before - 0.05, rtol=1e-6)
+    assert optimizer.guard_report["loss_climbed"] == 0
+
+
+def test_what_comes_back_is_exact():
+    """Also from far away, where a difference would be rounded."""
+    variable, optimizer = keras.Variable([-0.167, 0.746, -0.59]), learned_sgd()
+    settle(optimizer, [variable])
+    best = variable.numpy() + np.float32(0.1) * np.float32(0.1)
+    variable.assign([1e7, -1e7, 1e7])
+    for _ in range(60):
+        step(optimizer, [variable], [[0.0, 0.0, 0.0]], 1e3)
+        if optimizer.guard_report["loss_climbed"]:
+            break
+    np.testing.assert_allclose(variable.numpy(), best, rtol=1e-6)
+
+
+def test_what_had_no_gradient_stays():
+    """One head, then another: it goes back to where it began, not to zero."""
+    first, second = keras.Variable([1.0, 2.0]), keras.Variable([5.0, 5.0])
+    optimizer = learned_sgd()
+    optimizer.build([first, second])
+    settle(optimizer, [first, second], [[0.1, 0.1], None])
+    np.testing.assert_array_equal(second.numpy(), 5.0)
+    there = first.numpy()
+    for _ in range(60):
+        step(optimizer, [first, second], [None, [1.0, 1.0]], 1e3)
+        if optimizer.guard_report["loss_climbed"]:
+            break
+    np.testing.assert_array_equal(second.numpy(), 5.0)
+    np.testing.assert_array_equal(first.numpy(), there)
+
+
+@pytest.mark.parametrize("rule", [tf_amalgam.RNNProp, tf_amalgam.Choice])
+def test_after_it_everything_begins_anew(rule):
+    """The explosion's gradients are forgotten: by fallback and optimizer."""
+    variable = keras.Variable([1.0, 2.0, 3.0])
+    guard = Guard(size=1e9, cosine=-1.0, patience=4)
+    optimizer = rule(warmup_steps=0, guard=guard)
+    settle(optimizer, [variable])
+    for _ in range(60):
+        step(optimizer, [variable], [[1e4, -1e4, 1e4]], 1e3)
+        if optimizer.guard_report["loss_climbed"]:
+            break
+    start, gradients = variable.numpy(), np.array([[1.0, -2.0, 0.5]] * 4, "float32")
+    fresh = rule(warmup_steps=0)
+    adam, known = tf_amalgam.Adam(guard.fallback.learning_rate), keras.Variable(start)
+    for n, gradient in enumerate(gradients):
+        step(optimizer, [variable], [gradient], 1.0)
+        adam.apply([tf.constant(gradient)], [known])
+        np.testing.assert_allclose(variable.numpy(), known.numpy(), rtol=1e-5)
+        assert optimizer.guard_report["fallback_left"] == 3 - n
+    # Then its own steps, with moments of these four gradients alone.
+    state = fresh.rule.init_state(optimizer._layout)
+    for n, gradient in enumerate(gradients):
+        state = fresh.rule.observe(gradient, state, np.float32(n + 1))
+    delta, _ = fresh.rule.update(
+        fresh.rule_weights,
+        gradients[0],
+        known.numpy(),
+        state,
+        optimizer._layout,
+        np.float32(5),
+    )
+    before = variable.numpy()
+    step(optimizer, [variable], [gradients[0]], 1.0)
+    moved = variable.numpy() - before
+    assert np.abs(moved).max() > 1e-4
+    np.testing.assert_allclose(moved, np.asarray(delta), rtol=1e-3, atol=1e-6)
+
+
+def test_noise_of_an_explosion_is_forgotten():
+    """A second climb is seen as soon as the first."""
+    guard = Guard(size=1e9, cosine=-1.0, patience=1)
+    variable, optimizer = keras.Variable([1.0]), learned_sgd(guard)
+    last, needed = settle(optimizer, [variable]), []
+    for climbs in range(3):
+        for n in range(100):
+            step(optimizer, [variable], [[0.01]], 1e6)
+            if optimizer.guard_report["loss_climbed"] > climbs:
+                needed.append(n)
+                break
+        for _ in range(25):
+            step(optimizer, [variable], [[0.01]], last)
+    assert len(needed) == 3
+    assert max(needed) <= needed[0] + 1
+
+
+@pytest.mark.parametrize("first", [0.0, NAN, INF])
+def test_a_first_loss_that_says_nothing(first):
+    variable, optimizer = keras.Variable([1.0]), learned_sgd()
+    for loss in (first, *np.linspace(2.0, 1.0, 60)):
+        step(optimizer, [variable], [[0.01]], loss)
+    assert set(optimizer.guard_report.values()) == {0}
+
+
+def test_the_average_of_the_weights_goes_back_too():
+    variable = keras.Variable([1.0, 2.0])
+    optimizer = learned_sgd(use_ema=True, ema_momentum=0.5)
+    settle(optimizer, [variable])
+    best = variable.numpy() + 0.1 * 0.1
+    variable.assign([NAN, NAN])
+    for _ in range(int(BROKEN)):
+        step(optimizer, [variable], [[NAN, NAN]], NAN)
+    (average,) = optimizer._model_variables_moving_average
+    np.testing.assert_allclose(average.numpy(), best, rtol=1e-6)
+
+
+def test_a_schedule_that_begins_at_zero_is_no_fault_of_the_warm_up():
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, 1000, warmup_target=1.0, warmup_steps=50
+    )
+    optimizer = tf_amalgam.load(
+        "choice-large", learning_rate=schedule, guard=True, warmup_steps=20
+    )
+    trained(optimizer, 1)
+    assert optimizer.guard_report["out_of_bounds"] == 0
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_a_guard_that_does_not_act_changes_nothing(feature):
+    """Clipping, decay, averages and the rest, beside the same without a guard."""
+    options = {k: v() if callable(v) else v for k, v in FEATURES[feature].items()}
+    adam = {"base": "adam", "initial_learning_rate": 0.01, "warmup_steps": 4}
+    plain, _ = trained(tf_amalgam.LearnedScalars(**adam, **options), 2)
+    optimizer = tf_amalgam.LearnedScalars(**adam, guard=True, **options)
+    guarded, _ = trained(optimizer, 2)
+    assert set(optimizer.guard_report.values()) == {0}
+    np.testing.assert_allclose(guarded, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_a_wrong_gradient_is_named():
+    """Of two variables whose gradients are exchanged, the sizes add up."""
+    first = keras.Variable(np.ones((2, 3)), name="first")
+    second = keras.Variable(np.ones(3), name="second")
+    optimizer = tf_amalgam.load("choice-large")
+    with pytest.raises(ValueError, match=r"gradient of first has shape \(3,\).*2, 3"):
+        optimizer.apply([tf.ones(3), tf.ones((2, 3))], [first, second])
+    np.testing.assert_array_equal(first.numpy(), 1.0)

@@ -1,0 +1,90 @@
+"""One step of an optimizer under guard; its state is in variables."""
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from tf_amalgam.advance import advance, rows, with_rows
+from tf_amalgam.guard import Watch, fallen, out_of_bounds, with_loss
+
+
+class Kept(NamedTuple):
+    """Variables that a guard needs, of Keras or of the backend."""
+
+    fallback: list  # the fallback's state
+    best: Any  # [P] parameters where the loss was lowest
+    averages: list  # moving averages of the parameters (EMA); [] without
+    watch: Watch
+
+    @property
+    def all(self) -> list:
+        """All of them but the averages, which are Keras' own."""
+        return [*self.fallback, self.best, *self.watch]
+
+
+class Moment(NamedTuple):
+    """What a step is taken from."""
+
+    grads_P: Any
+    params_P: Any
+    step: Any  # gradients seen, this one included, since everything began (anew)
+    rate: Any  # learning rate
+    warm: Any  # whether it is the warm-up; None if it never is
+    loss: Any = None  # where it is known
+
+
+def guarded_step(guard, kept, place, now, own_step):
+    """Returns the parameters after a step under guard; variables are assigned.
+
+    Args:
+        guard: a `Guard`.
+        kept: `Kept`.
+        place: `Place` of the tensors that have a gradient.
+        now: the `Moment`; its step counts from the first.
+        own_step: `(moment, held, afresh) -> delta_P` of the guarded optimizer.
+    """
+    watch = Watch(*(ops.convert_to_tensor(v) for v in kept.watch))
+    fine = ops.all(ops.isfinite(now.grads_P))
+    count, no = now.step, ops.convert_to_tensor(False)
+    now = now._replace(
+        grads_P=ops.where(fine, now.grads_P, ops.zeros_like(now.grads_P)),
+        step=count - watch.began,
+        warm=no if now.warm is None else now.warm,
+    )
+    afresh = now.step == 1.0
+    idle = watch.left > 0.0
+    own_P = own_step(now, ops.logical_or(now.warm, idle), afresh)
+    seen = (now.grads_P, now.params_P, now.step)
+    known_P = advance(guard.fallback, {}, kept.fallback, place, *seen, afresh=afresh)
+    fallback_P = now.rate * known_P
+    ours = ops.logical_and(fine, ops.logical_not(idle))
+    # The warm-up's learning rate is its own, whatever the schedule says.
+    beside_P = ops.where(now.warm, known_P, fallback_P)
+    out = ops.logical_and(ours, out_of_bounds(guard, own_P, beside_P, now.warm))
+    before = ops.convert_to_tensor(kept.best)
+    best_P, climbed = rows(before, place), no
+    if now.loss is not None:
+        watch, lowest, rose = with_loss(guard, watch, ops.cast(now.loss, "float32"))
+        lost = watch.broken > 0.0  # whoever is in charge
+        climbed = ops.logical_and(rose, ops.logical_or(ours, lost))
+        here = with_rows(before, ops.where(lowest, now.params_P, best_P), place)
+    falls = ops.logical_or(out, climbed)
+    by_fallback = ops.logical_or(falls, idle)
+    watch = watch._replace(
+        left=ops.maximum(watch.left - 1.0, 0.0),
+        gradients=watch.gradients + ops.cast(ops.logical_not(fine), "float32"),
+        fallback_steps=watch.fallback_steps + ops.cast(by_fallback, "float32"),
+    )
+    delta_P = ops.where(by_fallback, fallback_P, own_P)
+    delta_P = ops.where(fine, delta_P, ops.zeros_like(delta_P))
+    after_P = ops.where(climbed, best_P, now.params_P + delta_P)
+    fell = fallen(guard, watch, out, climbed, count)
+    for variable, new, old in zip(kept.watch, fell, watch, strict=True):
+        variable.assign(ops.where(falls, new, old))
+    if now.loss is not None:
+        kept.best.assign(here)
+        bests = place.part.split(best_P)
+        for average, best in zip(kept.averages, bests, strict=False):  # or none
+            was = ops.convert_to_tensor(average)
+            average.assign(ops.where(climbed, ops.cast(best, was.dtype), was))
+    return after_P
