@@ -14,6 +14,7 @@ flags.DEFINE_integer("parallel", 1, "Processes that divide the runs.")
 flags.DEFINE_integer(
     "worker_of", None, "Number of the process whose runs these are; --parallel sets it."
 )
+flags.DEFINE_integer("worker_since", None, "When that process began; as above.")
 binary.define_gin_flags()
 
 
@@ -28,6 +29,7 @@ def main(_=None):
         given.workdir,
         given.parallel,
         given.worker_of,
+        given.worker_since,
     )
     print(records.table(found))
     print(f"Records, table.md and curves.png: {given.workdir}")

@@ -3,7 +3,7 @@
 import pathlib
 
 from tests.test_reporting import planted, written
-from tf_amalgam import evaluated, facts, reporting
+from tf_amalgam import evaluated, facts, frames, records, reporting
 
 
 def said(found, missing=(), failed=()):
@@ -64,6 +64,47 @@ def test_long_lists_are_capped():
     failed = [pathlib.Path(f"Train/adam-seed{i}.failed.txt") for i in range(11)]
     (line,) = starting(said(planted(), (), failed), "11 runs failed")
     assert line.endswith("adam-seed9 and 1 more.")
+
+
+def test_what_was_planned_and_is_nowhere_is_missing(tmp_path):
+    """A sweep that ended early has the same seeds everywhere."""
+    planned = {"adam": 1, "ours": 3}
+    records.remember_order(tmp_path, ["Train"], list(planned), [0, 1], planned)
+    records.remember_order(tmp_path, ["Train"], ["adam"], [2])
+    order = records.read_order(tmp_path)
+    assert (order["seed"], order["replicates"]) == ([0, 1, 2], planned)
+    found = [
+        one
+        for one in planted()
+        if (one["task"], one["seed"]) == ("Train", 0)
+        and one["optimizer"] in planned
+        and one["replicate"] < 2
+    ]
+    assert facts.missing_runs(frames.runs(found), order) == [
+        "adam (0) on Train: seeds 1, 2",
+        "ours (2) on Train: none",
+        "ours (0) on Train: seeds 1, 2",
+        "ours (1) on Train: seeds 1, 2",
+    ]
+
+
+def test_equal_terms_are_by_replicate_where_there_are_several():
+    single = [one for one in planted() if one["replicate"] == 0]
+    assert "; per seed the same initial" in said(single)[1]
+    assert "; per seed and replicate the same initial" in said(planted())[1]
+
+
+def test_rivals_are_said():
+    found = planted()
+    for one in found:
+        if (one["optimizer"], one["task"]) == ("Lion", "MLP") and one["seed"] == 0:
+            one |= {"diverged": True, "test": {}}
+    given = evaluated.gather(found, rivals=["Lion"])
+    lines = starting(facts.all_facts(given, found, [], []), ("Rivals", "No rival"))
+    assert lines == [
+        "Rivals: Lion; the best of them by validation: Train: Lion.",
+        "No rival on MLP: each has diverged or missing runs there.",
+    ]
 
 
 def test_all_missing_runs_are_on_disk(tmp_path):

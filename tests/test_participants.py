@@ -26,6 +26,8 @@ def test_kinds():
     }
     imported = {"student": "rnnprop", "teachers": [], "task": ""}
     assert row("ours", trained=imported)["kind"] == "authors' weights"
+    # Of an optimizer that came out of no file nothing is known.
+    assert row("ours", trained={})["kind"] == "other learned"
 
 
 @pytest.mark.parametrize(

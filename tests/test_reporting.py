@@ -550,13 +550,17 @@ def test_words_above_the_report_are_kept(tmp_path):
     folder = written(planted(), tmp_path / "records")
     reporting.write_report(folder, markdown=page)
     plain = page.read_text()
+    title, _, below = plain.partition(pages.FOLLOWS)
+    assert title.strip() == "# 7 optimizers on 2 optimizees"
+    reporting.write_report(folder, markdown=page)  # a title of ours is no words
+    assert page.read_text() == plain
     page.write_text(f"# Mine\n\nWords.\n\n{pages.FOLLOWS}\n\nold\n")
     for _ in range(2):
         reporting.write_report(folder, markdown=page)
         words, follows, rest = page.read_text().partition(pages.FOLLOWS)
         assert words == "# Mine\n\nWords.\n\n"
         assert follows
-        assert rest.strip() == f"#{plain}".strip()
+        assert rest.strip() == f"#{title.strip()}{below}".strip()
 
 
 def test_against_rivals(tmp_path):
@@ -570,6 +574,9 @@ def test_against_rivals(tmp_path):
         )
         text[rivals] = page.read_text()
     assert "Against the best of" not in text[()]
+    numbers = pd.read_csv(tmp_path / "out" / "verdicts_rivals.csv")
+    assert {"low", "high", "pairs"} <= set(numbers)
+    assert "## Against the best of sgd, adam\n" in text["sgd", "adam"]
     section = text["sgd", "adam"].split("## Against the best of ")[1].split("## ")[0]
     against_oracle = text[()].split("## Against the oracle")[1].split("## ")[0]
     rows = lambda part: [r for r in part.splitlines() if r.startswith("| ")]  # noqa: E731

@@ -117,6 +117,65 @@ def test_a_limit_leaves_the_rest_for_the_next_call(tmp_path):
     assert seen == [0, 1, 2, 3, 4]
 
 
+def test_what_another_process_failed_to_do_is_left_alone(tmp_path):
+    """Or a share of jobs would be spent on the same failures again and again."""
+    since, seen = time.time_ns(), []
+
+    def broken(i):
+        seen.append(i)
+        if i < 3:
+            raise ValueError("no")
+        files.write_json(jobs[i].path, i)
+
+    jobs = jobs_in(tmp_path, 10)
+    for _ in range(4):  # processes that do three jobs each
+        try:
+            sweep(jobs, broken, tmp_path, progress=False, limit=3, since=since)
+        except RuntimeError as error:
+            assert "3 of 10 runs failed" in str(error)  # noqa: PT017
+    assert seen == list(range(10))
+    # Another call tries them again, a share of it those alone that it finds.
+    with pytest.raises(RuntimeError, match="3 of 10"):
+        sweep(jobs, broken, tmp_path, progress=False, since=time.time_ns())
+    assert seen[10:] == [0, 1, 2]
+
+
+def test_a_log_says_why_where_no_traceback_is(tmp_path):
+    """A full disk stops processes that share the jobs, and leaves no traceback."""
+    jobs = jobs_in(tmp_path, 2)
+    files.write_text(tmp_path / "logs" / "worker-0.txt", "OSError: [Errno 28] full\n")
+    with pytest.raises(
+        RuntimeError,
+        match=r"no process did it \(OSError: .*full\) \(see .*worker-0.txt",
+    ):
+        sweep(
+            jobs,
+            None,
+            tmp_path,
+            progress=False,
+            limit=0,
+            meanwhile=lambda left: 0,
+        )
+
+
+def test_who_works_beside_is_told_what_is_left(tmp_path):
+    """What failed since is not left."""
+    jobs, told = jobs_in(tmp_path, 3), []
+
+    def meanwhile(left):
+        told.append(left)
+        done = len(told) - 1
+        if done == 0:
+            files.write_text(jobs[0].path.with_suffix(".failed.txt"), "E: no")
+        elif done <= 2:
+            files.write_json(jobs[done].path, done)
+        return done < 3
+
+    with pytest.raises(RuntimeError, match="1 of 3 runs failed: job 0"):
+        sweep(jobs, None, tmp_path, progress=False, limit=0, meanwhile=meanwhile)
+    assert told == [3, 2, 1, 0]
+
+
 def test_ctrl_c_goes_through(tmp_path):
     def interrupted(i):
         raise KeyboardInterrupt

@@ -190,15 +190,19 @@ def _root_seed():
     return copy.deepcopy(bound.get("seed", default))
 
 
-def run_evaluation(gin_files, gin_bindings, workdir, parallel=1, worker_of=None):
+def run_evaluation(
+    gin_files, gin_bindings, workdir, parallel=1, worker_of=None, worker_since=None
+):
     """Runs `evaluate`, divided among so many processes; returns the records.
 
     With one it runs here. With more, these do the runs while this one shows the
-    progress of all (see `workers.Workers`); they are told whose workers they are.
+    progress of all (see `workers.Workers`); they are told whose workers they are, and
+    since when.
     """
     given = ("evaluate", gin_files, gin_bindings, workdir)
     if worker_of is not None:
-        return run(*given, write_config=False, **workers.share(worker_of))
+        share = workers.share(worker_of, worker_since)
+        return run(*given, write_config=False, **share)
     if parallel == 1:
         return run(*given)
     crew = workers.Workers(parallel, gin_files, gin_bindings, workdir)

@@ -19,7 +19,8 @@ class Evaluated(NamedTuple):
     curves: pd.DataFrame  # `frames.curves`
     tasks: pd.DataFrame  # `frames.optimizees`
     best: dict  # optimizee → oracle
-    rivals: dict  # optimizee → the best of the rivals, as the oracle is chosen
+    rivals: list  # labels of which the best is compared with, too
+    best_rivals: dict  # optimizee → the best of them, as the oracle is chosen
     pool: list  # labels of the analytic pool
     reference: str | None  # label against which others are measured
     styles: dict  # label → how it is drawn
@@ -45,6 +46,7 @@ def gather(found, pool=None, reference=None, rivals=()) -> Evaluated:
         frames.curves(found),
         frames.optimizees(found),
         frames.oracle(runs, pool),
+        list(rivals),
         frames.oracle(runs, rivals),
         pool,
         reference or frames.reference_of(runs),

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections import Counter
 
 import numpy as np
 
@@ -32,6 +33,7 @@ def evaluate(
     limit: int | None = None,
     meanwhile=None,
     halt=None,
+    since: int | None = None,
 ) -> list[dict]:
     """Trains every optimizee with every optimizer and seed; returns the records.
 
@@ -66,7 +68,7 @@ def evaluate(
         limit: at most so many runs in this call; None for all. TensorFlow keeps some
             megabytes of every run for the life of a process, so thousands are better
             shared by several (`amalgam-evaluate --parallel`).
-        meanwhile, halt: see `sweep.sweep`.
+        meanwhile, halt, since: see `sweep.sweep`.
 
     Returns:
         The records, by optimizee, seed, optimizer and replicate; with a limit, those
@@ -151,7 +153,13 @@ def evaluate(
         found = train_once(one.make(), task, seed, epochs, one.replicate)
         records.write(path, {**found, **planned[path]})
 
-    records.remember_order(workdir, names, [one.label for one in contestants])
+    records.remember_order(
+        workdir,
+        names,
+        [one.label for one in contestants],
+        seeds=seeds,
+        replicates=Counter(one.label for one in contestants),
+    )
     _draw_samples(tasks, workdir)
     sweep(
         jobs,
@@ -162,6 +170,7 @@ def evaluate(
         limit=limit,
         meanwhile=meanwhile,
         halt=halt,
+        since=since,
     )
     if write_report:
         report(records.read_all(workdir), workdir)
@@ -212,13 +221,24 @@ def _agree_on_terms(workdir, shared):
     folder = pathlib.Path(workdir)
     with files.locked(folder / sweeps.LOCKS / "terms"):
         path = folder / TERMS_FILE
-        there = json.loads(path.read_text()) if path.is_file() else shared
+        there = _terms(path) if path.is_file() else shared
         if different := terms.differences(there, shared):
             raise ValueError(
                 f"{folder} holds runs made with other settings ({_said(different)}). "
                 "Use another workdir: what is compared needs equal terms."
             )
         files.write_json(path, shared)
+
+
+def _terms(path):
+    try:
+        found = json.loads(path.read_text())
+        return {str(name): value for name, value in found.items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}). It holds the terms of the runs beside "
+            "it: remove it if they are those of this call."
+        ) from error
 
 
 # What a record is of.

@@ -20,9 +20,11 @@ def all_facts(given, found, missing, failed) -> list[str]:
         f"{len(runs)} runs: {int(runs['diverged'].sum())} diverged, "
         f"{int((~runs['learned'] & ~runs['diverged']).sum())} did not learn.",
         f"Each of {settings['epochs']} epochs, warm-up of {settings['warmup_steps']} "
-        f"SGD steps at {settings['warmup_learning_rate']}, seeds {seeds}; per seed the "
-        "same initial weights, minibatches and warm-up for all.",
+        f"SGD steps at {settings['warmup_learning_rate']}, seeds {seeds}; per seed "
+        f"{_and_replicate(runs)}the same initial weights, minibatches and warm-up for "
+        "all.",
         *_oracle(given),
+        *_rivals(given),
         f"Reference: {given.reference or 'none (no learned optimizer took part)'}.",
         *_replicates(runs),
         f"The test split is measured at {evaluated.held_out(runs).weights}.",
@@ -62,6 +64,28 @@ def _oracle(given):
     return lines
 
 
+def _and_replicate(runs):
+    return "and replicate " if runs["replicate"].nunique() > 1 else ""
+
+
+def _rivals(given):
+    if not given.rivals:
+        return []
+    best = given.best_rivals
+    chosen = "; ".join(f"{task}: {label}" for task, label in best.items())
+    lines = [
+        f"Rivals: {', '.join(given.rivals)}; the best of them by validation: "
+        f"{chosen or 'none'}."
+    ]
+    tasks = dict.fromkeys(given.runs["task"])
+    if without := [task for task in tasks if task not in best]:
+        lines.append(
+            f"No rival on {', '.join(without)}: each has diverged or missing runs "
+            "there."
+        )
+    return lines
+
+
 def _replicates(runs):
     """Returns which students' intervals say nothing of training them again."""
     students = evaluated.labels_of(runs[runs["kind"] == "learned"])
@@ -83,20 +107,23 @@ def _capped(names, separator):
 
 
 def missing_runs(runs, order) -> list[str]:
-    """Returns what some optimizers have not run that others, or other replicates, have.
+    """Returns what was to be run, or was by others, and is not there.
 
     Args:
         runs: `frames.runs`.
-        order: names of optimizees and optimizers that should be there.
+        order: of `records.read_order`.
     """
     tasks = dict.fromkeys([*order["task"], *runs["task"]])
     labels = dict.fromkeys([*order["optimizer"], *runs["optimizer"]])
-    seeds, found = set(runs["seed"]), []
+    seeds, found = {*order.get("seed", ()), *runs["seed"]}, []
+    counts = order.get("replicates", {})
     by = runs.groupby(["optimizer", "task", "replicate"])["seed"].agg(set)
     replicates = runs.groupby("optimizer")["replicate"].agg(set)
     for label in labels:
         for task in tasks:
-            expected = sorted(replicates.get(label, {0}))
+            expected = sorted(
+                {*replicates.get(label, {0}), *range(counts.get(label, 1))}
+            )
             absent = [r for r in expected if (label, task, r) not in by.index]
             if absent == expected:
                 found.append(f"{label} on {task}: none")

@@ -161,12 +161,17 @@ def larger(found):
     return Section(
         "figure8",
         "Larger optimizees (Figure 8)",
-        f"Log validation loss of {found.reference} minus that of the oracle and of "
-        f"Adam, with 95 % intervals, by the optimizee's number of parameters. Of more "
+        f"Log validation loss of {found.reference} minus that of {_and(parts)}, "
+        f"with 95 % intervals, by the optimizee's number of parameters. Of more "
         f"than {LARGE:,} are {above}; the others (grey) stand beside them.",
         figure,
         numbers=pd.concat(parts.values()).reset_index(),
     )
+
+
+def _and(labels):
+    """Returns opponents in words."""
+    return " and of ".join("the oracle" if k == "oracle" else k for k in labels)
 
 
 def _relative(found, labels, value, name, crop=None):

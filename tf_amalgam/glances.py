@@ -46,23 +46,26 @@ def all_glances(given, found) -> list[Section]:
         reaching = frames.reaching(found, given.best)
         drawn = [
             verdicts(given.best, table, held_out.weights),
-            *_against_rivals(given, held_out),
+            _against_rivals(given, held_out),
             *drawn,
             effects(given, table),
             steps(given, reaching),
         ]
+    elif given.rivals:
+        drawn = [_against_rivals(given, held_out), *drawn]
     drawn.append(milliseconds(given))
     return [one for one in drawn if one is not None]
 
 
 def _against_rivals(given, held_out):
     """Returns the table against the best of the rivals, where there are any."""
-    if not given.rivals:
-        return []
-    runs = frames.with_oracle(given.runs, given.rivals, RIVAL)
+    if not given.best_rivals:
+        return None
+    runs = frames.with_oracle(given.runs, given.best_rivals, RIVAL)
     table = frames.verdicts(runs, RIVAL, held_out.log_loss)
-    title = f"Against the best of {', '.join(dict.fromkeys(given.rivals.values()))}"
-    return [verdicts(given.rivals, table, held_out.weights, RIVAL, title)]
+    title = f"Against the best of {', '.join(given.rivals)}"
+    shown = verdicts(given.best_rivals, table, held_out.weights, RIVAL, title)
+    return shown and shown._replace(numbers=table)
 
 
 def verdicts(best, table, weights, who="oracle", title="Against the oracle"):

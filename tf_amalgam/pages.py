@@ -138,14 +138,16 @@ def _is_text(column):
 def write_markdown(path, title, facts, sections):
     """Writes a page of Markdown; its small pictures lie in a folder of its name.
 
-    Long tables are left out. A page with the line `FOLLOWS` keeps what stands above it.
+    Long tables are left out. What stands in the page above the line `FOLLOWS`, which
+    every page of ours has, is kept.
     """
     path = pathlib.Path(path)
     folder = path.with_suffix("")
-    parts = [f"# {title}"]
+    parts = [f"# {title}", FOLLOWS]
     if path.is_file() and FOLLOWS in (before := path.read_text()):
-        words = before.partition(FOLLOWS)[0].rstrip()
-        parts = [words, FOLLOWS, f"## {title}"]
+        words = before.partition(FOLLOWS)[0].strip()
+        if len(words.splitlines()) > 1:  # more than a title of ours
+            parts = [words, FOLLOWS, f"## {title}"]
     parts.append("\n".join(f"- {_text(line)}" for line in facts))
     for section in sections:
         if section.long:

@@ -33,7 +33,7 @@ class Style(NamedTuple):
     line: str
 
 
-def kind_of(kind, pool, label, teachers, trained_on) -> str:
+def kind_of(kind, pool, label, teachers, trained_on, student) -> str:
     """Returns what an optimizer is, of `KINDS`.
 
     Args:
@@ -43,9 +43,10 @@ def kind_of(kind, pool, label, teachers, trained_on) -> str:
         teachers: whether it was trained with any.
         trained_on: the optimizee it was trained on; none where its weights were
             imported.
+        student: what its file says it is; nothing where it came out of no file.
     """
     if kind == "learned":
-        if not trained_on:
+        if student and not trained_on:
             return "authors' weights"
         return "amalgamated" if teachers else "other learned"
     if kind == "analytic":
@@ -60,7 +61,8 @@ def styles(runs, pool) -> dict[str, Style]:
     """
     found: dict[str, Style] = {}
     for row in runs.drop_duplicates("optimizer").itertuples():
-        kind = kind_of(row.kind, pool, row.optimizer, row.teachers, row.trained_on)
+        told = (row.teachers, row.trained_on, row.student)
+        kind = kind_of(row.kind, pool, row.optimizer, *told)
         i = sum(style.kind == kind for style in found.values())
         found[row.optimizer] = Style(
             kind, KINDS[kind], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)]
@@ -91,6 +93,7 @@ def _row(label, records, pool):
             label,
             trained.get("teachers"),
             trained.get("task"),
+            trained.get("student"),
         ),
         "class": name or "–",
         "learning_rate": _rate(config.get("learning_rate")),

@@ -81,7 +81,7 @@ def read(path, batch_losses=False) -> dict:
             raise ValueError(f"it lacks {', '.join(missing)}")
         if "configuration" in record:  # one text for all of a sweep, not one each
             record["configuration"] = sys.intern(record["configuration"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is not a readable record ({error}). Remove it to run that "
             "evaluation again."
@@ -128,29 +128,46 @@ def read_all(folder, batch_losses=False) -> list[dict]:
     return sorted(found, key=place)
 
 
-def remember_order(folder, task, optimizer):
-    """Writes down in which order optimizees and optimizers are shown; new ones last.
+def remember_order(folder, task, optimizer, seeds=(), replicates=None):
+    """Writes down what is to be run, in the order in which it is shown; new ones last.
 
     Args:
         folder: of the records.
-        task, optimizer: their names.
+        task, optimizer: names of optimizees and optimizers.
+        seeds: of the evaluations.
+        replicates: how many there are of an optimizer, by name; 1 where it is not said.
     """
-    folder, given = pathlib.Path(folder), {"task": task, "optimizer": optimizer}
+    folder = pathlib.Path(folder)
+    given = {"task": task, "optimizer": optimizer, "seed": [int(s) for s in seeds]}
     with files.locked(folder / ".locks" / "order"):
         order = read_order(folder)
-        merged = {k: list(dict.fromkeys([*order[k], *given[k]])) for k in ORDERED}
-        files.write_json(folder / ORDER_FILE, merged)
+        merged: dict = {
+            key: list(dict.fromkeys([*order[key], *several]))
+            for key, several in given.items()
+        }
+        counts = dict(order["replicates"])
+        for name, count in (replicates or {}).items():
+            counts[name] = max(count, counts.get(name, 1))
+        files.write_json(folder / ORDER_FILE, {**merged, "replicates": counts})
 
 
-def read_order(folder) -> dict[str, list[str]]:
-    """Returns the names of optimizees and optimizers as `remember_order` wrote them."""
+def read_order(folder) -> dict:
+    """Returns what `remember_order` wrote: lists of `task`, `optimizer` and `seed`.
+
+    And `replicates`, a count by optimizer.
+    """
     path = pathlib.Path(folder) / ORDER_FILE
     if not path.is_file():
-        return {key: [] for key in ORDERED}
+        return {**{key: [] for key in ORDERED}, "seed": [], "replicates": {}}
     try:
         found = json.loads(path.read_text())
-        return {key: [str(name) for name in found[key]] for key in ORDERED}
-    except (ValueError, KeyError, TypeError) as error:
+        counts = found.get("replicates", {})
+        return {
+            **{key: [str(name) for name in found[key]] for key in ORDERED},
+            "seed": [int(seed) for seed in found.get("seed", [])],
+            "replicates": {str(name): int(count) for name, count in counts.items()},
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}). Remove it; records then go by name."
         ) from error

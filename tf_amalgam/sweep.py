@@ -16,6 +16,7 @@ import tqdm
 from tf_amalgam import files
 
 LOCKS = ".locks"
+LOGS = "logs"  # of the processes that share the jobs
 FAILURE_SUFFIX = ".failed.txt"
 # Seconds between looks at what other processes are running.
 PATIENCE = 1.0
@@ -40,6 +41,7 @@ def sweep(
     limit=None,
     meanwhile=None,
     halt=None,
+    since=None,
 ):
     """Runs every job whose file does not exist yet, until all files exist.
 
@@ -56,11 +58,14 @@ def sweep(
         description: its first word.
         limit: at most so many jobs in this call; None for all.
         meanwhile: `meanwhile(left)` is called again and again after the limit is
-            reached, for as long as it says that others still work on what is left (it
-            returns how many); what they leave undone has failed. The bar then shows
-            how many work, and how many jobs they failed to do since this call began.
+            reached, for as long as it says that others still work (it returns how
+            many); what they leave undone has failed. `left` is the number of jobs that
+            are undone and were not failed since this call began. The bar then shows
+            how many work, and how many jobs they failed to do.
         halt: `halt()` is asked before each job; once it says yes, the call takes no
             more and leaves the rest, as after the limit.
+        since: what another process failed to do after this time (as of `time.time_ns`)
+            is not tried again either, and does not count against the limit.
 
     Raises:
         RuntimeError: naming the jobs that failed here, after all others have ended.
@@ -70,8 +75,12 @@ def sweep(
     _clean({pathlib.Path(folder), *(job.path.parent for job in jobs)})
     waiting = _undone(jobs, range(len(jobs)))
     before = {i: _failed_at(jobs[i]) for i in waiting}
+    tried = lambda i: since is not None and (_failed_at(jobs[i]) or 0) >= since  # noqa: E731
     failed: dict[int, str] = {}
     taken = 0
+
+    def lost(places):
+        return sum(_failed_at(jobs[i]) not in (None, before[i]) for i in places)
 
     def ended():
         return taken == limit or bool(halt and halt())
@@ -91,7 +100,7 @@ def sweep(
                 with _lock(folder, jobs[i].path) as mine:
                     if not mine:
                         elsewhere.append(i)
-                    elif not jobs[i].path.is_file():
+                    elif not (jobs[i].path.is_file() or tried(i)):
                         bar.set_postfix_str(
                             _status(jobs[i].title, _others(elsewhere), len(failed))
                         )
@@ -101,21 +110,19 @@ def sweep(
                 _advance(bar, jobs)
             if ended():
                 waiting = _undone(jobs, waiting)
-                working = int(meanwhile(len(waiting))) if waiting and meanwhile else 0
+                left = len(waiting) - lost(waiting)
+                working = int(meanwhile(left)) if waiting and meanwhile else 0
                 if not working:
                     break
-                lost = sum(
-                    _failed_at(jobs[i]) not in (None, before[i]) for i in waiting
-                )
-                bar.set_postfix_str(_status(f"{working} running", "", lost))
+                bar.set_postfix_str(_status(f"{working} running", "", lost(waiting)))
             else:
-                waiting = _undone(jobs, elsewhere)
+                waiting = [i for i in _undone(jobs, elsewhere) if not tried(i)]
                 bar.set_postfix_str(_status("", _others(waiting), len(failed)))
             if waiting:
                 time.sleep(PATIENCE)
                 _advance(bar, jobs)
     if meanwhile:
-        failed |= {i: _said(jobs[i]) for i in waiting}
+        failed |= {i: _said(jobs[i], folder) for i in waiting}
     # Another process may have had more luck since.
     failed = {i: said for i, said in failed.items() if not jobs[i].path.is_file()}
     if failed:
@@ -124,8 +131,8 @@ def sweep(
         more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
         raise RuntimeError(
             f"{len(failed)} of {len(jobs)} runs failed: {named}{more}. The first: "
-            f"{failed[first]} (see {_failure(jobs[first])}). Finished runs are kept; "
-            "the same command tries the others again."
+            f"{failed[first]} (see {_where(jobs[first], folder)}). Finished runs are "
+            "kept; the same command tries the others again."
         )
 
 
@@ -162,11 +169,26 @@ def _done(job, run):
     return ""
 
 
-def _said(job):
+def _said(job, folder):
     """Returns why another process failed to do a job."""
-    if not _failure(job).is_file():
-        return "no process did it; see their logs"
-    return _failure(job).read_text().strip().splitlines()[-1]
+    where = _where(job, folder)
+    said = where.read_text().strip() if where.is_file() else ""
+    last = said.splitlines()[-1] if said else "no process left a word"
+    return last if where == _failure(job) else f"no process did it ({last})"
+
+
+def _where(job, folder):
+    """Returns where it says why a job was not done: its traceback, or a log.
+
+    A process that a full disk has stopped leaves no traceback beside the job.
+    """
+    logs = sorted(
+        (path.stat().st_mtime_ns, path)
+        for path in (pathlib.Path(folder) / LOGS).glob("*.txt")
+    )
+    if _failure(job).is_file() or not logs:
+        return _failure(job)
+    return logs[-1][1]
 
 
 def _undone(jobs, places):

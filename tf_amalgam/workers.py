@@ -2,15 +2,16 @@
 
 import os
 import pathlib
+import time
 
 from tf_amalgam import processes
+from tf_amalgam.sweep import LOGS
 
 # TensorFlow keeps some megabytes of every run for the life of a process.
 RUNS_PER_PROCESS = 100
-LOGS = "logs"
 
 
-def share(parent) -> dict:
+def share(parent, since=None) -> dict:
     """Returns what a process is told that does a share of the runs of `parent`.
 
     Beside its .gin files. It shows nothing, ends after its share of runs, and takes no
@@ -18,6 +19,8 @@ def share(parent) -> dict:
 
     Args:
         parent: number of the process that started this one.
+        since: when that began; what a process failed to do after it is left alone, or
+            its share would be spent on it again.
     """
     return {
         "progress": False,
@@ -25,6 +28,7 @@ def share(parent) -> dict:
         "limit": RUNS_PER_PROCESS,
         # A process whose parent has ended gets another one.
         "halt": lambda: os.getppid() != parent,
+        "since": since,
     }
 
 
@@ -44,6 +48,7 @@ class Workers:
             )
         self._command = (gin_files, gin_bindings, workdir)
         self._workdir = pathlib.Path(workdir)
+        self._since = time.time_ns()
         self._waiting = list(range(count))
         # Process → (its number, how many runs were left when it began).
         self._running = {}
@@ -52,7 +57,7 @@ class Workers:
         """Replaces processes that have done their share; returns how many work now.
 
         Args:
-            left: number of runs that are still to be done.
+            left: number of runs that are still to be done, none of those that failed.
         """
         for process in [p for p in self._running if p.poll() is not None]:
             number, before = self._running.pop(process)
@@ -62,7 +67,10 @@ class Workers:
         while self._waiting and left > len(self._running):
             number = self._waiting.pop()
             log = self._workdir / LOGS / f"worker-{number}.txt"
-            flags = (f"--worker_of={os.getpid()}",)
+            flags = (
+                f"--worker_of={os.getpid()}",
+                f"--worker_since={self._since}",
+            )
             process = processes.started("evaluate", *self._command, log, flags)
             self._running[process] = (number, left)
         return len(self._running)
