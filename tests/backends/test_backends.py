@@ -47,7 +47,7 @@ def test_fit_trains_alike(options, expected):
 
 
 def test_a_guard_takes_over_alike(expected):
-    found = walks.applied(walks.UNTRAINED, guard=True)
+    found = walks.applied(walks.UNTRAINED, **walks.GUARDED)
     close(found, expected["guarded"])
     unguarded = expected[f"applied/{walks.UNTRAINED}"]
     assert np.abs(found - unguarded).max() > 1e-2

@@ -33,12 +33,14 @@ OPTIONS = {
 }
 NAMES = [*rules.RULES, *SHIPPED]
 UNTRAINED = "rnnprop"  # with drawn weights, whose steps a guard does not let pass
+# But those of a gentle warm-up.
+GUARDED = {"guard": True, "warmup_learning_rate": 0.005}
 
 
 def optimizer_of(name, **options):
     """Returns a shipped optimizer, or one of a rule with weights drawn by NumPy."""
     if name in SHIPPED:
-        return tf_amalgam.load(name, **WARM_UP, **options)
+        return tf_amalgam.load(name, **{**WARM_UP, **options})
     rule = (
         rules.make_rule(name, pool=("adam", "rmsprop"))
         if name == "choice"
@@ -49,7 +51,7 @@ def optimizer_of(name, **options):
         key: (0.2 * generator.normal(size=np.shape(value))).astype("float32")
         for key, value in sorted(rule.init_weights(0).items())
     }
-    return optimizer_for(rule, weights, **WARM_UP, **options)
+    return optimizer_for(rule, weights, **{**WARM_UP, **options})
 
 
 def applied(name, **options):
@@ -105,7 +107,7 @@ def main():
     """Writes the file."""
     found = {f"applied/{name}": applied(name) for name in NAMES}
     found |= {f"fitted/{key}": fitted(options) for key, options in OPTIONS.items()}
-    found["guarded"] = applied(UNTRAINED, guard=True)
+    found["guarded"] = applied(UNTRAINED, **GUARDED)
     np.savez_compressed(FILE, **found)
 
 
