@@ -16,11 +16,6 @@ class Kept(NamedTuple):
     averages: list  # moving averages of the parameters (EMA); [] without
     watch: Watch
 
-    @property
-    def all(self) -> list:
-        """All of them but the averages, which are Keras' own."""
-        return [*self.fallback, self.best, *self.watch]
-
 
 class Moment(NamedTuple):
     """What a step is taken from."""

@@ -95,7 +95,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         self.state_dtype, self.chunk_size = state_dtype, chunk_size
         self.guard = Guard.of(guard)
         self._loss = None  # of the step that is being taken, where it is known
-        self._kept: Kept | None = None  # by the guard
+        self._guarded: list = []  # what the guard keeps, see `_kept`
         self._layout = Layout((), ())  # known when built
         self._state: list = []
 
@@ -108,16 +108,30 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         with self._beside(variables[0]):
             self._state = self._variables_of(self.rule, self.state_dtype)
             if self.guard:
-                self._kept = Kept(
-                    self._variables_of(self.guard.fallback, "float32", "fallback_"),
+                with _eagerly():
+                    params_P = _flat(variables)
+                self._guarded = [
+                    *self._variables_of(self.guard.fallback, "float32", "fallback_"),
                     self.add_variable(
                         (self._layout.size,),
-                        initializer=lambda shape, dtype: _flat(variables),
+                        initializer=lambda shape, dtype: params_P,
                         name="best_parameters",
                     ),
-                    self._model_variables_moving_average if self.use_ema else [],
-                    Watch(*(self.add_variable((), name=n) for n in Watch._fields)),
-                )
+                    *(self.add_variable((), name=name) for name in Watch._fields),
+                ]
+
+    @property
+    def _kept(self) -> Kept | None:
+        """What the guard keeps; Keras tracks lists of variables, but not tuples."""
+        if not self._guarded:
+            return None
+        count = len(Watch._fields)
+        return Kept(
+            list(self._guarded[: -count - 1]),
+            self._guarded[-count - 1],
+            list(self._model_variables_moving_average) if self.use_ema else [],
+            Watch(*self._guarded[-count:]),
+        )
 
     def _variables_of(self, rule, small_dtype, prefix=""):
         """Returns variables that hold a rule's state."""

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 
+LOGS = "logs"  # folder of their output, beside what they write
+
 
 def started(binary, gin_files, gin_bindings, workdir, log, flags=()):
     """Returns the process of one binary.

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import tqdm
 
 from tf_amalgam import files
+from tf_amalgam.processes import LOGS
 
 LOCKS = ".locks"
-LOGS = "logs"  # of the processes that share the jobs
 FAILURE_SUFFIX = ".failed.txt"
 # Seconds between looks at what other processes are running.
 PATIENCE = 1.0

@@ -5,7 +5,7 @@ import pathlib
 import time
 
 from tf_amalgam import processes
-from tf_amalgam.sweep import LOGS
+from tf_amalgam.processes import LOGS
 
 # TensorFlow keeps some megabytes of every run for the life of a process.
 RUNS_PER_PROCESS = 100
