@@ -8,9 +8,9 @@ import tensorflow as tf
 import tf_amalgam
 from tests import helpers, keras_adam
 from tf_amalgam import rules
-from tf_amalgam.optimizer import check_weights
 from tf_amalgam.optimizers import OPTIMIZERS, optimizer_for
 from tf_amalgam.rules import rnnprop
+from tf_amalgam.weights import check_weights
 
 DATA = helpers.blobs().train
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay

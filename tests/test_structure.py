@@ -19,7 +19,7 @@ LAYERS = [
         *("numerics", "layout", "files", "privacy", "stats", "warm_up"),
         *("published", "processes", "terms", "words"),
     },
-    {"rules", "sweep", "frames", "workers", "chunks", "plots"},
+    {"rules", "sweep", "frames", "workers", "chunks", "plots", "weights"},
     {
         *("data", "amalgamation", "perturbation", "curriculum", "advance", "guard"),
         *("private_gradients", "participants"),

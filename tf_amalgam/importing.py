@@ -5,7 +5,7 @@ import pathlib
 import tensorflow as tf
 
 from tf_amalgam import amalgamation, rules, saved
-from tf_amalgam.optimizer import check_weights
+from tf_amalgam.weights import check_weights
 
 # Rule → our name of each weight → its name in the released code's checkpoints.
 VARIABLES = {

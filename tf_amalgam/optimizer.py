@@ -1,8 +1,6 @@
 """The Keras optimizer around any rule: one batched update for the whole model."""
 
-import base64
 import contextlib
-import dataclasses
 import functools
 import logging
 
@@ -15,10 +13,8 @@ from tf_amalgam.advance import Place, advance
 from tf_amalgam.guard import Guard, Watch
 from tf_amalgam.guarded import Kept, Moment, guarded_step
 from tf_amalgam.layout import Layout, concat
-from tf_amalgam.numerics import derive_seed
-from tf_amalgam.rules.rule import AnalyticRule, leaves
+from tf_amalgam.rules.rule import leaves
 
-PACKAGE = "tf_amalgam"
 STATE_DTYPES = ("float32", "bfloat16", "float16")
 # Coordinates of a chunk: some 200 MB of working memory for RNNProp.
 CHUNK_SIZE = 2**17
@@ -45,10 +41,11 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             (Scale) update all at once.
         guard: True, or a `Guard`: an analytic rule takes over for a while where the
             rule's steps are not finite or out of bounds, or the loss climbs (seen
-            where Keras' `fit` scales it; not on JAX, nor on several replicas, nor in
-            loops of your own that do not call `scale_loss`). Steps whose gradient is
-            not finite are left out. `guard_report` says what happened. 12 bytes a
-            parameter.
+            where Keras' `fit` scales it; not on JAX, nor on several replicas, nor under
+            `mixed_float16`, nor in loops of your own that do not call `scale_loss`).
+            Where it climbed, parameters go back to where it was lowest. Steps whose
+            gradient is not finite are left out. `guard_report` says what happened. 12
+            bytes a parameter.
         **kwargs: what every Keras optimizer takes: `name`, `weight_decay`,
             `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`,
             `ema_overwrite_frequency`, `loss_scale_factor`,
@@ -341,126 +338,3 @@ def _is_here(loss):
     while graph is not None and graph is not loss.graph:
         graph = getattr(graph, "outer_graph", None)
     return graph is not None
-
-
-class AnalyticOptimizer(RuleOptimizer):
-    """Base of the teachers as Keras optimizers.
-
-    Args:
-        learning_rate: float or schedule; by default the rate that the paper's
-            authors tuned for this optimizer as a direct teacher.
-        **kwargs: hyperparameters of the rule, `warmup_steps`,
-            `warmup_learning_rate`, and what every Keras optimizer takes.
-    """
-
-    rule_type: type[AnalyticRule]
-
-    def __init__(self, learning_rate=None, **kwargs):
-        if learning_rate is None:
-            learning_rate = rules.LEARNING_RATES[self.rule_type.name]
-        if kwargs.get("guard"):
-            raise ValueError(
-                f"{type(self).__name__}: guard goes with learned optimizers; this one "
-                "is what they fall back on. Leave it out."
-            )
-        hyperparameters = _taken(self.rule_type, kwargs)
-        # Keras' own learning rate multiplies the rule's step.
-        rule = self.rule_type(learning_rate=1.0, **hyperparameters)
-        super().__init__(rule, {}, learning_rate, **kwargs)
-
-    def get_config(self):
-        config = super().get_config()
-        hyperparameters = self.rule.get_config()
-        del hyperparameters["learning_rate"]  # Keras' own stands in the config
-        return {**config, **hyperparameters}
-
-
-class LearnedOptimizer(RuleOptimizer):
-    """Base of the learned rules as Keras optimizers.
-
-    Args:
-        rule_weights: the rule's weights by name; fresh ones by default.
-        learning_rate: multiplies the learned step.
-        seed: names the fresh weights, where `rule_weights` is not given.
-        **kwargs: hyperparameters of the rule and what every Keras optimizer takes.
-    """
-
-    rule_type: type[rules.Rule]
-
-    def __init__(
-        self,
-        rule_weights=None,
-        learning_rate=1.0,
-        *,
-        seed=0,
-        warmup_steps=100,
-        warmup_learning_rate=0.01,
-        **kwargs,
-    ):
-        rule = self.rule_type(**_taken(self.rule_type, kwargs))
-        if rule_weights is None:
-            rule_weights = rule.init_weights(derive_seed(seed, "student"))
-        elif any(isinstance(value, dict) for value in rule_weights.values()):
-            rule_weights = {k: _decoded(v) for k, v in rule_weights.items()}
-        check_weights(rule, rule_weights)
-        super().__init__(
-            rule,
-            rule_weights,
-            learning_rate,
-            warmup_steps=warmup_steps,
-            warmup_learning_rate=warmup_learning_rate,
-            **kwargs,
-        )
-
-    def get_config(self):
-        # The weights are part of the config (about 27 kB of base64), so that a
-        # clone, a saved model or a pickle can never end up with other weights.
-        weights = {k: _encoded(v) for k, v in self.rule_weights.items()}
-        return {
-            **super().get_config(),
-            **self.rule.get_config(),
-            "rule_weights": weights,
-        }
-
-
-def check_weights(rule, weights):
-    """Raises ValueError unless `weights` are what `rule` needs: names and shapes."""
-    expected = {k: tuple(v.shape) for k, v in rule.init_weights(None).items()}
-    received = {k: tuple(np.shape(v)) for k, v in weights.items()}
-    if expected != received:
-        wrong = {
-            name: (expected.get(name), received.get(name))
-            for name in sorted(expected.keys() | received.keys())
-            if expected.get(name) != received.get(name)
-        }
-        text = "; ".join(
-            f"{k}: expected {e}, received {r}" for k, (e, r) in wrong.items()
-        )
-        raise ValueError(
-            f"These weights do not belong to {rule.name} with {rule.get_config()}. "
-            f"Shapes that differ: {text}. Use the optimizer class and hyperparameters "
-            "that they were trained with."
-        )
-    broken = [k for k, v in weights.items() if not np.all(np.isfinite(np.asarray(v)))]
-    if broken:
-        raise ValueError(
-            f"Weights {', '.join(broken)} of {rule.name} are not finite; the file or "
-            "the run that made them is broken."
-        )
-
-
-def _taken(rule_type, kwargs):
-    """Takes the rule's hyperparameters out of `kwargs`."""
-    fields = {field.name for field in dataclasses.fields(rule_type)} - {"learning_rate"}
-    return {name: kwargs.pop(name) for name in sorted(fields & kwargs.keys())}
-
-
-def _encoded(array):
-    array = np.ascontiguousarray(array, dtype="<f4")
-    data = base64.b64encode(array.tobytes()).decode("ascii")
-    return {"shape": list(array.shape), "float32": data}
-
-
-def _decoded(value):
-    data = np.frombuffer(base64.b64decode(value["float32"]), dtype="<f4")
-    return data.reshape(value["shape"]).astype("float32")

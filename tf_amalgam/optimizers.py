@@ -1,12 +1,103 @@
 """The teachers and the learned rules as Keras optimizers."""
 
+import dataclasses
+
 import keras
 from keras import ops
 
 from tf_amalgam import rules
-from tf_amalgam.optimizer import PACKAGE, AnalyticOptimizer, LearnedOptimizer
+from tf_amalgam.numerics import derive_seed
+from tf_amalgam.optimizer import RuleOptimizer
+from tf_amalgam.rules.rule import AnalyticRule
+from tf_amalgam.weights import check_weights, decoded, encoded
 
-register = keras.saving.register_keras_serializable(package=PACKAGE)
+register = keras.saving.register_keras_serializable(package="tf_amalgam")
+
+
+class AnalyticOptimizer(RuleOptimizer):
+    """Base of the teachers as Keras optimizers.
+
+    Args:
+        learning_rate: float or schedule; by default the rate that the paper's
+            authors tuned for this optimizer as a direct teacher.
+        **kwargs: hyperparameters of the rule, `warmup_steps`,
+            `warmup_learning_rate`, and what every Keras optimizer takes.
+    """
+
+    rule_type: type[AnalyticRule]
+
+    def __init__(self, learning_rate=None, **kwargs):
+        if learning_rate is None:
+            learning_rate = rules.LEARNING_RATES[self.rule_type.name]
+        if kwargs.get("guard"):
+            raise ValueError(
+                f"{type(self).__name__}: guard goes with learned optimizers; this one "
+                "is what they fall back on. Leave it out."
+            )
+        hyperparameters = _taken(self.rule_type, kwargs)
+        # Keras' own learning rate multiplies the rule's step.
+        rule = self.rule_type(learning_rate=1.0, **hyperparameters)
+        super().__init__(rule, {}, learning_rate, **kwargs)
+
+    def get_config(self):
+        config = super().get_config()
+        hyperparameters = self.rule.get_config()
+        del hyperparameters["learning_rate"]  # Keras' own stands in the config
+        return {**config, **hyperparameters}
+
+
+class LearnedOptimizer(RuleOptimizer):
+    """Base of the learned rules as Keras optimizers.
+
+    Args:
+        rule_weights: the rule's weights by name; fresh ones by default.
+        learning_rate: multiplies the learned step.
+        seed: names the fresh weights, where `rule_weights` is not given.
+        **kwargs: hyperparameters of the rule and what every Keras optimizer takes.
+    """
+
+    rule_type: type[rules.Rule]
+
+    def __init__(
+        self,
+        rule_weights=None,
+        learning_rate=1.0,
+        *,
+        seed=0,
+        warmup_steps=100,
+        warmup_learning_rate=0.01,
+        **kwargs,
+    ):
+        rule = self.rule_type(**_taken(self.rule_type, kwargs))
+        if rule_weights is None:
+            rule_weights = rule.init_weights(derive_seed(seed, "student"))
+        elif any(isinstance(value, dict) for value in rule_weights.values()):
+            rule_weights = {k: decoded(v) for k, v in rule_weights.items()}
+        check_weights(rule, rule_weights)
+        super().__init__(
+            rule,
+            rule_weights,
+            learning_rate,
+            warmup_steps=warmup_steps,
+            warmup_learning_rate=warmup_learning_rate,
+            **kwargs,
+        )
+
+    def get_config(self):
+        # The weights are part of the config (about 27 kB of base64), so that a
+        # clone, a saved model or a pickle can never end up with other weights.
+        weights = {k: encoded(v) for k, v in self.rule_weights.items()}
+        return {
+            **super().get_config(),
+            **self.rule.get_config(),
+            "rule_weights": weights,
+        }
+
+
+def _taken(rule_type, kwargs):
+    """Takes the rule's hyperparameters out of `kwargs`."""
+    fields = {field.name for field in dataclasses.fields(rule_type)} - {"learning_rate"}
+    return {name: kwargs.pop(name) for name in sorted(fields & kwargs.keys())}
 
 
 @register

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 
 from tf_amalgam import files, optimizers, rules
-from tf_amalgam.optimizer import check_weights
+from tf_amalgam.weights import check_weights
 
 FORMAT = "tf_amalgam optimizer"
 VERSION = 1
@@ -27,7 +27,10 @@ PARTS = {
 }
 # What reading a file may raise whose bytes were changed; some make zipfile believe
 # that it is encrypted, or compressed in a way it does not know.
-BROKEN = (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError)
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError),
+    zipfile.BadZipFile,
+)
 ZOO = pathlib.Path(__file__).parent / "zoo"
 
 
@@ -80,7 +83,7 @@ def read(path):
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = _header(arrays.pop("header"))
-    except (*BROKEN, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"{path} is not a trained optimizer, or is damaged ({error}). Expected a "
             "file written by amalgamate; copy or train it again."
@@ -90,18 +93,15 @@ def read(path):
             f"{path} was written in format version {header['version']}; this "
             f"tf_amalgam reads up to {VERSION}. Update tf_amalgam."
         )
+    weights = {name.removeprefix("weights/"): value for name, value in arrays.items()}
     try:
         rule = rules.rule_class(header["rule"])(**header["hyperparameters"])
+        check_weights(rule, weights)
     except TypeError as error:
         raise ValueError(
             f"{path}: a {header['rule']} with hyperparameters that this tf_amalgam "
             f"does not know ({error}). Update tf_amalgam, or train it again."
         ) from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    weights = {name.removeprefix("weights/"): value for name, value in arrays.items()}
-    try:
-        check_weights(rule, weights)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if digest(weights) != header["sha256"]:

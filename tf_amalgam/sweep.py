@@ -75,9 +75,11 @@ def sweep(
     _clean({pathlib.Path(folder), *(job.path.parent for job in jobs)})
     waiting = _undone(jobs, range(len(jobs)))
     before = {i: _failed_at(jobs[i]) for i in waiting}
-    tried = lambda i: since is not None and (_failed_at(jobs[i]) or 0) >= since  # noqa: E731
     failed: dict[int, str] = {}
     taken = 0
+
+    def tried(i):
+        return since is not None and (_failed_at(jobs[i]) or 0) >= since
 
     def lost(places):
         return sum(_failed_at(jobs[i]) not in (None, before[i]) for i in places)
