@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tf_amalgam
+from benchmarks import climbs
 from tests import helpers
 from tests.test_optimizer import model, trained
 from tf_amalgam import guard, rules
@@ -117,6 +118,17 @@ def test_a_loss_that_climbs_is_seen_and_noise_is_not():
     assert 5 <= rose[0] <= 25
     # The first may come of an odd minibatch, the second does not.
     assert climb([np.float32("nan")] * 2, watch)[1] == [1]
+
+
+def test_recorded_trainings_that_climbed():
+    falling = 2.0 * np.exp(-np.arange(200) / 40.0)
+    jump = np.where(np.arange(200) < 150, falling, 2.0)
+    shown = {"fell": falling, "jumped": jump, "short": jump[:100]}
+    found = [{"task": name, "batch_losses": list(v)} for name, v in shown.items()]
+    ((record, (step, average, best)),) = climbs.climbs(found, Guard())
+    assert record["task"] == "jumped"
+    assert 150 < step < 180
+    assert best < 0.1 < average
 
 
 def test_a_climbing_loss_is_taken_back():
