@@ -61,6 +61,24 @@ def test_steps_out_of_bounds_are_the_fallbacks():
     assert report["fallback_left"] == 1000 - 20
 
 
+def test_while_the_fallback_stays_recurrent_state_is_at_its_start():
+    """Moments go on, so that the rule finds them when it is back."""
+    optimizer = tf_amalgam.RNNProp(
+        BLIND, warmup_steps=3, guard=Guard(size=5.0, patience=1000)
+    )
+    trained(optimizer, 1)
+    state = dict(
+        zip(
+            rules.RNNProp().init_state(optimizer._layout)._fields,
+            optimizer._state,
+            strict=True,
+        )
+    )
+    assert np.abs(state["m"].numpy()).max() > 0
+    for name in rules.RNNProp.recurrent:
+        np.testing.assert_array_equal(state[name].numpy(), 0.0)
+
+
 def test_the_fallback_stays_longer_each_time():
     optimizer = tf_amalgam.RNNProp(
         BLIND, warmup_steps=0, guard=Guard(size=5.0, patience=2)

@@ -207,4 +207,6 @@ def test_a_wrong_gradient_is_named():
     optimizer = tf_amalgam.load("choice-large")
     with pytest.raises(ValueError, match=r"gradient of first has shape \(3,\).*2, 3"):
         optimizer.apply([tf.ones(3), tf.ones((2, 3))], [first, second])
+    with pytest.raises(ValueError, match=r"gradient of first has shape \(3, 2\)"):
+        optimizer.apply([tf.ones((3, 2)), tf.ones(3)], [first, second])
     np.testing.assert_array_equal(first.numpy(), 1.0)
