@@ -26,9 +26,9 @@ BROKEN = 2.0
 # Share of the first loss that is no climb, whatever was gained.
 FLOOR = 0.1
 # Standard deviations of the average that are noise: thousands of steps on a plateau
-# have a lowest and a highest one. With these numbers 12 of 432 trainings (24 optimizers,
-# six optimizees) are called a climb: the loss of ten more than doubled, two on CIFAR-10
-# fell back to that of knowing nothing (benchmarks/climbs.py on docs/results.md's runs).
+# have a lowest and a highest one. With these numbers 12 of the 432 trainings behind
+# docs/results.md are called a climb: the loss of ten more than doubled, two on CIFAR-10
+# fell back to that of knowing nothing (benchmarks/climbs.py).
 NOISE = 15.0
 
 
