@@ -1,13 +1,14 @@
 """Where a trained optimizer fails without a guard, and what the guard makes of it.
 
-Real data throughout. The margin that the docs state: the loss of the last epoch under
-guard is above the fallback's by at most a fifth of what there is to gain, the loss of
-knowing nothing (log 10 of ten classes).
+Real data throughout. The margin that the docs state: in the last tenth of the epochs
+the worst training loss under guard is above the fallback's by at most a fifth of what
+there is to gain, the loss of knowing nothing (log 10 of ten classes).
 """
 
 import math
 
 import keras
+import numpy as np
 import pytest
 
 import tf_amalgam
@@ -33,13 +34,13 @@ def mlp():
     )
 
 
-def losses(make_net, optimizer, data, batch_size=64, **options):
-    """Returns the training loss of each epoch."""
+def worst(make_net, optimizer, data, epochs, batch_size=64):
+    """Returns the highest training loss of the last tenth of the epochs."""
     keras.utils.set_random_seed(0)
     net = make_net()
     net.compile(optimizer=optimizer, loss=LOSS)
-    fitted = net.fit(*data, batch_size=batch_size, verbose=0, **options)
-    return fitted.history["loss"]
+    fitted = net.fit(*data, batch_size=batch_size, epochs=epochs, verbose=0)
+    return np.max(fitted.history["loss"][-(epochs // 10) :])  # NaN where one is
 
 
 def fallback():
@@ -47,16 +48,16 @@ def fallback():
     return tf_amalgam.Adam(ADAM.learning_rate)
 
 
-def check(name, make_net, data, **options):
-    """Trains without a guard, with one, and by the fallback."""
-    alone = losses(make_net, tf_amalgam.load(name), data, **options)
+def check(name, make_net, data, epochs):
+    """Trains without a guard, with one, and by the fallback; returns the report."""
+    alone = worst(make_net, tf_amalgam.load(name), data, epochs)
     optimizer = tf_amalgam.load(name, guard=True)
-    guarded = losses(make_net, optimizer, data, **options)
-    known = losses(make_net, fallback(), data, **options)
-    told = f"{alone[-1]=} {guarded[-1]=} {known[0]=} {known[-1]=}"
-    limit = known[-1] + MARGIN
-    assert not alone[-1] <= limit, f"{name} does without a guard: {told}"
-    assert guarded[-1] <= limit, told
+    guarded = worst(make_net, optimizer, data, epochs)
+    limit = worst(make_net, fallback(), data, epochs) + MARGIN
+    told = f"{name}: {alone=:.4g}, {guarded=:.4g}, {limit=:.4g}"
+    print(told)
+    assert not alone <= limit, told  # or it needs no guard
+    assert guarded <= limit, told
     assert optimizer.guard_report["fallback_steps"] > 0
     return optimizer.guard_report
 
@@ -72,6 +73,5 @@ def test_absurd_input_scale(name):
 def test_ten_times_the_horizon():
     """Unrolls of meta-training had 500 steps; here are 5,000."""
     data = digits(1.0)
-    steps = -(-len(data[0]) // 64)
-    report = check("stronger", mlp, data, epochs=5000 // steps)
+    report = check("stronger", mlp, data, epochs=-(-5000 // (len(data[0]) // 64)))
     assert report["loss_climbed"] > 0
