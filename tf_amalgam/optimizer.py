@@ -160,11 +160,18 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         config["guard"] = self.guard and self.guard.get_config()
         return config
 
+    @contextlib.contextmanager
     def _beside(self, variable):
         """Places new variables as `variable` is placed (mirrored on its replicas)."""
         if keras.backend.backend() != "tensorflow":
-            return keras.name_scope("state")
-        return self._distribution_strategy.extended.colocate_vars_with(variable.value)
+            yield
+            return
+        strategy = self._distribution_strategy
+        # Made while a step is traced, variables would need their memory twice.
+        alone = strategy.num_replicas_in_sync == 1
+        with _eagerly() if alone else contextlib.nullcontext():
+            with strategy.extended.colocate_vars_with(variable.value):
+                yield
 
     def scale_loss(self, loss):
         """Returns the loss as Keras scales it; the guard takes note of it."""
