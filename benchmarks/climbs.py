@@ -16,21 +16,23 @@ import numpy as np
 import tensorflow as tf
 
 from tf_amalgam import records
-from tf_amalgam.guard import Guard, Watch, with_loss
+from tf_amalgam.guard import Guard, Watch, from_here, with_loss
 
 
 def climbs(found, guard):
     """Returns each record that climbed, with (step, average then, lowest before)."""
-    lengths: dict = {}
+    alike: dict = {}
     for record in found:
-        lengths.setdefault(len(record["batch_losses"]), []).append(record)
+        key = len(record["batch_losses"]), record["settings"]["warmup_steps"]
+        alike.setdefault(key, []).append(record)
     step, seen = tf.function(lambda watch, loss: with_loss(guard, watch, loss)), []
-    for several in lengths.values():
+    for (_, warmup_steps), several in alike.items():
         losses_RT = np.array([r["batch_losses"] for r in several], "float32")
         watch = Watch(*(tf.zeros(len(several)) for _ in Watch._fields))
         done_R = np.zeros(len(several), bool)
         for t, loss_R in enumerate(losses_RT.T):
             watch, _, climbed_R = step(watch, tf.constant(loss_R))
+            watch = from_here(watch, t + 1 == warmup_steps)
             for i in np.flatnonzero(climbed_R.numpy() & ~done_R):
                 told = float(watch.average[i]), float(watch.best[i])
                 seen.append((several[i], (t, *told)))

@@ -142,11 +142,25 @@ def test_recorded_trainings_that_climbed():
     falling = 2.0 * np.exp(-np.arange(200) / 40.0)
     jump = np.where(np.arange(200) < 150, falling, 2.0)
     shown = {"fell": falling, "jumped": jump, "short": jump[:100]}
-    found = [{"task": name, "batch_losses": list(v)} for name, v in shown.items()]
+    settings = {"warmup_steps": 100}
+    found = [
+        {"task": name, "batch_losses": list(v), "settings": settings}
+        for name, v in shown.items()
+    ]
     ((record, (step, average, best)),) = climbs.climbs(found, Guard())
     assert record["task"] == "jumped"
     assert 150 < step < 180
     assert best < 0.1 < average
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 400])
+def test_what_the_warm_up_gained_does_not_count(warmup_steps):
+    """Of 2 nats the warm-up gained 1.7: .2 lost is much of the rest alone."""
+    steps = np.arange(1500)
+    losses = np.where(steps < 1200, 2.0 * np.exp(-steps / 200.0), 0.2)
+    settings = {"warmup_steps": warmup_steps}
+    record = {"batch_losses": list(losses), "settings": settings}
+    assert len(climbs.climbs([record], Guard())) == (warmup_steps > 0)
 
 
 def test_a_climbing_loss_is_taken_back():

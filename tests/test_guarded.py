@@ -63,6 +63,15 @@ def test_lost_parameters_come_back():
     np.testing.assert_allclose(moved, [-0.005, 0.005], rtol=1e-3)  # Adam's first
 
 
+@pytest.mark.parametrize(("warmup_steps", "start"), [(0, 3.0), (30, 1.0)])
+def test_what_the_warm_up_gained_does_not_count(warmup_steps, start):
+    variable = keras.Variable([1.0, 2.0])
+    optimizer = learned_sgd(warmup_steps=warmup_steps)
+    for loss in [3.0, *[1.0] * 29, *[0.5] * 5]:
+        step(optimizer, [variable], [[0.1, 0.1]], loss)
+    assert float(optimizer._kept.watch.start) == pytest.approx(start, rel=0.05)
+
+
 def test_one_odd_minibatch_takes_nothing_back():
     variable, optimizer = keras.Variable([1.0, 2.0]), learned_sgd()
     settle(optimizer, [variable])

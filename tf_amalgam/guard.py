@@ -23,11 +23,11 @@ VARIANCE_DECAY = 0.998
 SETTLING = 20
 # Losses in a row that are not finite: what was lost does not come back by itself.
 BROKEN = 2.0
-# Share of the first loss that is no climb, whatever was gained.
+# Share of the loss at the start that is no climb, whatever was gained.
 FLOOR = 0.1
 # Standard deviations of the average that are noise: thousands of steps on a plateau
-# have a lowest and a highest one. With these numbers 12 of the 432 trainings behind
-# docs/results.md are called a climb: the loss of ten more than doubled, two on CIFAR-10
+# have a lowest and a highest one. With these numbers 15 of the 432 trainings behind
+# docs/results.md are called a climb: the loss of 13 more than doubled, two on CIFAR-10
 # fell back to that of knowing nothing (benchmarks/climbs.py).
 NOISE = 15.0
 
@@ -44,8 +44,9 @@ class Guard:
         size: a learned step longer than so many times the fallback's is out of bounds.
         cosine: so is one whose cosine with the fallback's is below this.
         climb: the loss has climbed when its running average has lost more than this
-            share of all that was gained, and more than its noise explains; the
-            parameters then go back to where the average was lowest.
+            share of all that was gained (since the warm-up, once it is over), and more
+            than its noise explains; the parameters then go back to where the average
+            was lowest.
         patience: steps of the first fallback; each further one is twice as long.
     """
 
@@ -92,7 +93,7 @@ class Watch(NamedTuple):
 
     average: Any = 0.0  # running average of the loss
     variance: Any = 0.0  # of the loss around it
-    start: Any = 0.0  # the first loss
+    start: Any = 0.0  # the first loss, after a warm-up the average at its end
     best: Any = 0.0  # the lowest average
     best_variance: Any = 0.0  # when it was
     seen: Any = 0.0  # losses that count
@@ -165,6 +166,14 @@ def with_loss(guard, watch, loss):
         broken=broken,
     )
     return watch, lowest, climbed
+
+
+def from_here(watch, here):
+    """Returns the watch that counts from now on what is gained, if this is `here`.
+
+    The learned optimizer is not credited with what its warm-up gained.
+    """
+    return watch._replace(start=ops.where(here, watch.average, watch.start))
 
 
 def fallen(guard, watch, out, climbed, step):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from tf_amalgam.advance import advance, rows, with_rows
-from tf_amalgam.guard import Watch, fallen, out_of_bounds, with_loss
+from tf_amalgam.guard import Watch, fallen, from_here, out_of_bounds, with_loss
 
 
 class Kept(NamedTuple):
@@ -25,6 +25,7 @@ class Moment(NamedTuple):
     step: Any  # gradients seen, this one included, since everything began (anew)
     rate: Any  # learning rate
     warm: Any  # whether it is the warm-up; None if it never is
+    last_warm: Any = None  # whether it is the last step of the warm-up
     loss: Any = None  # where it is known
 
 
@@ -62,6 +63,8 @@ def guarded_step(guard, kept, place, now, own_step):
         watch, lowest, rose = with_loss(guard, watch, ops.cast(now.loss, "float32"))
         lost = watch.broken > 0.0  # whoever is in charge
         climbed = ops.logical_and(rose, ops.logical_or(ours, lost))
+        if now.last_warm is not None:
+            watch = from_here(watch, now.last_warm)
         here = with_rows(before, ops.where(lowest, now.params_P, best_P), place)
     falls = ops.logical_or(out, climbed)
     by_fallback = ops.logical_or(falls, idle)

@@ -169,9 +169,11 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         strategy = self._distribution_strategy
         # Made while a step is traced, variables would need their memory twice.
         alone = strategy.num_replicas_in_sync == 1
-        with _eagerly() if alone else contextlib.nullcontext():
-            with strategy.extended.colocate_vars_with(variable.value):
-                yield
+        with (
+            _eagerly() if alone else contextlib.nullcontext(),
+            strategy.extended.colocate_vars_with(variable.value),
+        ):
+            yield
 
     def scale_loss(self, loss):
         """Returns the loss as Keras scales it; the guard takes note of it."""
@@ -266,6 +268,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             step=step,
             rate=ops.cast(learning_rate, "float32"),
             warm=step <= self.warmup_steps if self.warmup_steps else None,
+            last_warm=step == self.warmup_steps if self.warmup_steps else None,
             loss=loss,
         )
         place = Place(self._layout, places, self.chunk_size)
