@@ -1,9 +1,10 @@
-"""The plain implementation of a truncation: one taped loop, tensor by tensor.
+"""The plain implementations: a truncation, and a learned step in Keras.
 
-Same mathematics as `tf_amalgam.meta_step.truncation`, written the obvious way:
+`truncation` is the mathematics of `tf_amalgam.meta_step.truncation`, the obvious way:
 teachers and student in one `tf.while_loop` under one `GradientTape`, each rule
 applied to one tensor after another. It is the reference for speed and memory, and
-an independent route to the meta-gradient for the tests.
+an independent route to the meta-gradient for the tests. `PerTensor` takes a rule's step
+as Keras' optimizers take theirs, one variable after another.
 """
 
 import keras
@@ -122,3 +123,44 @@ def truncation(task, players, objective, weights, carry, batches):
         loss = total / steps
     gradient = tape.gradient(loss, weights)
     return loss, gradient, tf.concat([tf.reshape(p, [-1]) for p in student[0]], 0)
+
+
+class PerTensor(keras.optimizers.Optimizer):
+    """A rule as a Keras optimizer that updates each variable by itself."""
+
+    def __init__(self, rule, weights, learning_rate=1.0, **kwargs):
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self.rule, self.weights = rule, weights
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._states = []
+        for variable in variables:
+            state = self.rule.init_state(Layout.of([variable]))
+            parts = {name: getattr(state, name) for name in state._fields}
+            self._states.append(
+                {
+                    name: self.add_variable(part.shape, "zeros", name=name)
+                    for name, part in parts.items()
+                }
+            )
+
+    def update_step(self, gradient, variable, learning_rate):
+        kept = self._states[self._get_variable_index(variable)]
+        layout = Layout.of([variable])
+        state = self.rule.init_state(layout)._replace(
+            **{name: tf.convert_to_tensor(v) for name, v in kept.items()}
+        )
+        delta_P, state = self.rule.update(
+            self.weights,
+            tf.reshape(gradient, [-1]),
+            tf.reshape(variable, [-1]),
+            state,
+            layout,
+            tf.cast(self.iterations + 1, "float32"),
+        )
+        for name, part in kept.items():
+            self.assign(part, getattr(state, name))
+        self.assign_add(variable, learning_rate * tf.reshape(delta_P, variable.shape))

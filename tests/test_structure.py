@@ -21,9 +21,10 @@ LAYERS = [
     },
     {"rules", "sweep", "frames", "workers", "chunks", "plots", "weights"},
     {
-        *("data", "amalgamation", "perturbation", "curriculum", "advance", "guard"),
-        *("private_gradients", "participants"),
+        *("data", "amalgamation", "perturbation", "curriculum", "guard"),
+        *("private_gradients", "participants", "compiled"),
     },
+    {"advance"},
     {"guarded", "tasks", "evaluated"},
     {"optimizer"},
     {"optimizers"},

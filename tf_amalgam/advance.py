@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from keras import ops, tree
 
+from tf_amalgam import compiled
 from tf_amalgam.chunks import update_in_chunks
 from tf_amalgam.layout import Layout
 
@@ -63,8 +64,8 @@ def advance(
         before = tree.pack_sequence_as(empty, values)
 
         def moved():
-            delta_P, after = rule.update(
-                weights, grads_P, params_P, before, layout, step
+            delta_P, after = compiled.update(
+                rule, weights, grads_P, params_P, before, layout, step
             )
             return delta_P, tree.flatten(after)
 

@@ -16,8 +16,8 @@ from tf_amalgam.layout import Layout, concat
 from tf_amalgam.rules.rule import leaves
 
 STATE_DTYPES = ("float32", "bfloat16", "float16")
-# Coordinates of a chunk: some 200 MB of working memory for RNNProp.
-CHUNK_SIZE = 2**17
+# Coordinates of a chunk: some 1 GB of working memory for RNNProp.
+CHUNK_SIZE = 2**19
 
 
 class RuleOptimizer(keras.optimizers.Optimizer):
