@@ -3,7 +3,7 @@
     python benchmarks/climbs.py runs/evaluate_cpu [--climb 0.2]
 
 Reads the records of an evaluation with the losses of all minibatches, and shows them to
-`guard.with_loss`, all trainings of one length at a time.
+`guard.with_loss`, all trainings of one length and warm-up at a time.
 """
 
 import argparse

@@ -45,12 +45,11 @@ def optimizer(name, options):
     return {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[name](1e-4)
 
 
-def measure(name, options, millions, steps):
-    """Returns what one row needs, and writes it as JSON."""
+def stopwatch():
+    """Returns a callback of `fit` whose `times` are the seconds of each step."""
     import keras
-    import numpy as np
 
-    class Clock(keras.callbacks.Callback):
+    class Stopwatch(keras.callbacks.Callback):
         def __init__(self):
             super().__init__()
             self.times = []
@@ -61,7 +60,14 @@ def measure(name, options, millions, steps):
         def on_train_batch_end(self, batch, logs=None):
             self.times.append(time.perf_counter() - self.began)
 
-    model, clock = net(millions), Clock()
+    return Stopwatch()
+
+
+def measure(name, options, millions, steps):
+    """Writes what one row needs as JSON."""
+    import numpy as np
+
+    model, clock = net(millions), stopwatch()
     x = np.random.default_rng(0).normal(size=(BATCH * steps, WIDTH)).astype("float32")
     model.compile(optimizer=optimizer(name, options), loss="mse")
     history = model.fit(x, 0.0 * x, batch_size=BATCH, verbose=0, callbacks=[clock])

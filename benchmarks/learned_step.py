@@ -68,16 +68,7 @@ def measure(model, names, turns):
     import keras
     import numpy as np
 
-    class Clock(keras.callbacks.Callback):
-        def __init__(self):
-            super().__init__()
-            self.times = []
-
-        def on_train_batch_begin(self, batch, logs=None):
-            self.began = time.perf_counter()
-
-        def on_train_batch_end(self, batch, logs=None):
-            self.times.append(time.perf_counter() - self.began)
+    from benchmarks.large_model import stopwatch
 
     make, shape = models()[model]
     generator = np.random.default_rng(0)
@@ -89,7 +80,7 @@ def measure(model, names, turns):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     nets, found = {}, {"parameters": 0}
     for name in names:
-        net, clock = make(), Clock()
+        net, clock = make(), stopwatch()
         net.compile(optimizer=optimizer(name), loss=loss if images else "mse")
         net.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[clock])
         nets[name] = net
@@ -97,7 +88,7 @@ def measure(model, names, turns):
         found[name] = {"first": clock.times[0], "turns": []}
     for turn in range(turns):
         for name in names if turn % 2 == 0 else reversed(names):
-            clock = Clock()
+            clock = stopwatch()
             nets[name].fit(x, y, batch_size=BATCH, verbose=0, callbacks=[clock])
             found[name]["turns"].append(statistics.median(clock.times))
     return found
@@ -105,13 +96,13 @@ def measure(model, names, turns):
 
 def floor(coordinates=2**15, units=20, turns=10, calls=20):
     """Returns ns a parameter of RNNProp's products and activations alone."""
+    import numpy as np
     import tensorflow as tf
 
-    seeds: list[int] = []
+    generator = np.random.default_rng(0)
 
     def random(*shape):
-        seeds.append(len(seeds))
-        return tf.random.stateless_normal(shape, (0, len(seeds)), stddev=0.3)
+        return tf.constant(generator.normal(0.0, 0.3, shape), "float32")
 
     gates = 4 * units
     products = [

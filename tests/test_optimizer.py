@@ -266,6 +266,16 @@ def test_chunks_on_several_replicas_and_under_xla():
     np.testing.assert_allclose(compiled, whole, atol=2e-4)
 
 
+@pytest.mark.parametrize("kind", ["Mirrored", "OneDevice"])
+def test_a_strategy_of_one_replica(kind):
+    """As on a machine with one GPU; the state is made while the step is traced."""
+    plain, _ = trained(tf_amalgam.RNNProp(warmup_steps=4), 2)
+    make = getattr(tf.distribute, f"{kind}Strategy")
+    with make("CPU:0" if kind == "OneDevice" else ["CPU:0"]).scope():
+        alone, _ = trained(tf_amalgam.RNNProp(warmup_steps=4), 2, model())
+    np.testing.assert_allclose(alone, plain, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("chunk_size", [20, 1000])
 def test_recurrent_state_may_be_half_as_large(dtype, chunk_size, tmp_path):
