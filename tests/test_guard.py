@@ -163,6 +163,16 @@ def test_what_the_warm_up_gained_does_not_count(warmup_steps):
     assert len(climbs.climbs([record], Guard())) == (warmup_steps > 0)
 
 
+@pytest.mark.parametrize("warmup_steps", [0, 100])
+def test_the_way_down_is_no_noise(warmup_steps):
+    """From 50 to 1 in the warm-up, then, slowly, back to 20."""
+    losses = [*np.linspace(50.0, 1.0, 20), *[1.0] * 80, *np.linspace(1.0, 20.0, 400)]
+    record = {"batch_losses": losses, "settings": {"warmup_steps": warmup_steps}}
+    found = climbs.climbs([record], Guard())
+    seen_at = found[0][1][0] if found else len(losses)
+    assert (seen_at < 150) == (warmup_steps > 0)
+
+
 def test_a_climbing_loss_is_taken_back():
     """Parameters return to where the loss was lowest; the fallback goes on there."""
     free, _ = trained(learned_sgd(100.0), 12)

@@ -266,6 +266,21 @@ def test_chunks_on_several_replicas_and_under_xla():
     np.testing.assert_allclose(compiled, whole, atol=2e-4)
 
 
+def test_state_is_made_at_once_where_a_step_is_traced():
+    """Made with the first step instead, it would need its memory twice."""
+    variable, optimizer = tf.Variable([1.0, 2.0]), tf_amalgam.RNNProp()
+    found = []
+
+    @tf.function
+    def step():
+        optimizer.build([variable])
+        with tf.init_scope():
+            found.extend(v.numpy() for v in optimizer._state)
+
+    step.get_concrete_function()
+    assert [v.shape for v in found] == [(2,)] * 2 + [(2, 20)] * 4
+
+
 @pytest.mark.parametrize("kind", ["Mirrored", "OneDevice"])
 def test_a_strategy_of_one_replica(kind):
     """As on a machine with one GPU; the state is made while the step is traced."""
