@@ -167,11 +167,13 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             yield
             return
         strategy = self._distribution_strategy
+        if isinstance(variable, keras.Variable):
+            variable = variable.value  # TensorFlow's own
         # Made while a step is traced, variables would need their memory twice.
         alone = strategy.num_replicas_in_sync == 1
         with (
             _eagerly() if alone else contextlib.nullcontext(),
-            strategy.extended.colocate_vars_with(variable.value),
+            strategy.extended.colocate_vars_with(variable),
         ):
             yield
 
