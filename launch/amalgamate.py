@@ -14,6 +14,9 @@ flags.DEFINE_integer(
     "replicates", 0, "Runs that differ in their randomness alone; 0 is one plain run."
 )
 flags.DEFINE_integer("parallel", 1, "Replicates that run at the same time.")
+flags.DEFINE_boolean(
+    "profile", False, "Write a TensorBoard trace of one truncation into workdir."
+)
 binary.define_gin_flags()
 
 
@@ -22,6 +25,8 @@ def main(_=None):
     from tf_amalgam import bindings
 
     given = binary.FLAGS
+    if given.replicates and given.profile:
+        raise ValueError("--profile goes with one run; leave --replicates out.")
     if given.replicates:
         bindings.run_replicates(
             given.replicates,
@@ -34,7 +39,11 @@ def main(_=None):
         print(f"{given.replicates} replicates: {given.workdir}/replicates.csv")
         return
     result = bindings.run(
-        "amalgamate", given.gin_file, given.gin_bindings, given.workdir
+        "amalgamate",
+        given.gin_file,
+        given.gin_bindings,
+        given.workdir,
+        **({"profile": True} if given.profile else {}),  # or a .gin file may say
     )
     print(f"Trained optimizer: {given.workdir}/student.npz")
     print(f"Validation, untrained student to best: {_scores(result)}")

@@ -150,20 +150,62 @@ def test_after_it_everything_begins_anew(rule):
 
 
 def test_noise_of_an_explosion_is_forgotten():
-    """A second climb is seen as soon as the first."""
-    guard = Guard(size=1e9, cosine=-1.0, patience=1)
-    variable, optimizer = keras.Variable([1.0]), learned_sgd(guard)
-    last, needed = settle(optimizer, [variable]), []
-    for climbs in range(3):
-        for n in range(100):
-            step(optimizer, [variable], [[0.01]], 1e6)
-            if optimizer.guard_report["loss_climbed"] > climbs:
-                needed.append(n)
-                break
-        for _ in range(25):
-            step(optimizer, [variable], [[0.01]], last)
-    assert len(needed) == 3
-    assert max(needed) <= needed[0] + 1
+    """Average and its noise are again what they were, so a second climb is seen."""
+    variable, optimizer = keras.Variable([1.0]), learned_sgd()
+    settle(optimizer, [variable])
+    watch = optimizer._kept.watch
+    before = float(watch.average), float(watch.variance)
+    while not optimizer.guard_report["loss_climbed"]:
+        step(optimizer, [variable], [[0.01]], 1e6)
+    # Where the average was lowest: a step earlier at most.
+    after = float(watch.average), float(watch.variance)
+    assert after == pytest.approx(before, rel=0.05)
+
+
+def after_a_fall(optimizer, variable, gain):
+    """Lets the loss explode, the fallback gain .01 a step, then the optimizer `gain`.
+
+    Returns the report after each of the optimizer's steps.
+    """
+    settle(optimizer, [variable])
+    while not optimizer.guard_report["loss_climbed"]:
+        step(optimizer, [variable], [[0.01]], 1e6)
+    loss, reports = float(optimizer._kept.watch.average), []
+    while optimizer.guard_report["fallback_left"]:
+        step(optimizer, [variable], [[0.01]], loss := loss - 0.01)
+    for _ in range(400):
+        step(optimizer, [variable], [[0.01]], loss := loss - gain)
+        reports.append(optimizer.guard_report)
+    return reports
+
+
+@pytest.mark.parametrize(("gain", "lags"), [(0.008, False), (0.001, True)])
+def test_who_fell_must_keep_up_with_the_fallback(gain, lags):
+    """At half its pace; seen after `patience` steps."""
+    guard = Guard(size=1e9, cosine=-1.0, patience=100)
+    reports = after_a_fall(learned_sgd(guard), keras.Variable([1.0]), gain)
+    seen = [report["gained_too_little"] for report in reports]
+    assert seen[98] == 0
+    assert bool(seen[99]) == bool(seen[-1]) == lags
+    if lags:
+        assert reports[99]["fallback_left"] == 200  # twice as long
+        assert reports[99]["loss_climbed"] == 1
+
+
+def test_who_fell_may_gain_little_where_the_fallback_lost():
+    guard = Guard(size=1e9, cosine=-1.0, patience=100)
+    optimizer = learned_sgd(guard)
+    settle(optimizer, [variable := keras.Variable([1.0])])
+    while not optimizer.guard_report["loss_climbed"]:
+        step(optimizer, [variable], [[0.01]], 1e6)
+    loss = float(optimizer._kept.watch.average)
+    for _ in range(300):
+        step(optimizer, [variable], [[0.01]], loss := loss + 0.0005)
+        if not optimizer.guard_report["fallback_left"]:
+            break
+    for _ in range(150):
+        step(optimizer, [variable], [[0.01]], loss := loss - 2e-4)
+    assert optimizer.guard_report["gained_too_little"] == 0
 
 
 @pytest.mark.parametrize("first", [0.0, NAN, INF])

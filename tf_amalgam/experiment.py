@@ -114,6 +114,7 @@ def amalgamate(
     replicas: int | None = None,
     checkpoint_seconds: float = 60.0,
     progress: bool = True,
+    profile: bool = False,
 ) -> Amalgam:
     """Trains a student optimizer beside a pool of teachers; returns the `Amalgam`.
 
@@ -180,7 +181,10 @@ def amalgamate(
         replicas: how many devices share the meta-batch; by default the largest
             number of those present that divides it.
         checkpoint_seconds: at least this long between two checkpoints.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar, and at the end inner steps a second
+            and what they took: optimizee, teachers, student, data.
+        profile: whether to write a TensorBoard trace of one truncation (the second of
+            this call) into `workdir`; of the Choice rule's too, if one is trained.
 
     Raises:
         ValueError: for any argument out of place, before any work starts; and if
@@ -190,6 +194,8 @@ def amalgamate(
     """
     if preset not in PRESETS:
         raise ValueError(rules.unknown("preset", preset, tuple(PRESETS)))
+    if profile and workdir is None:
+        raise ValueError("profile=True writes a trace into workdir; give one.")
     chosen: dict[str, Any] = {
         "distance": distance,
         "meta_loss_start": meta_loss_start,
@@ -237,7 +243,11 @@ def amalgamate(
     }
     if replicate is not None:
         about |= {"replicate": replicate, "root_seed": seed}
-    options = (checkpoint_seconds, progress)
+    options = {
+        "checkpoint_seconds": checkpoint_seconds,
+        "progress": progress,
+        "profile": profile,
+    }
     if scheme != "choice":
         if choice is not None:
             raise ValueError(
@@ -251,7 +261,7 @@ def amalgamate(
         folder = Workdir(workdir, about) if workdir is not None else None
         trainer = Trainer(task, players, settings, strategy)
         return _amalgam(
-            trainer, about, run.learn(trainer, weights, folder, about, *options)
+            trainer, about, run.learn(trainer, weights, folder, about, **options)
         )
     teacher, teacher_weights, told = _choice(choice, teachers, preset, choice_rates)
     about["teachers"] = [{**rules.as_config(teacher), **told}]
@@ -280,7 +290,7 @@ def amalgamate(
         teacher_weights, spent = mixed.weights, mixed.about["seconds"]
     players = Players(student, (teacher,), (teacher_weights,))
     trainer = Trainer(task, players, settings, strategy)
-    state = run.learn(trainer, weights, folder, about, *options, spent=spent)
+    state = run.learn(trainer, weights, folder, about, spent=spent, **options)
     return _amalgam(trainer, about, state)._replace(choice=mixed)
 
 
@@ -309,10 +319,7 @@ def _train_choice(trainer, about, folder, options):
     }
     inner = Workdir(folder.path / CHOICE_FOLDER, told) if folder else None
     weights = rule.init_weights(derive_seed(settings.seed, "student"))
-    seconds, progress = options
-    state = run.learn(
-        trainer, weights, inner, told, seconds, progress, "training Choice"
-    )
+    state = run.learn(trainer, weights, inner, told, label="training Choice", **options)
     return _amalgam(trainer, told, state)
 
 

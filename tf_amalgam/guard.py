@@ -31,6 +31,8 @@ FLOOR = 0.1
 # that of five fell back to knowing nothing, and one rose by a sixth
 # (benchmarks/climbs.py).
 NOISE = 8.0
+# Share of the fallback's gain a step that the optimizer, back again, must have.
+SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +104,13 @@ class Watch(NamedTuple):
     broken: Any = 0.0  # the last so many losses were not finite
     began: Any = 0.0  # the step after which everything began anew
     left: Any = 0.0  # steps for which the fallback stays in charge
+    mark: Any = 0.0  # average when the one in charge began
+    pace: Any = 0.0  # what the fallback gained a step
+    trial: Any = 0.0  # steps until it is seen whether the optimizer, back, keeps up
     gradients: Any = 0.0  # steps that were left out: gradient not finite
     bounds: Any = 0.0  # times a learned step was out of bounds
     climbs: Any = 0.0  # times the loss had climbed
+    lags: Any = 0.0  # times the optimizer, back from a fall, gained too little
     fallback_steps: Any = 0.0
 
 
@@ -185,18 +191,46 @@ def from_here(watch, here):
     )
 
 
-def fallen(guard, watch, out, climbed, step):
-    """Returns the watch after the fallback took over at a step, for one or both."""
-    falls = watch.bounds + watch.climbs
+def charge(guard, watch):
+    """Returns how many steps the fallback stays, or stayed, for the last fall."""
+    falls = watch.bounds + watch.climbs + watch.lags
+    return guard.patience * ops.power(2.0, ops.clip(falls - 1.0, 0.0, 20.0))
+
+
+def on_trial(guard, watch, ours):
+    """Returns (the watch a step later, whether the optimizer lags behind).
+
+    Only one that fell is compared: in `patience` steps, again and again, it must gain a
+    share of what the fallback gained in as many.
+    """
+    last = ops.logical_and(watch.left > 0.0, watch.left <= 1.0)
+    due = ops.logical_and(ours, ops.logical_and(watch.trial > 0.0, watch.trial <= 1.0))
+    gained = watch.mark - watch.average
+    least = SHARE * guard.patience * ops.maximum(watch.pace, 0.0)
+    lags = ops.logical_and(due, gained < least)
+    turn = ops.logical_or(last, due)
+    rest = ops.maximum(watch.trial - ops.cast(ours, "float32"), 0.0)
+    watch = watch._replace(
+        mark=ops.where(turn, watch.average, watch.mark),
+        pace=ops.where(last, gained / charge(guard, watch), watch.pace),
+        trial=ops.where(turn, guard.patience, rest),
+    )
+    return watch, lags
+
+
+def fallen(guard, watch, out, climbed, lags, step):
+    """Returns the watch after the fallback took over at a step, for one reason."""
     number = lambda condition: ops.cast(condition, "float32")  # noqa: E731
     back = lambda best, now: ops.where(climbed, best, now)  # noqa: E731
-    return watch._replace(
-        left=guard.patience * ops.power(2.0, ops.minimum(falls, 20.0)),
+    watch = watch._replace(
         bounds=watch.bounds + number(out),
         climbs=watch.climbs + number(climbed),
+        lags=watch.lags + number(lags),
         # Where the parameters are again.
         average=back(watch.best, watch.average),
         variance=back(watch.best_variance, watch.variance),
         broken=back(0.0, watch.broken),
         began=back(step, watch.began),
     )
+    left = charge(guard, watch)
+    return watch._replace(left=left, mark=watch.average, trial=0.0 * left)

@@ -5,7 +5,14 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from tf_amalgam.advance import advance, rows, with_rows
-from tf_amalgam.guard import Watch, fallen, from_here, out_of_bounds, with_loss
+from tf_amalgam.guard import (
+    Watch,
+    fallen,
+    from_here,
+    on_trial,
+    out_of_bounds,
+    with_loss,
+)
 
 
 class Kept(NamedTuple):
@@ -58,15 +65,18 @@ def guarded_step(guard, kept, place, now, own_step):
     beside_P = ops.where(now.warm, known_P, fallback_P)
     out = ops.logical_and(ours, out_of_bounds(guard, own_P, beside_P, now.warm))
     before = ops.convert_to_tensor(kept.best)
-    best_P, climbed = rows(before, place), no
+    best_P, climbed, lags = rows(before, place), no, no
     if now.loss is not None:
         watch, lowest, rose = with_loss(guard, watch, ops.cast(now.loss, "float32"))
         lost = watch.broken > 0.0  # whoever is in charge
         climbed = ops.logical_and(rose, ops.logical_or(ours, lost))
         if now.last_warm is not None:
             watch = from_here(watch, now.last_warm)
+        watch, lags = on_trial(guard, watch, ours)
         here = with_rows(before, ops.where(lowest, now.params_P, best_P), place)
-    falls = ops.logical_or(out, climbed)
+    out = ops.logical_and(out, ops.logical_not(climbed))
+    lags = ops.logical_and(lags, ops.logical_not(ops.logical_or(out, climbed)))
+    falls = ops.logical_or(out, ops.logical_or(climbed, lags))
     by_fallback = ops.logical_or(falls, idle)
     watch = watch._replace(
         left=ops.maximum(watch.left - 1.0, 0.0),
@@ -76,7 +86,7 @@ def guarded_step(guard, kept, place, now, own_step):
     delta_P = ops.where(by_fallback, fallback_P, own_P)
     delta_P = ops.where(fine, delta_P, ops.zeros_like(delta_P))
     after_P = ops.where(climbed, best_P, now.params_P + delta_P)
-    fell = fallen(guard, watch, out, climbed, count)
+    fell = fallen(guard, watch, out, climbed, lags, count)
     for variable, new, old in zip(kept.watch, fell, watch, strict=True):
         variable.assign(ops.where(falls, new, old))
     if now.loss is not None:

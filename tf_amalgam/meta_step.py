@@ -11,9 +11,8 @@ from tf_amalgam.numerics import LOG_EPSILON, derive_seed
 from tf_amalgam.rules.rule import Rule
 from tf_amalgam.unroll import Side
 
-# Rule states of a truncation are all kept up to this many bytes; beyond it the
-# truncation is cut into √T segments whose inside is computed again.
-KEPT_STATE_BYTES = 640 * 2**20
+# Of a truncation's rule states so many bytes are kept; those between are computed again.
+KEPT_STATE_BYTES = 320 * 2**20
 
 # Streams of random numbers beside those of the weights' tensors (0, 1, …).
 INPUT_STREAM, RULE_STREAM = 1000, 1001
@@ -166,16 +165,19 @@ def teacher_step(task, rule, weights):
 
 
 def segment_length(objective, steps, rule_state):
-    """Returns the segment that `objective` asks for, or a good default."""
+    """Returns the segment that `objective` asks for, or a good default.
+
+    It is the shortest whose kept states fit into `KEPT_STATE_BYTES`; from √T on longer
+    ones would need more inside.
+    """
     if objective.segment is not None:
         return min(objective.segment, steps)
     state_bytes = sum(
         part.shape.num_elements() * part.dtype.size
         for part in tf.nest.flatten(rule_state)
     )
-    if steps * state_bytes <= KEPT_STATE_BYTES:
-        return 1
-    return math.isqrt(steps - 1) + 1
+    shortest = -(-steps * state_bytes // KEPT_STATE_BYTES)
+    return max(1, min(shortest, math.isqrt(steps - 1) + 1))
 
 
 def truncation(task, players, objective, weights, carry, batches, with_gradient=True):
@@ -223,22 +225,18 @@ def _truncation(task, players, objective, weights, carry, batches, with_gradient
         task, players.student, weights, carry.scale_P, (objective, carry.seed)
     )
 
-    def distances(params_P, points):
-        if not points:
-            return tf.zeros(0, params_P.dtype)
-        return amalgamation.log_distance(
-            params_P,
-            tf.stack(points),
-            carry.scale_P,
-            objective.distance,
-            objective.huber_delta,
-        )
-
-    def step_loss(params_P, points):
-        if not points or not objective.alpha:
-            return tf.zeros((), params_P.dtype)
-        distances_K = distances(params_P, points)
-        return objective.alpha * amalgamation.combine(distances_K, objective.scheme)
+    def pull(params_P, points):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(params_P)
+            distances_K = amalgamation.log_distance(
+                params_P,
+                tf.stack(points),
+                carry.scale_P,
+                objective.distance,
+                objective.huber_delta,
+            )
+            loss = objective.alpha * amalgamation.combine(distances_K, objective.scheme)
+        return distances_K, tape.gradient(loss, params_P)
 
     forward = unroll.unroll_forward(
         task,
@@ -254,14 +252,13 @@ def _truncation(task, players, objective, weights, carry, batches, with_gradient
         batches,
         carry.step,
         segment=segment,
-        distances=distances,
+        pull=pull,
     )
     gradient = {}
     if with_gradient:
         gradient = unroll.student_adjoint(
             task,
             step_fn,
-            step_loss,
             weights,
             forward.trace,
             rule_state,

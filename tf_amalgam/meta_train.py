@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_amalgam import alone, curriculum, meta_step
+from tf_amalgam import alone, costs, curriculum, meta_step
 from tf_amalgam.meta_step import Carry, Players
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.rules.choice import Choice
@@ -35,6 +35,7 @@ class Trainer:
         self._names = list(players.student.init_weights(0))
         self._variables: list[tf.Variable] = []
         self._programs: dict[Any, Any] = {}
+        self.clock = costs.Clock()
 
     def fresh_state(self, weights) -> State:
         """Returns the state before the first meta-update."""
@@ -56,25 +57,25 @@ class Trainer:
         if not state.carries:
             state = state._replace(carries=self._start(state.meta_epoch), truncation=0)
         weights = {k: tf.constant(v) for k, v in state.now.weights.items()}
+        objective, steps = settings.objective(stage), settings.truncation_steps
+        start = settings.warmup_steps + state.truncation * steps
         gradients, carries, metrics = [], [], []
         for first in range(0, settings.meta_batch, self.replicas):
-            batches = self._per_replica(
-                lambda r, first=first: self._batches(
-                    state.meta_epoch,
-                    first + r,
-                    settings.warmup_steps
-                    + state.truncation * settings.truncation_steps,
-                    settings.truncation_steps,
+            new = ("truncation", objective) not in self._programs
+            with self.clock.on("building" if new else "data"):
+                batches = self._per_replica(
+                    lambda r, first=first: self._batches(
+                        state.meta_epoch, first + r, start, steps
+                    )
                 )
-            )
             carry = self._per_replica(lambda r, first=first: state.carries[first + r])
-            found = self._program("truncation", settings.objective(stage))(
-                weights, carry, batches
-            )
-            gradients.append(found[0])
+            with self.clock.on("building" if new else "steps"):
+                found = self._program("truncation", objective)(weights, carry, batches)
+                gradients.append({k: g.numpy() for k, g in found[0].items()})
+            self.clock.inner_steps += 0 if new else self.replicas * steps
             carries += self._local(found[1])
             metrics += self._local(found[2])
-        total = {k: sum(g[k].numpy() for g in gradients) for k in self._names}
+        total = {k: sum(g[k] for g in gradients) for k in self._names}
         if settings.reduction == "mean":
             total = {k: v / settings.meta_batch for k, v in total.items()}
         row = _row(metrics, self.players)
@@ -156,6 +157,21 @@ class Trainer:
         if state.carries or self.done(state):
             return False
         return not state.progress.started or state.period_epoch >= self.settings.period
+
+    def costs(self, state: State) -> costs.Costs:
+        """Returns what the steps since this trainer was made took, and for what."""
+        objective = self.settings.objective(state.progress.stage)
+        pieces: dict[str, float] = {}
+        if self.clock.inner_steps:
+            pieces = costs.pieces_of_a_step(
+                self.task,
+                self.players,
+                objective,
+                {k: tf.constant(v) for k, v in state.best.weights.items()},
+                self._begin("training", 0, 0),
+                self._batches(0, 0, 0, self.settings.truncation_steps),
+            )
+        return costs.costs(self.clock, pieces)
 
     def mixing(self, weights, steps):
         """Returns a Choice rule's mixing weights `[T, N, K]` on a fixed optimizee."""

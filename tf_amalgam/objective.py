@@ -23,9 +23,9 @@ class Objective:
         huber_delta: makes the released distance a Huber loss.
         second_order: whether the meta-gradient goes through the optimizee's own
             gradient; False is the faster first-order approximation.
-        segment: steps between two kept rule states; `None` keeps all of them
-            where that is below 640 MiB and √T otherwise. The meta-gradient is
-            the same to rounding.
+        segment: steps between two kept rule states, those between are computed
+            again; `None` keeps as many as fit into 320 MiB, and at least √T. The
+            meta-gradient is the same to rounding.
         perturbation: of the student's weights, or None.
         input_noise: σ of noise on the gradient that the student sees,
             g + N(0, σ²) (Eq. 11).

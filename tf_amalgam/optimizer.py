@@ -195,8 +195,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):
     def guard_report(self) -> dict:
         """What the guard saw, in numbers of steps: `{}` without one.
 
-        `gradient_not_finite`: left out; `out_of_bounds`, `loss_climbed`: after which
-        the fallback took over; `fallback_steps`: taken by it; `fallback_left`: to come.
+        `gradient_not_finite`: left out; `out_of_bounds`, `loss_climbed`,
+        `gained_too_little`: after which the fallback took over; `fallback_steps`: taken
+        by it; `fallback_left`: to come.
         """
         if not self._kept:
             return {}
@@ -205,6 +206,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             "gradient_not_finite": int(watch.gradients),
             "out_of_bounds": int(watch.bounds),
             "loss_climbed": int(watch.climbs),
+            "gained_too_little": int(watch.lags),
             "fallback_steps": int(watch.fallback_steps),
             "fallback_left": int(watch.left),
         }

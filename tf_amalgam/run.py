@@ -1,5 +1,6 @@
 """One meta-training run from its folder to its folder: resume, progress, results."""
 
+import contextlib
 import logging
 import time
 from typing import Any
@@ -10,7 +11,13 @@ import tqdm
 from tf_amalgam import plots, records
 from tf_amalgam.meta_train import labels
 from tf_amalgam.rules.choice import Choice
-from tf_amalgam.workdir import CURVES_FILE, MIXING_FILE, MIXING_PLOT, UNTRAINED_FILE
+from tf_amalgam.workdir import (
+    CURVES_FILE,
+    MIXING_FILE,
+    MIXING_PLOT,
+    TENSORBOARD_FOLDER,
+    UNTRAINED_FILE,
+)
 
 
 def learn(
@@ -22,6 +29,7 @@ def learn(
     progress,
     label="amalgamating",
     spent=0.0,
+    profile=False,
 ):
     """Returns the last state of a run, started anew or from its checkpoint.
 
@@ -31,9 +39,10 @@ def learn(
         folder: a `Workdir`, or None to keep everything in memory.
         about: what identifies the run, ready for JSON.
         checkpoint_seconds: at least this long between two checkpoints.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar, and at the end what time went to.
         label: its name.
         spent: seconds of what went before and belongs to the run.
+        profile: whether to write a TensorBoard trace of one truncation.
     """
     settings = trainer.settings
     if folder:
@@ -62,7 +71,10 @@ def learn(
                 bar.set_postfix_str(_standing(state))
             if trainer.done(state):
                 break
-            state = trainer.step(state)
+            # The first one that builds no program.
+            with _trace(folder if profile and trainer.clock.seconds else None) as done:
+                state = trainer.step(state)
+            profile = profile and not done
             state = state._replace(seconds=time.monotonic() - began)
             board.update(state)
             bar.total = max(bar.total, state.updates)
@@ -84,6 +96,13 @@ def learn(
         )
     if folder:
         _draw(folder, trainer, state)
+    if profile:
+        logging.warning(
+            "No trace was written: this call took no truncation after the first, which "
+            "builds the program."
+        )
+    if progress and trainer.clock.inner_steps:
+        print(f"{label}: {trainer.costs(state)}")
     return state
 
 
@@ -98,6 +117,16 @@ def outcome(about, state) -> dict:
         "seconds": state.seconds,
         "versions": records.versions(),
     }
+
+
+@contextlib.contextmanager
+def _trace(folder):
+    """Writes a TensorBoard trace of a `with` block; yields whether it does."""
+    if folder is None:
+        yield False
+        return
+    with tf.profiler.experimental.Profile(str(folder.path / TENSORBOARD_FOLDER)):
+        yield True
 
 
 def _standing(state):
@@ -132,7 +161,7 @@ class _Board:
     def __init__(self, folder):
         self._writer: Any = None
         if folder is not None:
-            where = str(folder.path / "tensorboard")
+            where = str(folder.path / TENSORBOARD_FOLDER)
             self._writer = tf.summary.create_file_writer(where)
 
     def update(self, state):

@@ -37,7 +37,7 @@ class Trace(NamedTuple):
     losses: tf.TensorArray  # T × []
     model_states: tuple  # T × each tensor of the model's state
     borders: tuple  # T/segment × each tensor of the rule's state
-    points: tuple  # K × T × [P], teachers after each update
+    pulls: tuple  # T × [P], d(step loss)/dθ after each update; () without teachers
 
 
 class Forward(NamedTuple):
@@ -101,17 +101,18 @@ def in_lanes(jobs, lanes=2):
     once; no more, so that memory does not grow with the number of teachers.
 
     Args:
-        jobs: list of (relative cost, function without arguments).
+        jobs: list of (name, relative cost, function without arguments); a trace of
+            TensorFlow's profiler shows the names.
         lanes: how many chains.
     """
     results: list = [None] * len(jobs)
     loads: list[int] = [0] * lanes
     last: list[list] = [[]] * lanes
-    costs = [cost for cost, _ in jobs]
+    costs = [cost for _, cost, _ in jobs]
     for place in sorted(range(len(jobs)), key=costs.__getitem__, reverse=True):
-        cost, job = jobs[place]
+        name, cost, job = jobs[place]
         lane = loads.index(min(loads))
-        with tf.control_dependencies(last[lane]):
+        with tf.name_scope(name), tf.control_dependencies(last[lane]):
             results[place] = job()
         loads[lane] += cost
         last[lane] = tf.nest.flatten(results[place])
@@ -120,10 +121,12 @@ def in_lanes(jobs, lanes=2):
 
 def advance(task, step_fn, side, batch, step):
     """Returns `(loss, grads_P, side)` of one inner step."""
-    loss, grads_P, model_state = task.value_and_grad(
-        side.params_P, side.model_state, batch
-    )
-    params_P, rule_state = step_fn(grads_P, side.params_P, side.rule_state, step)
+    with tf.name_scope("optimizee"):
+        loss, grads_P, model_state = task.value_and_grad(
+            side.params_P, side.model_state, batch
+        )
+    with tf.name_scope("rule"):
+        params_P, rule_state = step_fn(grads_P, side.params_P, side.rule_state, step)
     return loss, grads_P, Side(params_P, rule_state, model_state)
 
 
@@ -132,7 +135,7 @@ STUDENT_COST, TEACHER_COST, FORWARD_COST = 5, 3, 1
 
 
 def unroll_forward(
-    task, step_fn, teacher_steps, sides, origin, batches, start, *, segment, distances
+    task, step_fn, teacher_steps, sides, origin, batches, start, *, segment, pull
 ):
     """Runs the student and its teachers forward, outside any tape.
 
@@ -147,8 +150,9 @@ def unroll_forward(
         batches: arrays `[T, B, …]`.
         start: gradients seen before, warm-up included.
         segment: steps between two kept rule states.
-        distances: `(params_P, points) -> [K]` after each update, `points` being the K
-            teachers' parameters.
+        pull: `(params_P, points) -> (distances_K, grads_P)` after each update, `points`
+            being the K teachers' parameters, `grads_P` the gradient of what the
+            distances add to the loss; not called without teachers.
 
     Returns:
         A `Forward`.
@@ -160,15 +164,19 @@ def unroll_forward(
     def body(i, forward):
         student, trace = forward.student, forward.trace
         batch, step = take(task, batches, i), step_count(start, i, dtype)
+        mine = functools.partial(advance, task, step_fn, student, batch, step)
         jobs: list = [
-            (STUDENT_COST, lambda: advance(task, step_fn, student, batch, step)),
-            (FORWARD_COST, lambda: task.loss(*origin, batch)[0]),
+            ("student", STUDENT_COST, mine),
+            ("origin", FORWARD_COST, lambda: task.loss(*origin, batch)[0]),
         ]
         for one, side in zip(teacher_steps, forward.teachers, strict=True):
             job = functools.partial(advance, task, one, side, batch, step)
-            jobs.append((TEACHER_COST, job))
+            jobs.append(("teacher", TEACHER_COST, job))
         (loss, grads_P, moved), start_loss, *taught = in_lanes(jobs)
-        points = tuple(side.params_P for _, _, side in taught)
+        distances_K, pulls = tf.zeros(0, dtype), ()
+        if taught:
+            points = [side.params_P for _, _, side in taught]
+            distances_K, *pulls = pull(moved.params_P, points)
         return Forward(
             moved,
             tuple(side for _, _, side in taught),
@@ -178,11 +186,11 @@ def unroll_forward(
                 trace.losses.write(i, loss),
                 write_all(trace.model_states, i, student.model_state),
                 _kept(trace.borders, i, student.rule_state, segment),
-                write_all(trace.points, i, points),
+                write_all(trace.pulls, i, pulls),
             ),
             forward.start_losses.write(i, start_loss),
             write_all(forward.teacher_losses, i, [loss for loss, _, _ in taught]),
-            forward.distances.write(i, distances(moved.params_P, points)),
+            forward.distances.write(i, distances_K),
         )
 
     def scalars(shape=()):
@@ -195,7 +203,7 @@ def unroll_forward(
         scalars(),
         like_arrays(student.model_state, steps),
         like_arrays(student.rule_state, -(-steps // segment)),
-        like_arrays([side.params_P for side in teachers], steps),
+        like_arrays([student.params_P] if teachers else [], steps),
     )
     forward = Forward(
         student,
@@ -222,7 +230,6 @@ def _kept(borders, i, rule_state, segment):
 def student_adjoint(
     task,
     step_fn,
-    step_loss,
     weights,
     trace,
     rule_state,
@@ -232,12 +239,12 @@ def student_adjoint(
     segment,
     second_order,
 ):
-    """Returns d(loss)/dφ by name, for loss = mean_t [log M_t + step_loss_t].
+    """Returns d(loss)/dφ by name, for loss = mean_t [log M_t + step loss_t].
+
+    A step loss is a function of the point after the step; `trace` has its gradient.
 
     Args:
         step_fn: as in `unroll_forward`, reading the tensors of `weights`.
-        step_loss: `(params_P, points) -> scalar` at the point *after* a step, `points`
-            being the K teachers' parameters there.
         weights: dict of the tensors φ.
         rule_state: any state of the rule: its structure, shapes and dtypes.
         second_order: whether g_t's dependence on θ_t counts.
@@ -248,19 +255,24 @@ def student_adjoint(
     names, phi = list(weights), list(weights.values())
 
     def back_one(i, state, carry):
+        with tf.name_scope("way_back"):
+            return _back_one(i, state, carry)
+
+    def _back_one(i, state, carry):
         adjoint_P, adjoint_state, total = carry
         params_P, grads_P = trace.params.read(i), trace.grads.read(i)
+        for pull_P in read_all(trace.pulls, i):  # one, or none
+            adjoint_P += share * pull_P
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             sources = (phi, params_P, grads_P, state)
             tape.watch(sources)
             next_P, next_state = step_fn(
                 grads_P, params_P, state, step_count(start, i, dtype)
             )
-            loss = share * step_loss(next_P, read_all(trace.points, i))
         phi_bar, params_bar, grads_bar, state_bar = tape.gradient(
-            (next_P, next_state, loss),
+            (next_P, next_state),
             sources,
-            output_gradients=(adjoint_P, adjoint_state, tf.ones_like(loss)),
+            output_gradients=(adjoint_P, adjoint_state),
             unconnected_gradients="zero",
         )
         params_bar += _through_optimizee(i, params_P, grads_P, grads_bar)

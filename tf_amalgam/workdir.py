@@ -17,6 +17,7 @@ UNTRAINED_FILE = "untrained.npz"
 MIXING_FILE = "mixing.csv"
 MIXING_PLOT = "mixing.png"
 CHOICE_FOLDER = "choice"
+TENSORBOARD_FOLDER = "tensorboard"
 README_FILE = "README.md"
 ORIGIN = ("replicate", "root_seed")  # of the seed of a replicate
 
@@ -37,7 +38,7 @@ if it was interrupted; another experiment needs another folder.
 | `mixing.csv`, `mixing.png` | of a Choice rule: its mixing weights by step and tensor |
 | `choice/` | the same files of the Choice rule that taught this student |
 | `checkpoints/` | what a resume needs; can be removed after the end |
-| `tensorboard/` | the same figures for TensorBoard |
+| `tensorboard/` | the same figures for TensorBoard, and a trace under `--profile` |
 """
 
 
