@@ -35,7 +35,7 @@ LAYERS = [
         *("meta_step", "glances", "tables"),
         *("figures_by_epoch", "figures_of_stability"),
     },
-    {"settings", "alone", "state", "figures"},
+    {"settings", "alone", "state", "figures", "costs"},
     {"meta_train", "checkpoints"},
     {"workdir"},
     {"run", "replicates", "reporting"},

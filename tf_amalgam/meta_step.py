@@ -11,7 +11,7 @@ from tf_amalgam.numerics import LOG_EPSILON, derive_seed
 from tf_amalgam.rules.rule import Rule
 from tf_amalgam.unroll import Side
 
-# Of a truncation's rule states so many bytes are kept; those between are computed again.
+# Of a truncation's rule states so many bytes are kept; others are computed again.
 KEPT_STATE_BYTES = 320 * 2**20
 
 # Streams of random numbers beside those of the weights' tensors (0, 1, …).
