@@ -1,4 +1,4 @@
-"""What a run says of its own costs: figures that add up, and a trace of its own names."""
+"""What a run says of its own costs: shares that add up, and a trace by name."""
 
 import pytest
 

@@ -24,7 +24,7 @@ class Clock:
     """
 
     def __init__(self):
-        self.seconds: collections.Counter = collections.Counter()
+        self.seconds: dict[str, float] = collections.defaultdict(float)
         self.inner_steps = 0
 
     @contextlib.contextmanager
