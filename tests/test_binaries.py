@@ -36,8 +36,10 @@ def binary(module, *flags):
 
 def test_amalgamate_then_evaluate(tmp_path):
     tiny = [f"--gin_bindings={line}" for line in TINY]
-    run = binary("amalgamate", f"--gin_file={FILE}", f"--workdir={tmp_path}/run", *tiny)
+    flags = [f"--gin_file={FILE}", f"--workdir={tmp_path}/run", *tiny, "--profile"]
+    run = binary("amalgamate", *flags)
     assert run.returncode == 0, run.stderr
+    assert list(tmp_path.glob("run/tensorboard/plugins/profile/*/*.xplane.pb"))
     assert f"Trained optimizer: {tmp_path}/run/student.npz" in run.stdout
     chosen = {"mine": f"{tmp_path}/run/student.npz", "adam": "adam"}
     evaluated = binary(
@@ -73,6 +75,9 @@ def test_replicates(tmp_path):
     assert f"2 replicates: {tmp_path}/replicates.csv" in run.stdout
     told = (tmp_path / "README.md").read_text()
     assert shlex.join(["amalgamate", *flags]) in told
+    refused = binary("amalgamate", *flags, "--profile")
+    assert refused.returncode == 1
+    assert "--profile goes with one run" in refused.stderr
 
 
 def test_processes_divide_an_evaluation(tmp_path):

@@ -8,12 +8,10 @@ from tf_amalgam import costs, meta_step, tasks
 from tf_amalgam.objective import Objective
 
 SHORT = {
+    **helpers.SHORT_LESSON,
     "stages": ((4, 1),),
     "truncation_steps": 4,
     "period": 2,
-    "meta_batch": 2,
-    "warmup_steps": 0,
-    "validation_optimizees": 1,
 }
 
 
@@ -35,10 +33,11 @@ def test_shares_add_up():
 
 
 def test_a_run_says_what_it_took_and_writes_a_trace(tmp_path, capsys):
-    tf_amalgam.amalgamate(small(), workdir=tmp_path, profile=True, **SHORT)
+    shown = {**SHORT, "progress": True}
+    tf_amalgam.amalgamate(small(), workdir=tmp_path, profile=True, **shown)
     told = capsys.readouterr().out
-    # Two truncations of two optimizees on one or two replicas; the first call builds.
-    assert "inner steps a second" in told
+    # Two truncations of four steps, of which the first builds the program.
+    assert "inner steps a second (4 in " in told
     for who in ("optimizee", "teachers", "student", "data"):
         assert f"{who} " in told
     (trace,) = tmp_path.glob("tensorboard/plugins/profile/*/*.xplane.pb")
@@ -46,9 +45,27 @@ def test_a_run_says_what_it_took_and_writes_a_trace(tmp_path, capsys):
     assert all(name in found for name in (b"teacher", b"student", b"way_back"))
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_steps_of_all_replicas_count(replicas, capsys):
+    shown = {**SHORT, "progress": True, "meta_batch": 2, "replicas": replicas}
+    tf_amalgam.amalgamate(small(), **shown)
+    # One replica takes the optimizees in turn: the first of them builds the program.
+    steps = {1: 12, 2: 8}[replicas]
+    assert f"inner steps a second ({steps} in " in capsys.readouterr().out
+
+
 def test_without_a_progress_bar_nothing_is_said(capsys):
-    tf_amalgam.amalgamate(small(), progress=False, **SHORT)
+    tf_amalgam.amalgamate(small(), **SHORT)
     assert capsys.readouterr().out == ""
+
+
+def test_a_finished_run_has_nothing_to_trace(tmp_path, capsys, caplog):
+    shown = {**SHORT, "progress": True}
+    tf_amalgam.amalgamate(small(), workdir=tmp_path, **shown)
+    capsys.readouterr()
+    tf_amalgam.amalgamate(small(), workdir=tmp_path, profile=True, **shown)
+    assert capsys.readouterr().out == ""
+    assert "No trace was written" in caplog.text
 
 
 def test_a_trace_needs_a_folder():
@@ -58,7 +75,12 @@ def test_a_trace_needs_a_folder():
 
 @pytest.mark.parametrize("second_order", [True, False])
 @pytest.mark.parametrize("taught", [True, False])
-def test_pieces(taught, second_order):
+def test_pieces(taught, second_order, monkeypatch):
+    """Each is compiled and called, and counts as often as a step needs it."""
+    measured = costs._seconds
+    monkeypatch.setattr(
+        costs, "_seconds", lambda *args: 1.0 if measured(*args) else 0.0
+    )
     task, who = small(), helpers.players()
     if not taught:
         who = who._replace(teachers=(), teacher_weights=())
@@ -66,11 +88,14 @@ def test_pieces(taught, second_order):
     found = costs.pieces_of_a_step(
         task,
         who,
-        Objective(second_order=second_order, segment=2),
+        Objective(second_order=second_order, segment=4),
         helpers.weights_of(who.student),
         carry,
         helpers.constants(task.minibatches(0, 0, 4)),
     )
-    names = ["optimizee", *["teachers"] * taught, "student"]
-    assert list(found) == names
-    assert all(seconds > 0 for seconds in found.values())
+    # Gradient and loss at the start, and the second derivative.
+    expected = {"optimizee": 3.0 if second_order else 2.0}
+    if taught:
+        expected["teachers"] = 2.0 + 1.0  # a gradient for each, all rules at once
+    # Forward, three of four times again, and back.
+    assert found == expected | {"student": 1.75 + 1.0}

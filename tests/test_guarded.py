@@ -162,6 +162,19 @@ def test_noise_of_an_explosion_is_forgotten():
     assert after == pytest.approx(before, rel=0.05)
 
 
+def test_a_fall_has_one_reason():
+    """The second loss that is none, and a step that is out of bounds: it climbed."""
+    guard = Guard(size=10.0, cosine=-1.0, patience=100)
+    variable, optimizer = keras.Variable([1.0, 2.0]), learned_sgd(guard)
+    settle(optimizer, [variable])
+    step(optimizer, [variable], [[0.1, 0.1]], NAN)
+    assert optimizer.guard_report["fallback_steps"] == 0
+    step(optimizer, [variable], [[1e3, -1e3]], NAN)
+    report = optimizer.guard_report
+    assert (report["loss_climbed"], report["out_of_bounds"]) == (1, 0)
+    assert report["fallback_left"] == 100
+
+
 def after_a_fall(optimizer, variable, gain):
     """Lets the loss explode, the fallback gain .01 a step, then the optimizer `gain`.
 

@@ -2,7 +2,7 @@
 
 Beside the learned rule an analytic one, the fallback, watches the same gradients. It
 takes over for a while, longer each time, where the learned step is not finite, points
-or reaches out of bounds, or the loss has climbed.
+or reaches out of bounds, the loss has climbed, or who fell before does not keep up.
 """
 
 import dataclasses
@@ -50,7 +50,9 @@ class Guard:
             share of all that was gained (since the warm-up, once it is over), and more
             than its noise explains; the parameters then go back to where the average
             was lowest.
-        patience: steps of the first fallback; each further one is twice as long.
+        patience: steps of the first fallback; each further one is twice as long. After
+            so many, again and again, the optimizer, back, must have gained half of what
+            the fallback gained in as many.
     """
 
     fallback: AnalyticRule = ADAM

@@ -40,7 +40,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             the working memory of a step is bounded; rules that couple coordinates
             (Scale) update all at once.
         guard: True, or a `Guard`: an analytic rule takes over for a while where the
-            rule's steps are not finite or out of bounds, or the loss climbs (seen
+            rule's steps are not finite or out of bounds, the loss climbs, or the rule,
+            back after such a fall, gains less than half as fast (losses are seen
             where Keras' `fit` scales it; not on JAX, nor on several replicas, nor under
             `mixed_float16`, nor in loops of your own that do not call `scale_loss`).
             Where it climbed, parameters go back to where it was lowest. Steps whose
