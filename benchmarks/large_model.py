@@ -10,17 +10,13 @@ of parameters. Run it on a quiet machine.
 
 import argparse
 import json
-import os
-import pathlib
-import platform
 import resource
 import statistics
-import subprocess
-import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+import measuring
+from measuring import Ratio
+
 STUDENT = "choice-large"
 WIDTH = 1000
 BATCH = 8
@@ -64,25 +60,21 @@ def stopwatch():
 
 
 def measure(name, options, millions, steps):
-    """Writes what one row needs as JSON."""
+    """Returns what one row needs."""
     import numpy as np
 
     model, clock = net(millions), stopwatch()
     x = np.random.default_rng(0).normal(size=(BATCH * steps, WIDTH)).astype("float32")
     model.compile(optimizer=optimizer(name, options), loss="mse")
     history = model.fit(x, 0.0 * x, batch_size=BATCH, verbose=0, callbacks=[clock])
-    print(
-        json.dumps(
-            {
-                "parameters": model.count_params(),
-                "finite": bool(np.isfinite(history.history["loss"][-1])),
-                "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-                "first": clock.times[0],
-                # The second step is the first that the student takes itself.
-                "step": statistics.median(clock.times[2:]),
-            }
-        )
-    )
+    return {
+        "parameters": model.count_params(),
+        "finite": bool(np.isfinite(history.history["loss"][-1])),
+        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "first": clock.times[0],
+        # The second step is the first that the student takes itself.
+        "step": statistics.median(clock.times[2:]),
+    }
 
 
 ROWS = (
@@ -94,38 +86,18 @@ ROWS = (
 )
 
 
-def row(name, options, millions, steps):
-    """Returns the measurements of one row, out of its process."""
-    command = [sys.executable, __file__, "--row", name, json.dumps(options)]
-    command += ["--millions", str(millions), "--steps", str(steps)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(f"{name} {options} at {millions} million failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--millions", type=int, nargs="+", default=[1, 5, 25])
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
-    flags = parser.parse_args()
-    if flags.row:
-        name, options = flags.row
-        return measure(name, json.loads(options), flags.millions[0], flags.steps)
-    cores, load = os.cpu_count(), os.getloadavg()[0]
-    print(f"{cores} cores ({platform.machine()}), load {load:.1f}.\n")
+def report(options):
+    """Prints the table; returns the ratios."""
     print(
         "| parameters | optimizer | peak GB | above SGD, bytes/parameter | "
         "s per step | above SGD, ns/parameter | first step s |"
     )
-    print("|---|---|---|---|---|---|---|")
-    for millions in flags.millions:
+    print("|---" * 7 + "|")
+    ratios = []
+    for millions in options.millions:
         base = None
-        for label, name, options in ROWS:
-            found = row(name, options, millions, flags.steps)
+        for label, name, given in ROWS:
+            found = measuring.child(__file__, name, given, millions, options.steps)
             base = base or found
             size = found["parameters"]
             more = (found["gigabytes"] - base["gigabytes"]) * 2**30 / size
@@ -137,6 +109,28 @@ def main():
                 f"{found['first']:.1f} |",
                 flush=True,
             )
+            if name == "student" and not given:
+                what = f"{size / 1e6:.0f} M parameters in fit, GB in all"
+                ratios.append(Ratio(what, "", found["gigabytes"], 0, 12, 12, False))
+    return ratios
+
+
+def parser():
+    """Returns what reads the command line."""
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    found.add_argument("--millions", type=int, nargs="+", default=[1, 5, 25])
+    found.add_argument("--steps", type=int, default=8)
+    found.add_argument("--child", help=argparse.SUPPRESS)
+    return found
+
+
+def main():
+    options = parser().parse_args()
+    if options.child:
+        print(json.dumps(measure(*json.loads(options.child))))
+        return
+    print(f"{measuring.machine()}\n")
+    print(f"\n{measuring.verdicts(report(options))}")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,11 @@ a quiet machine.
 import argparse
 import functools
 import json
-import os
-import pathlib
-import platform
 import statistics
-import subprocess
-import sys
-import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+import measuring
+from measuring import Ratio
+
 STUDENT = "choice-large"
 BATCH = 8
 STEPS = 4  # of a turn
@@ -30,7 +25,9 @@ WIDER = ((32, 3), (64, 5))
 
 def models():
     """Returns functions that make the models, and their inputs' shape, by name."""
-    from benchmarks import large_model, plain
+    import large_model
+    import plain
+
     from tf_amalgam.tasks.networks import conv_model
     from tf_amalgam.tasks.resnet import resnet_model
 
@@ -51,15 +48,16 @@ def models():
 def optimizer(name):
     """Returns an optimizer that takes its own steps from the first."""
     import keras
+    import plain
 
     import tf_amalgam
-    from benchmarks import plain
 
     if name == "student":
         return tf_amalgam.load(STUDENT, warmup_steps=0)
     if name == "plain":
         student = tf_amalgam.load(STUDENT)
-        return plain.PerTensor(student.rule, student.rule_weights)
+        rule = plain.Rows(**student.rule.get_config())
+        return plain.PerTensor(rule, student.rule_weights)
     return {"SGD": keras.optimizers.SGD, "Adam": keras.optimizers.Adam}[name](1e-4)
 
 
@@ -67,8 +65,7 @@ def measure(model, names, turns):
     """Returns parameters, and each optimizer's first step and those of its turns."""
     import keras
     import numpy as np
-
-    from benchmarks.large_model import stopwatch
+    from large_model import stopwatch
 
     make, shape = models()[model]
     generator = np.random.default_rng(0)
@@ -94,7 +91,7 @@ def measure(model, names, turns):
     return found
 
 
-def floor(coordinates=2**15, units=20, turns=10, calls=20):
+def floor(coordinates=2**14, units=20, turns=10, calls=20):
     """Returns ns a parameter of RNNProp's products and activations alone."""
     import numpy as np
     import tensorflow as tf
@@ -106,14 +103,14 @@ def floor(coordinates=2**15, units=20, turns=10, calls=20):
 
     gates = 4 * units
     products = [
-        (random(coordinates, 2 + units), random(2 + units, gates)),
-        (random(coordinates, 2 * units), random(2 * units, gates)),
-        (random(coordinates, units), random(units, 1)),
+        (random(gates, 2 + units), random(2 + units, coordinates)),
+        (random(gates, 2 * units), random(2 * units, coordinates)),
+        (random(1, units), random(units, coordinates)),
     ]
     # Two layers: three sigmoids and two hyperbolic tangents of each unit. All differ,
     # or TensorFlow would compute them once.
-    wide = [random(coordinates, 3 * units) for _ in range(2)]
-    narrow = [random(coordinates, units) for _ in range(4)]
+    wide = [random(3 * units, coordinates) for _ in range(2)]
+    narrow = [random(units, coordinates) for _ in range(4)]
 
     def once():
         out = [a @ b for a, b in products]
@@ -132,26 +129,8 @@ def floor(coordinates=2**15, units=20, turns=10, calls=20):
         )[1]
     )
     program().numpy()
-    times = []
-    for _ in range(turns):
-        began = time.perf_counter()
-        program().numpy()
-        times.append(time.perf_counter() - began)
-    return 1e9 * min(times) / calls / coordinates
-
-
-def child(*arguments):
-    """Runs one measurement in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", json.dumps(arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    if done.returncode:
-        raise RuntimeError(f"A measurement failed:\n{done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    best = min(measuring.timed(lambda: program().numpy()) for _ in range(turns))
+    return 1e9 * best / calls / coordinates
 
 
 def above(found, name):
@@ -160,48 +139,68 @@ def above(found, name):
     return [1e9 * (a - b) / found["parameters"] for a, b in pairs]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--models", nargs="+", default=["Train", "Wider", "ResNet-28", "5M", "25M"]
-    )
-    parser.add_argument("--turns", type=int, default=8)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    flags = parser.parse_args()
-    if flags.child:
-        kind, *arguments = json.loads(flags.child)
-        print(json.dumps({"measure": measure, "floor": floor}[kind](*arguments)))
-        return
-    cores, load = os.cpu_count(), os.getloadavg()[0]
-    print(f"{cores} cores ({platform.machine()}), load {load:.1f}.\n")
-    least = child("floor")
+def report(options):
+    """Prints the table; returns the ratios."""
+    least = measuring.child(__file__, "floor")
     print(f"Matrix products and activations alone: {least:.0f} ns a parameter.\n")
     print(
         "| model | parameters | student, ns/parameter | tensor by tensor | ratio | "
         "student / floor | Adam's first step s | student's | ratio |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
-    for model in flags.models:  # two states of 25M would need 17 GB
+    print("|---" * 9 + "|")
+    ratios, middles = [], {}
+    for model in options.models:  # two states of 25M would need 17 GB
         names = ["SGD", "Adam", "student", "plain"]
-        found = child(
-            "measure", model, names[: 3 if model == "25M" else 4], flags.turns
-        )
-        ours = above(found, "student")
-        middle = statistics.median(ours)
-        plain, ratio = "–", "–"
+        names = names[: 3 if model == "25M" else 4]
+        found = measuring.child(__file__, "measure", model, names, options.turns)
+        ours, what = above(found, "student"), f"learned step, {model}"
+        middle, noise = measuring.spread(ours)
+        middles[model] = middle
+        plain, shown = "–", "–"
         if "plain" in found:
             theirs = above(found, "plain")
-            plain = f"{statistics.median(theirs):.0f}"
-            ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-            low, half, high = statistics.quantiles(ratios, n=4)
-            ratio = f"{half:.2f} ± {(high - low) / 2:.2f}"
+            plain, against = f"{statistics.median(theirs):.0f}", "tensor by tensor"
+            one = Ratio(what, against, *measuring.ratio(ours, theirs), 0.5, 0.9, False)
+            ratios.append(one)
+            shown = f"{one.value:.2f} ± {one.noise:.2f}"
+        share, around = middle / least, noise / least
+        ratios.append(Ratio(what, "its floor", share, around, 1.5, 4.0, False))
         adam, student = found["Adam"]["first"], found["student"]["first"]
+        if model == "ResNet-28":
+            first, against = f"first step in fit, {model}", "Keras' Adam"
+            one = Ratio(first, against, student / adam, 0.0, 1.5, 1.5, False)
+            ratios.append(one)
         print(
-            f"| {model} | {found['parameters']:,} | {middle:.0f} | {plain} | {ratio} | "
-            f"{middle / least:.2f} | {adam:.1f} | {student:.1f} | "
-            f"{student / adam:.2f} |",
+            f"| {model} | {found['parameters']:,} | {middle:.0f} | {plain} | {shown} | "
+            f"{share:.2f} | {adam:.1f} | {student:.1f} | {student / adam:.2f} |",
             flush=True,
         )
+    if len(middles) > 1:
+        dear, cheap = (f(middles, key=middles.get) for f in (max, min))
+        what = f"learned step, ns a parameter, {dear}"
+        even = middles[dear] / middles[cheap]
+        ratios.append(Ratio(what, cheap, even, 0.0, 1.2, 2.0, False))
+    return ratios
+
+
+def parser():
+    """Returns what reads the command line."""
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    every = ["Train", "Wider", "ResNet-28", "5M", "25M"]
+    found.add_argument("--models", nargs="+", default=every)
+    found.add_argument("--turns", type=int, default=8)
+    found.add_argument("--child", help=argparse.SUPPRESS)
+    return found
+
+
+def main():
+    options = parser().parse_args()
+    if options.child:
+        kind, *arguments = json.loads(options.child)
+        print(json.dumps({"measure": measure, "floor": floor}[kind](*arguments)))
+        return
+    print(f"{measuring.machine()}\n")
+    print(f"\n{measuring.verdicts(report(options))}")
 
 
 if __name__ == "__main__":

@@ -9,21 +9,22 @@ made up in MNIST's shape: their values do not matter here.
 
 import argparse
 import json
-import os
-import pathlib
-import platform
 import resource
 import statistics
-import subprocess
-import sys
-import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+import measuring
+from measuring import Ratio, timed
+
 POOLS = {0: (), 2: ("adam", "rmsprop"), 6: "large"}
 BATCH = 128
 LONG_STEPS = 1000
 FIRST_ORDER_TEACHERS = 2
+# Goal and floor of each pool's ratios to the plain implementation.
+GOALS = {
+    0: {"speed": (1.2, 0.85), "memory": (0.25, 0.25), "start": (0.5, 0.95)},
+    2: {"speed": (1.3, 0.95), "memory": (0.25, 0.25), "start": (0.5, 0.8)},
+    6: {"speed": (1.4, 1.0), "memory": (1 / 6, 0.2), "start": (0.5, 0.8)},
+}
 
 
 def peak_gigabytes():
@@ -57,9 +58,9 @@ class Program:
     """One truncation, compiled: `"ours"` or `"plain"`."""
 
     def __init__(self, which, teachers, steps, first_order=False):
+        import plain
         import tensorflow as tf
 
-        from benchmarks import plain
         from tf_amalgam import meta_step
         from tf_amalgam.objective import Objective
         from tf_amalgam.rules import RNNProp, make_pool
@@ -88,14 +89,14 @@ class Program:
 
     def build(self):
         """Returns seconds until the program is a graph."""
-        return _timed(lambda: self.program.get_concrete_function(*self.arguments))
+        return timed(lambda: self.program.get_concrete_function(*self.arguments))
 
     def call(self):
         """Returns seconds of one truncation."""
         import numpy as np
         import tensorflow as tf
 
-        return _timed(
+        return timed(
             lambda: tf.nest.map_structure(np.asarray, self.program(*self.arguments))
         )
 
@@ -132,23 +133,6 @@ def measure_speed(runs, repeats):
     return {"seconds": seconds}
 
 
-def matmul_rate(size=1024, repeats=20):
-    """Returns the machine's float32 matrix-product rate in GFLOP/s."""
-    import tensorflow as tf
-
-    a = tf.random.normal((size, size))
-    product = tf.function(lambda a: a @ a)
-    product(a).numpy()
-    best = min(_timed(lambda: product(a).numpy()) for _ in range(repeats))
-    return 2 * size**3 / best / 1e9
-
-
-def _timed(function):
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
-
-
 def useful_gigaflops(teachers, coordinates=18_122, units=20):
     """Returns the products that one inner step cannot do without, in GFLOP.
 
@@ -159,21 +143,6 @@ def useful_gigaflops(teachers, coordinates=18_122, units=20):
     forward = 2 * BATCH * conv
     rule = 2 * coordinates * 4 * units * (2 + units + 2 * units)
     return ((3 * teachers + 3 + 1 + 6) * forward + 4 * rule) / 1e9
-
-
-def child(*arguments):
-    """Runs one measurement in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", json.dumps(arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-    if done.returncode:
-        raise RuntimeError(f"A measurement failed:\n{done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def row(label, found, seconds, steps, rate, teachers):
@@ -187,74 +156,100 @@ def row(label, found, seconds, steps, rate, teachers):
     )
 
 
-def ratio(slow, fast):
-    """Returns the median of slow/fast, and half the range of its middle half.
-
-    Both are measured in turns, so that a drift of the machine cancels in a pair.
-    """
-    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return middle, (high - low) / 2
+def start(run, repeats):
+    """Returns medians of memory, build time and first call, and all sums of the two."""
+    found = [measuring.child(__file__, "measure_start", *run) for _ in range(repeats)]
+    medians = {name: statistics.median(f[name] for f in found) for name in found[0]}
+    return medians, [one["build"] + one["first call"] for one in found]
 
 
 def compare(teachers, options, rate):
-    """Prints the rows of one pool; returns the line of its ratios."""
+    """Prints the rows of one pool; returns its ratios, and gigabytes of ours."""
     runs = [(which, teachers, options.steps) for which in ("plain", "ours")]
     first_order = teachers == FIRST_ORDER_TEACHERS
     if first_order:
         runs.append(("ours", teachers, options.steps, True))
-    seconds = child("measure_speed", runs, options.repeats)["seconds"]
-    found = [child("measure_start", *run) for run in runs]
-    for run, one, times in zip(runs, found, seconds, strict=True):
+    times = measuring.child(__file__, "measure_speed", runs, options.repeats)["seconds"]
+    found, starts = zip(*(start(run, options.starts) for run in runs), strict=True)
+    for run, one, seconds in zip(runs, found, times, strict=True):
         label = f"{run[0]}, {teachers} teachers" + ", first order" * (len(run) > 3)
-        print(row(label, one, times, options.steps, rate, teachers), flush=True)
-    start = [one["build"] + one["first call"] for one in found]
-    speed, noise = ratio(*seconds[:2])
-    line = (
-        f"{teachers} teachers: {speed:.2f} ± {noise:.2f} times the speed, "
-        f"{found[1]['gigabytes'] / found[0]['gigabytes']:.2f} of the memory, "
-        f"{start[1] / start[0]:.2f} of build + first call"
-    )
+        print(row(label, one, seconds, options.steps, rate, teachers), flush=True)
+    theirs, ours = (one["gigabytes"] for one in found[:2])
+    step, plain = f"inner steps/s, {teachers} teachers", "plain"
+    goals = GOALS[teachers]
+    ratios = [
+        Ratio(step, plain, *measuring.ratio(*times[:2]), *goals["speed"], True),
+        Ratio(
+            f"memory of a truncation, {teachers} teachers",
+            plain,
+            ours / theirs,
+            0.0,
+            *goals["memory"],
+            False,
+        ),
+        Ratio(
+            f"build + first call, {teachers} teachers",
+            plain,
+            *measuring.ratio(starts[1], starts[0]),
+            *goals["start"],
+            False,
+        ),
+    ]
     if first_order:
-        speed, noise = ratio(seconds[0], seconds[2])
-        line += f"; first order {speed:.2f} ± {noise:.2f} times the speed"
-    return line
+        faster = measuring.ratio(times[0], times[2])
+        ratios.append(Ratio(f"{step}, first order", plain, *faster, 1.8, 1.5, True))
+    return ratios, ours, statistics.median(times[1]) / options.steps
 
 
-def main():
-    """Prints the table and the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--teachers", type=int, nargs="+", default=[0, 2, 6])
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=8)
-    parser.add_argument("--long", action="store_true", help="also T = 1,000")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        name, *arguments = json.loads(options.child)
-        print(json.dumps(globals()[name](*arguments)))
-        return
-    import keras
-    import tensorflow as tf
-
-    rate = matmul_rate()
-    load = os.getloadavg()[0]
-    print(
-        f"{os.cpu_count()} cores ({platform.machine()}), load {load:.1f}, TensorFlow "
-        f"{tf.__version__}, Keras {keras.__version__}; float32 products {rate:.0f} "
-        f"GFLOP/s.\nTrain net, batch {BATCH}, T = {options.steps}.\n"
-    )
+def report(options):
+    """Prints the table; returns the ratios."""
+    rate = measuring.product_rate()
+    print(f"Train net, batch {BATCH}, T = {options.steps}.\n")
     print(
         "| | inner steps/s | s per truncation | GB above start | GB whole process "
         "| build s | first call s | of product rate |\n" + "|---" * 8 + "|"
     )
-    lines = [compare(teachers, options, rate) for teachers in options.teachers]
+    found = {n: compare(n, options, rate) for n in options.teachers}
+    ratios = [one for several, _, _ in found.values() for one in several]
+    least, most = min(found), max(found)
+    if least < most:
+        grown = found[most][1] / found[least][1]
+        what, against = (f"memory of a truncation, {n} teachers" for n in (most, least))
+        ratios.append(Ratio(what, against, grown, 0.0, 1.1, 1.25, False))
     if options.long:
-        found = child("measure_start", "ours", 2, LONG_STEPS)
+        run = measuring.child(__file__, "measure_start", "ours", 2, LONG_STEPS)
         label = f"ours, 2 teachers, T = {LONG_STEPS:,}"
-        print(row(label, found, [found["first call"]], LONG_STEPS, rate, 2))
-    print("\nOurs against plain (median of pairs ± half their middle half):")
-    print("\n".join(f"- {line}" for line in lines))
+        print(row(label, run, [run["first call"]], LONG_STEPS, rate, 2), flush=True)
+        what, size = f"T = {LONG_STEPS:,}, 2 teachers", run["whole gigabytes"]
+        ratios.append(Ratio(f"{what}, GB in all", "", size, 0.0, 4.0, 4.0, False))
+        if 2 in found:
+            slower = run["first call"] / LONG_STEPS / found[2][2]
+            against = f"T = {options.steps}"
+            one = Ratio(f"{what}, s a step", against, slower, 0.0, 1.4, 1.4, False)
+            ratios.append(one)
+    return ratios
+
+
+def parser():
+    """Returns what reads the command line."""
+    found = argparse.ArgumentParser(description=__doc__)
+    found.add_argument("--teachers", type=int, nargs="+", default=[0, 2, 6])
+    found.add_argument("--steps", type=int, default=100)
+    found.add_argument("--repeats", type=int, default=8, help="truncations of each")
+    found.add_argument("--starts", type=int, default=3, help="processes of each")
+    found.add_argument("--long", action="store_true", help="also T = 1,000")
+    found.add_argument("--child", help=argparse.SUPPRESS)
+    return found
+
+
+def main():
+    options = parser().parse_args()
+    if options.child:
+        name, *arguments = json.loads(options.child)
+        print(json.dumps(globals()[name](*arguments)))
+        return
+    print(f"{measuring.machine()}\n")
+    print(f"\n{measuring.verdicts(report(options))}")
 
 
 if __name__ == "__main__":

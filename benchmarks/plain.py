@@ -4,8 +4,11 @@
 teachers and student in one `tf.while_loop` under one `GradientTape`, each rule
 applied to one tensor after another. It is the reference for speed and memory, and
 an independent route to the meta-gradient for the tests. `PerTensor` takes a rule's step
-as Keras' optimizers take theirs, one variable after another.
+as Keras' optimizers take theirs, one variable after another. `Rows` is RNNProp as one
+writes it down.
 """
+
+import dataclasses
 
 import keras
 import tensorflow as tf
@@ -14,6 +17,41 @@ from keras import layers
 from tf_amalgam import amalgamation
 from tf_amalgam.layout import Layout
 from tf_amalgam.numerics import LOG_EPSILON
+from tf_amalgam.rules.moments import by_root, hat, update_moments
+from tf_amalgam.rules.rnnprop import RNNProp, RNNPropState
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows(RNNProp):
+    """RNNProp with a row for each coordinate, as Keras' layers have one an example."""
+
+    axis = 0  # along which coordinates lie
+
+    def init_state(self, layout, dtype="float32"):
+        state = super().init_state(layout, dtype)
+        return RNNPropState(*(tf.transpose(part) for part in state))
+
+    def update(self, weights, grads_P, params_P, state, layout, step):
+        m, v = update_moments(grads_P, state, self.beta_1, self.beta_2)
+        root = hat(v, self.beta_2, step, self.normalizer)
+        m_hat = hat(m, self.beta_1, step, self.normalizer)
+        x_PF = tf.stack(
+            [by_root(a, root, self.epsilon) for a in (m_hat, grads_P)], axis=1
+        )
+        after = [m, v]
+        for n in range(2):
+            kernel, recurrent_kernel, bias = (
+                weights[f"lstm_{n}/{part}"]
+                for part in ("kernel", "recurrent_kernel", "bias")
+            )
+            hidden_PH, cell_PH = state[2 + 2 * n : 4 + 2 * n]
+            gates = x_PF @ kernel + hidden_PH @ recurrent_kernel + bias
+            i, f, c, o = tf.split(gates, 4, axis=1)
+            cell_PH = tf.sigmoid(f) * cell_PH + tf.sigmoid(i) * tf.tanh(c)
+            x_PF = tf.sigmoid(o) * tf.tanh(cell_PH)
+            after += [x_PF, cell_PH]
+        y_P = (x_PF @ weights["head/kernel"] + weights["head/bias"])[:, 0]
+        return -self.alpha * tf.tanh(y_P), RNNPropState(*after)
 
 
 def train_model():
@@ -46,9 +84,10 @@ def truncation(task, players, objective, weights, carry, batches):
             loss, state = task.loss(flat, state, batch)
         return loss, layout.split(tape.gradient(loss, flat)), state
 
-    def start(side):
+    def start(rule, side):
         """Parameters as tensors, and the rule's state cut up tensor by tensor."""
-        pieces = [layout.segments(part) for part in side.rule_state]
+        axis = getattr(rule, "axis", -1)
+        pieces = [tf.split(part, layout.sizes, axis) for part in side.rule_state]
         kind = type(side.rule_state)
         states = (
             [kind(*part) for part in zip(*pieces, strict=True)]
@@ -115,8 +154,8 @@ def truncation(task, players, objective, weights, carry, batches):
         tape.watch(weights)
         carried = (
             tf.constant(0),
-            start(carry.student),
-            [start(side) for side in carry.teachers],
+            start(players.student, carry.student),
+            list(map(start, players.teachers, carry.teachers)),
             tf.zeros((), dtype),
         )
         _, student, _, total = tf.while_loop(lambda i, *_: i < steps, body, carried)

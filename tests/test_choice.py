@@ -86,7 +86,7 @@ def test_softmax_is_safe_for_huge_logits():
     weights["head/bias"] = np.array([500.0, -500.0, 0.0], "float32")
     g = tf.ones(LAYOUT.size)
     mixture = rule.mix(weights, g, g, rule.init_state(LAYOUT), LAYOUT, tf.constant(1.0))
-    np.testing.assert_allclose(mixture.weights_PK[:, 0], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(mixture.weights_KP[0], 1.0, rtol=1e-6)
     np.testing.assert_allclose(mixture.delta_P, -0.1 * g, rtol=1e-5)
 
 
@@ -111,7 +111,7 @@ def test_the_optimizer_tells_its_mixing_weights():
     assert [w.shape for w in told.values()] == [(2, 3, 2), (4, 2)]
     flat = np.concatenate([w.reshape(-1, 2) for w in told.values()])
     assert np.ptp(flat[:, 0]) > 1e-4
-    np.testing.assert_allclose(flat, mixture.weights_PK.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(flat.T, mixture.weights_KP.numpy(), rtol=1e-5)
 
 
 def test_hard_variant_takes_one_member_and_gumbel_noise_in_training():
@@ -119,20 +119,20 @@ def test_hard_variant_takes_one_member_and_gumbel_noise_in_training():
     weights = {k: 3.0 * v for k, v in rule.init_weights(1).items()}
     g = tf.constant(np.random.default_rng(0).normal(size=LAYOUT.size), tf.float32)
     arguments = (weights, g, g, rule.init_state(LAYOUT), LAYOUT, tf.constant(1.0))
-    used = rule.mix(*arguments).weights_PK.numpy()
+    used = rule.mix(*arguments).weights_KP.numpy()
     assert set(np.unique(used)) <= {0.0, 1.0}
-    np.testing.assert_array_equal(used.sum(1), 1.0)
-    assert rule.noise_shape(LAYOUT) == (LAYOUT.size, 3)
-    half = np.full((LAYOUT.size, 3), 0.5, "float32")
-    soft = Choice(pool=POOL).mix(*arguments).weights_PK.numpy()
-    sharp = rule.mix(*arguments, noise=half).weights_PK.numpy()
+    np.testing.assert_array_equal(used.sum(0), 1.0)
+    assert rule.noise_shape(LAYOUT) == (3, LAYOUT.size)
+    half = np.full((3, LAYOUT.size), 0.5, "float32")
+    soft = Choice(pool=POOL).mix(*arguments).weights_KP.numpy()
+    sharp = rule.mix(*arguments, noise=half).weights_KP.numpy()
     # Equal noise for all shifts the logits alike: a softmax at temperature 1/10.
     np.testing.assert_allclose(
-        sharp, soft**10 / np.sum(soft**10, 1, keepdims=True), rtol=1e-3, atol=1e-6
+        sharp, soft**10 / np.sum(soft**10, 0, keepdims=True), rtol=1e-3, atol=1e-6
     )
     low = half.copy()
-    low[:, 0] = 1.0 - 1e-6  # a huge Gumbel number: the first member wins everywhere
-    np.testing.assert_allclose(rule.mix(*arguments, noise=low).weights_PK[:, 0], 1.0)
+    low[0] = 1.0 - 1e-6  # a huge Gumbel number: the first member wins everywhere
+    np.testing.assert_allclose(rule.mix(*arguments, noise=low).weights_KP[0], 1.0)
 
 
 def test_learned_rates_start_at_one():
@@ -258,9 +258,9 @@ def mixed_by_hand(task, rule, weights, carry, batches):
         _, g, _ = task.value_and_grad(tf.constant(theta), (), batch)
         step = tf.cast(carry.step + t + 1, tf.float32)
         mixture = rule.mix(weights, scale * g, theta / scale, state, task.layout, step)
-        used = mixture.weights_PK.numpy()
+        used = mixture.weights_KP.numpy()
         ends = itertools.pairwise(borders)
-        trace.append([used[start:end].mean(axis=0) for start, end in ends])
+        trace.append([used[:, start:end].mean(axis=1) for start, end in ends])
         theta = theta + scale * mixture.delta_P.numpy()
         state = mixture.state
     return np.array(trace)

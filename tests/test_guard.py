@@ -83,10 +83,10 @@ def test_the_fallback_stays_longer_each_time():
     optimizer = tf_amalgam.RNNProp(
         BLIND, warmup_steps=0, guard=Guard(size=5.0, patience=2)
     )
-    trained(optimizer, 2)  # 24 steps: 1 + 2, 1 + 4, 1 + 8, 1 + 6 of 16
+    trained(optimizer, 2)  # 24 steps: 1 + 2, 1 + 8, 1 + 11 of 32
     report = optimizer.guard_report
-    assert (report["out_of_bounds"], report["fallback_steps"]) == (4, 24)
-    assert report["fallback_left"] == 16 - 6
+    assert (report["out_of_bounds"], report["fallback_steps"]) == (3, 24)
+    assert report["fallback_left"] == 32 - 11
 
 
 def test_weights_that_explode_move_nothing_that_is_not_finite():
@@ -136,6 +136,17 @@ def test_a_loss_that_climbs_is_seen_and_noise_is_not():
     assert 5 <= rose[0] <= 25
     # The first may come of an odd minibatch, the second does not.
     assert climb([np.float32("nan")] * 2, watch)[1] == [1]
+
+
+@pytest.mark.parametrize(("trial", "seen"), [(0.0, False), (50.0, True)])
+def test_who_fell_before_may_lose_no_more_than_noise(trial, seen):
+    """A tenth of what was gained, five times what 8 standard deviations are."""
+    generator = np.random.default_rng(0)
+    falling = 2.0 * np.exp(-np.arange(600) / 60.0)
+    watch, rose = climb(np.float32(falling + 0.02 * generator.normal(size=600)))
+    assert rose == []
+    _, rose = climb([np.float32(0.2)] * 100, watch._replace(trial=trial))
+    assert bool(rose) == seen
 
 
 def test_recorded_trainings_that_climbed():

@@ -201,7 +201,7 @@ def test_who_fell_must_keep_up_with_the_fallback(gain, lags):
     assert seen[98] == 0
     assert bool(seen[99]) == bool(seen[-1]) == lags
     if lags:
-        assert reports[99]["fallback_left"] == 200  # twice as long
+        assert reports[99]["fallback_left"] == 400  # four times as long
         assert reports[99]["loss_climbed"] == 1
 
 

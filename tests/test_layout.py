@@ -22,31 +22,32 @@ def test_split_and_concat_are_inverse():
     np.testing.assert_array_equal(concat(tensors), values_P)
 
 
-def test_segments_keep_trailing_dimensions():
-    pieces = LAYOUT.segments(np.ones((10, 4)))
-    assert [tuple(p.shape) for p in pieces] == [(6, 4), (3, 4), (1, 4)]
+def test_segments_keep_leading_dimensions():
+    pieces = LAYOUT.segments(np.ones((4, 10)))
+    assert [tuple(p.shape) for p in pieces] == [(4, 6), (4, 3), (4, 1)]
 
 
 def test_segment_mean_by_hand():
-    values_PF = np.stack([np.arange(10.0), -2.0 * np.arange(10.0)], axis=1)
+    values_FP = np.stack([np.arange(10.0), -2.0 * np.arange(10.0)])
     np.testing.assert_allclose(
-        LAYOUT.segment_mean(values_PF), [[2.5, -5.0], [7.0, -14.0], [9.0, -18.0]]
+        LAYOUT.segment_mean(values_FP), [[2.5, 7.0, 9.0], [-5.0, -14.0, -18.0]]
     )
 
 
-def test_spread_repeats_a_row_for_each_coordinate():
-    rows_NF = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
+def test_spread_repeats_a_column_for_each_coordinate():
+    values_FN = np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]])
     np.testing.assert_array_equal(
-        LAYOUT.spread(rows_NF), np.repeat(rows_NF, [6, 3, 1], axis=0)
+        LAYOUT.spread(values_FN), np.repeat(values_FN, [6, 3, 1], axis=1)
     )
-    np.testing.assert_array_equal(LAYOUT.segment_mean(LAYOUT.spread(rows_NF)), rows_NF)
+    again_FN = LAYOUT.segment_mean(LAYOUT.spread(values_FN))
+    np.testing.assert_array_equal(again_FN, values_FN)
 
 
 def test_one_tensor():
     layout = Layout(("w",), ((4,),))
-    values_PF = np.arange(8.0).reshape(4, 2)
-    np.testing.assert_array_equal(layout.segment_mean(values_PF), [[3.0, 4.0]])
-    np.testing.assert_array_equal(layout.spread(np.ones((1, 3))), np.ones((4, 3)))
+    values_FP = np.arange(8.0).reshape(2, 4)
+    np.testing.assert_array_equal(layout.segment_mean(values_FP), [[1.5], [5.5]])
+    np.testing.assert_array_equal(layout.spread(np.ones((3, 1))), np.ones((3, 4)))
 
 
 def test_of_a_model():

@@ -1,5 +1,7 @@
 """The Keras optimizer around a rule: Keras' Adam in our adapter against Keras' Adam."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import tensorflow as tf
 
 import tf_amalgam
 from tests import helpers, keras_adam
-from tf_amalgam import rules
+from tf_amalgam import chunks, rules
 from tf_amalgam.optimizers import OPTIMIZERS, optimizer_for
 from tf_amalgam.rules import rnnprop
 from tf_amalgam.weights import check_weights
@@ -297,7 +299,8 @@ def test_state_is_made_at_once_where_a_step_is_traced():
             found.extend(v.numpy() for v in optimizer._state)
 
     step.get_concrete_function()
-    assert [v.shape for v in found[:6]] == [(2,)] * 2 + [(2, 20)] * 4  # traced twice
+    # One chunk of two coordinates; traced twice.
+    assert [v.shape for v in found[:6]] == [(1, 2)] * 2 + [(1, 20, 2)] * 4
 
 
 @pytest.mark.parametrize("kind", ["Mirrored", "OneDevice"])
@@ -333,6 +336,66 @@ def test_recurrent_state_may_be_half_as_large(dtype, chunk_size, tmp_path):
     np.testing.assert_array_equal(
         helpers.flat(again.get_weights()), helpers.flat(net.get_weights())
     )
+
+
+def test_a_saved_state_does_not_know_its_chunks(tmp_path):
+    """Saved in the middle of training by one chunk size, it goes on in another."""
+    go_on = {"batch_size": 8, "epochs": 1, "shuffle": False, "verbose": 0}
+    optimizer = functools.partial(
+        tf_amalgam.load, "choice-large", warmup_steps=4, guard=True
+    )
+    net = model()
+    trained(optimizer(chunk_size=20), 2, net)
+    net.save_weights(tmp_path / "net.weights.h5")
+    ends = []
+    for chunk_size in (20, 30, 1000):
+        other = model(seed=1)
+        other.compile(optimizer=optimizer(chunk_size=chunk_size), loss=net.loss)
+        other.optimizer.build(other.trainable_variables)
+        other.load_weights(tmp_path / "net.weights.h5")
+        other.fit(*DATA, **go_on)
+        ends.append(helpers.flat(other.get_weights()))
+    net.fit(*DATA, **go_on)
+    for end in ends:
+        expected = helpers.flat(net.get_weights())
+        np.testing.assert_allclose(end, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_saved_state_of_another_model_is_refused():
+    store: dict = {}
+    optimizer = tf_amalgam.RNNProp()
+    optimizer.build([keras.Variable(np.ones(5))])
+    optimizer.save_own_variables(store)
+    other = tf_amalgam.RNNProp()
+    other.build([keras.Variable(np.ones(7))])
+    with pytest.raises(ValueError, match="a model with 5 .*, this one has 7"):
+        other.load_own_variables(store)
+    fewer = {key: store[key] for key in list(store)[:-1]}
+    with pytest.warns(UserWarning, match="Skipping variable loading"):
+        other.load_own_variables(fewer)
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "chunk_size", "expected"),
+    [
+        (100, 2**14, (1, 100)),
+        (370_506, 2**14, (23, 16112)),  # whole vectors of 16
+        (10, 4, (3, 4)),
+        (57, 20, (3, 19)),  # no more than asked for
+        (33, 16, (3, 16)),
+        (21, 10, (3, 7)),
+        (49, 48, (2, 32)),
+        (0, 4, (1, 0)),
+    ],
+)
+def test_chunks_are_even(coordinates, chunk_size, expected):
+    count, size = chunks.divide(coordinates, chunk_size)
+    assert (count, size) == expected
+    assert (count - 1) * size < coordinates <= count * size or not coordinates
+    value = np.arange(3.0 * coordinates).reshape(3, coordinates)
+    stored = chunks.cut(value, count, size)
+    assert stored.shape == (count, 3, size)
+    np.testing.assert_array_equal(chunks.joined(stored, coordinates), value)
 
 
 def test_new_variables_get_keras_own_error():

@@ -51,13 +51,13 @@ def test_gru_equals_keras(float64):
     cell.build((None, 3))
     cell.set_weights([weights[f"g/{p}"] for p in PARTS])
     generator = np.random.default_rng(1)
-    hidden, theirs = np.zeros((4, 5)), [keras.ops.zeros((4, 5), "float64")]
+    hidden, theirs = np.zeros((5, 4)), [keras.ops.zeros((4, 5), "float64")]
     for _ in range(4):
         x = generator.normal(size=(4, 3))
-        hidden = gru_step(x, hidden, *(weights[f"g/{p}"] for p in PARTS))
+        hidden = gru_step(x.T, hidden, *(weights[f"g/{p}"] for p in PARTS))
         _, theirs = cell(keras.ops.convert_to_tensor(x), theirs)
     assert np.abs(hidden).max() > 0.1
-    np.testing.assert_allclose(hidden, theirs[0], rtol=1e-12)
+    np.testing.assert_allclose(hidden, theirs[0].numpy().T, rtol=1e-12)
 
 
 def test_fresh_gru_is_drawn_as_keras_draws():
@@ -157,11 +157,11 @@ def test_weight_count():
     assert count(Scale(shortcut=False)) == 5065
 
 
-def test_state_has_a_row_for_each_tensor_and_one_for_all():
+def test_state_has_a_column_for_each_tensor_and_one_for_all():
     state = Scale().init_state(LAYOUT)
-    assert state.hidden_parameter.shape == (11, 20)
-    assert state.hidden_tensor.shape == (3, 10)
-    assert state.hidden_global.shape == (1, 10)
+    assert state.hidden_parameter.shape == (20, 11)
+    assert state.hidden_tensor.shape == (10, 3)
+    assert state.hidden_global.shape == (10, 1)
     numbers = sum(np.size(part) for part in state) - 3 * 10 - 10
     assert 4 * numbers / LAYOUT.size == 120  # bytes a parameter, as its docs say
 
@@ -183,11 +183,11 @@ def test_decays_start_at_beta_and_its_roots():
     grads = gradients()
     state = trajectory(rule, weights, grads)[1][-1]
     for found, power, beta in ((state.m, 1, 0.9), (state.v, 2, 0.999)):
-        expected = np.zeros((11, 4))
+        expected = np.zeros((4, 11))
         for g in grads:
             for s in range(4):
                 decay = beta ** (1.0 / 2**s)
-                expected[:, s] = decay * expected[:, s] + (1 - decay) * g**power
+                expected[s] = decay * expected[s] + (1 - decay) * g**power
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

@@ -18,12 +18,10 @@ class Place(NamedTuple):
     Attributes:
         layout: of all of them.
         tensors: numbers of those that have a gradient, in the gradients' order.
-        chunk_size: coordinates that are updated at once.
     """
 
     layout: Layout
     tensors: list[int]
-    chunk_size: int
 
     @property
     def part(self) -> Layout:
@@ -44,7 +42,8 @@ def advance(
     Like any Keras optimizer it leaves alone what has no gradient, and its state.
 
     Args:
-        state: list of variables, of Keras or of the backend.
+        state: list of variables, of Keras or of the backend; in chunks, `[C, …, S]`,
+            where a rule's coordinates do not depend on one another.
         place: a `Place`.
         grads_P, params_P: of the tensors at `place`.
         step: gradients seen so far, this one included.
@@ -57,8 +56,9 @@ def advance(
     weights = {k: ops.convert_to_tensor(v) for k, v in weights.items()}
     empty = rule.init_state(Layout(("none",), ((0,),)))
 
-    def step_fn(grads_P, params_P, values, layout):
-        values = [ops.cast(value, "float32") for value in values]
+    def step_fn(vectors, values, layout):
+        grads_P, params_P, *has_one = vectors
+        values = start = [ops.cast(value, "float32") for value in values]
         if afresh is not None:
             values = ops.cond(afresh, lambda: _first(rule, values), lambda: values)
         before = tree.pack_sequence_as(empty, values)
@@ -73,12 +73,18 @@ def advance(
             after = anew(rule, rule.observe(grads_P, before, step))
             return ops.zeros_like(grads_P), tree.flatten(after)
 
-        return moved() if held is None else ops.cond(held, observed, moved)
+        delta_P, after = moved() if held is None else ops.cond(held, observed, moved)
+        for has_P in has_one:  # where some have no gradient
+            after = [ops.where(has_P, a, b) for a, b in zip(after, start, strict=True)]
+        return delta_P, after
 
-    if rule.coordinatewise and grads_P.shape[0] > place.chunk_size:
-        return _in_chunks(step_fn, state, place, grads_P, params_P)
+    vectors = [grads_P, params_P]
+    if rule.coordinatewise:
+        if not place.whole:
+            vectors = [*(_among_zeros(v, place) for v in vectors), _has_one(place)]
+        return rows(update_in_chunks(step_fn, state, vectors, place.layout), place)
     values = [rows(ops.convert_to_tensor(part), place) for part in state]
-    delta_P, values = step_fn(grads_P, params_P, values, place.part)
+    delta_P, values = step_fn(vectors, values, place.part)
     for variable, value in zip(state, values, strict=True):
         whole = with_rows(ops.convert_to_tensor(variable), value, place)
         variable.assign(ops.cast(whole, variable.dtype))
@@ -96,51 +102,30 @@ def _first(rule, values):
     """Returns what a state of these values is before the first step, as a list."""
     start = tree.flatten(rule.init_state(Layout(("one",), ((1,),))))
     return [
-        ops.broadcast_to(one[:1], now.shape)
-        for one, now in zip(start, values, strict=True)
+        ops.broadcast_to(one, now.shape) for one, now in zip(start, values, strict=True)
     ]
 
 
-def _in_chunks(step_fn, state, place, grads_P, params_P):
-    deltas, done = [], 0
-    for run in _runs(place.tensors):
-        layout = place.layout.only(run)
-        these = slice(done, done + layout.size)
-        deltas.append(
-            update_in_chunks(
-                step_fn,
-                state,
-                grads_P[these],
-                params_P[these],
-                layout,
-                place.chunk_size,
-                first=sum(place.layout.sizes[: run[0]]),
-            )
-        )
-        done += layout.size
-    return ops.concatenate(deltas) if len(deltas) > 1 else deltas[0]
+def _has_one(place):
+    """Returns `[P]`: whether a coordinate's tensor has a gradient."""
+    has = [i in place.tensors for i in range(len(place.layout.shapes))]
+    return place.layout.spread(ops.convert_to_tensor(has, "bool"))
 
 
-def _runs(numbers):
-    """Returns numbers cut into runs of neighbours."""
-    runs = [[numbers[0]]]
-    for number in numbers[1:]:
-        if number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return runs
+def _among_zeros(part_P, place):
+    """Returns a vector of the tensors at `place`, with zeros for all others."""
+    return with_rows(ops.zeros((place.layout.size,), part_P.dtype), part_P, place)
 
 
 def rows(value, place):
     """Returns the part of a state that belongs to the tensors at `place`."""
     if place.whole:
         return value
-    if value.shape[0] == place.layout.size:
+    if value.shape[-1] == place.layout.size:
         pieces = place.layout.segments(value)
-        return ops.concatenate([pieces[i] for i in place.tensors], axis=0)
-    if value.shape[0] == len(place.layout.shapes):
-        return ops.take(value, ops.convert_to_tensor(place.tensors), axis=0)
+        return ops.concatenate([pieces[i] for i in place.tensors], axis=-1)
+    if value.shape[-1] == len(place.layout.shapes):
+        return ops.take(value, ops.convert_to_tensor(place.tensors), axis=-1)
     return value
 
 
@@ -148,15 +133,15 @@ def with_rows(old, new, place):
     """Returns the whole state again, with the new values of the tensors at `place`."""
     if place.whole:
         return new
-    if old.shape[0] == place.layout.size:
+    if old.shape[-1] == place.layout.size:
         pieces = place.layout.segments(old)
         parts = place.part.segments(new)
         for i, piece in zip(place.tensors, parts, strict=True):
             pieces[i] = ops.cast(piece, old.dtype)
-        return ops.concatenate(pieces, axis=0)
-    if old.shape[0] == len(place.layout.shapes):
-        found = [old[i : i + 1] for i in range(len(place.layout.shapes))]
+        return ops.concatenate(pieces, axis=-1)
+    if old.shape[-1] == len(place.layout.shapes):
+        found = [old[..., i : i + 1] for i in range(len(place.layout.shapes))]
         for n, i in enumerate(place.tensors):
-            found[i] = ops.cast(new[n : n + 1], old.dtype)
-        return ops.concatenate(found, axis=0)
+            found[i] = ops.cast(new[..., n : n + 1], old.dtype)
+        return ops.concatenate(found, axis=-1)
     return new

@@ -72,7 +72,7 @@ def mixing_trace(task, rule, weights, carry, batches):
             layout,
             unroll.step_count(carry.step, i, dtype),
         )
-        means = [tf.reduce_mean(w, 0) for w in layout.segments(mixture.weights_PK)]
+        means = [tf.reduce_mean(w, 1) for w in layout.segments(mixture.weights_KP)]
         params_P = side.params_P + scale_P * mixture.delta_P
         side = Side(params_P, mixture.state, model_state)
         return side, kept.write(i, tf.stack(means))

@@ -33,6 +33,9 @@ FLOOR = 0.1
 NOISE = 8.0
 # Share of the fallback's gain a step that the optimizer, back again, must have.
 SHARE = 0.5
+# Each fallback lasts so many times the last: a net whose optimizer will not do is the
+# fallback's for all but a few hundred steps.
+GROWTH = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +50,12 @@ class Guard:
         size: a learned step longer than so many times the fallback's is out of bounds.
         cosine: so is one whose cosine with the fallback's is below this.
         climb: the loss has climbed when its running average has lost more than this
-            share of all that was gained (since the warm-up, once it is over), and more
-            than its noise explains; the parameters then go back to where the average
-            was lowest.
-        patience: steps of the first fallback; each further one is twice as long. After
-            so many, again and again, the optimizer, back, must have gained half of what
-            the fallback gained in as many.
+            share of all that was gained (since the warm-up, once it is over; any share
+            where the optimizer fell before), and more than its noise explains; the
+            parameters then go back to where the average was lowest.
+        patience: steps of the first fallback; each further one is four times as long.
+            After so many, again and again, the optimizer, back, must have gained half
+            of what the fallback gained in as many.
     """
 
     fallback: AnalyticRule = ADAM
@@ -160,7 +163,7 @@ def with_loss(guard, watch, loss):
     # Of the losses before, or a jump would pass for noise.
     noise = NOISE * ops.sqrt(watch.variance * (1.0 - DECAY) / (1.0 + DECAY))
     most = ops.maximum(guard.climb * (start - best), FLOOR * ops.abs(start))
-    most = ops.maximum(most, noise)
+    most = ops.maximum(ops.where(watch.trial > 0.0, 0.0, most), noise)
     settled = ops.logical_and(counts, seen > SETTLING)
     broken = ops.where(finite, 0.0, watch.broken + 1.0)
     climbed = ops.logical_or(
@@ -196,7 +199,7 @@ def from_here(watch, here):
 def charge(guard, watch):
     """Returns how many steps the fallback stays, or stayed, for the last fall."""
     falls = watch.bounds + watch.climbs + watch.lags
-    return guard.patience * ops.power(2.0, ops.clip(falls - 1.0, 0.0, 20.0))
+    return guard.patience * ops.power(GROWTH, ops.clip(falls - 1.0, 0.0, 10.0))
 
 
 def on_trial(guard, watch, ours):

@@ -71,41 +71,35 @@ class Layout(NamedTuple):
         )
 
     def rank_one_hot(self, ranks, dtype):
-        """Returns `[P, R]`: which of `ranks` each coordinate's tensor has, if any."""
-        rows = [
-            ops.broadcast_to(
-                ops.convert_to_tensor([[float(rank == r) for r in ranks]], dtype),
-                (size, len(ranks)),
-            )
-            for size, rank in zip(self.sizes, self.ranks, strict=True)
-        ]
-        return ops.concatenate(rows, axis=0)
+        """Returns `[R, P]`: which of `ranks` each coordinate's tensor has, if any."""
+        has = [[float(rank == r) for rank in self.ranks] for r in ranks]
+        return self.spread(ops.convert_to_tensor(has, dtype))
 
     def segments(self, values_P):
-        """Returns `values_P` (shape `[P, ...]`) cut into one piece per tensor."""
+        """Returns `values_P` (shape `[..., P]`) cut into one piece per tensor."""
         if len(self.sizes) == 1:
             return [values_P]
         ends, total = [], 0
         for size in self.sizes[:-1]:
             total += size
             ends.append(total)
-        return ops.split(values_P, ends, axis=0)
+        return ops.split(values_P, ends, axis=-1)
 
-    def segment_mean(self, values_PF):
-        """Returns the mean over the coordinates of each tensor, `[N, F]`."""
-        pieces = self.segments(values_PF)
-        return ops.stack([ops.mean(piece, axis=0) for piece in pieces])
+    def segment_mean(self, values_FP):
+        """Returns means over the coordinates of tensors: `[…, P]` to `[…, N]`."""
+        pieces = self.segments(values_FP)
+        return ops.stack([ops.mean(piece, axis=-1) for piece in pieces], axis=-1)
 
-    def spread(self, values_NF):
-        """Returns each tensor's row at all of its coordinates, `[P, F]`."""
+    def spread(self, values_FN):
+        """Returns each tensor's numbers at its coordinates: `[…, N]` to `[…, P]`."""
         # Broadcasts, not a gather: a gather's gradient is sparse, or slow to add up.
-        width = values_NF.shape[1]
+        width = values_FN.shape[:-1]
         return ops.concatenate(
             [
-                ops.broadcast_to(values_NF[n : n + 1], (size, width))
+                ops.broadcast_to(values_FN[..., n : n + 1], (*width, size))
                 for n, size in enumerate(self.sizes)
             ],
-            axis=0,
+            axis=-1,
         )
 
     def split(self, values_P):

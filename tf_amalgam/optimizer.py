@@ -10,14 +10,13 @@ from keras import ops
 
 from tf_amalgam import rules
 from tf_amalgam.advance import Place, advance
+from tf_amalgam.chunks import cut, default_size, divide, joined
 from tf_amalgam.guard import Guard, Watch
 from tf_amalgam.guarded import Kept, Moment, guarded_step
 from tf_amalgam.layout import Layout, concat
 from tf_amalgam.rules.rule import leaves
 
 STATE_DTYPES = ("float32", "bfloat16", "float16")
-# Coordinates of a chunk: some 1 GB of working memory for RNNProp.
-CHUNK_SIZE = 2**19
 
 
 class RuleOptimizer(keras.optimizers.Optimizer):
@@ -36,9 +35,10 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         state_dtype: of the recurrent state: "float32", or "bfloat16" or "float16" to
             halve it (RNNProp: 168 instead of 328 bytes a parameter). Moments, which
             such numbers cannot average, and all computations stay in float32.
-        chunk_size: a larger model's coordinates are updated so many at a time, so that
-            the working memory of a step is bounded; rules that couple coordinates
-            (Scale) update all at once.
+        chunk_size: a larger model's coordinates are updated at most so many at a time,
+            so that the working memory of a step is bounded; rules that couple
+            coordinates (Scale) update all at once. None: 2¹⁴, some 30 MB for RNNProp,
+            or 2¹⁹ beside a GPU, which needs more at once to be busy.
         guard: True, or a `Guard`: an analytic rule takes over for a while where the
             rule's steps are not finite or out of bounds, the loss climbs, or the rule,
             back after such a fall, gains less than half as fast (losses are seen
@@ -63,15 +63,18 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         warmup_steps=0,
         warmup_learning_rate=0.01,
         state_dtype="float32",
-        chunk_size=CHUNK_SIZE,
+        chunk_size=None,
         guard=None,
         **kwargs,
     ):
         if state_dtype not in STATE_DTYPES:
             raise ValueError(rules.unknown("state_dtype", state_dtype, STATE_DTYPES))
-        if not isinstance(chunk_size, int) or chunk_size < 1:
+        if chunk_size is not None and not (
+            isinstance(chunk_size, int) and chunk_size >= 1
+        ):
             raise ValueError(
-                f"chunk_size must be a whole number from 1, received {chunk_size!r}."
+                "chunk_size must be a whole number from 1, or None, received "
+                f"{chunk_size!r}."
             )
         if isinstance(learning_rate, int) and not isinstance(learning_rate, bool):
             learning_rate = float(learning_rate)
@@ -95,6 +98,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         self._loss = None  # of the step that is being taken, where it is known
         self._guarded: list = []  # what the guard keeps, see `_kept`
         self._layout = Layout((), ())  # known when built
+        self._chunks = (1, 0)  # their number and size
         self._state: list = []
 
     def build(self, variables):
@@ -103,6 +107,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._layout = Layout.of(variables)
+        at_most = self.chunk_size or default_size(variables[0])
+        self._chunks = divide(self._layout.size, at_most)
         with self._beside(variables[0]):
             self._state = self._variables_of(self.rule, self.state_dtype)
             if self.guard:
@@ -133,18 +139,20 @@ class RuleOptimizer(keras.optimizers.Optimizer):
 
     def _variables_of(self, rule, small_dtype, prefix=""):
         """Returns variables that hold a rule's state."""
-        layout, rows = self._layout, []
+        (count, size), layout = self._chunks, self._layout
         if rule.coordinatewise:
             # All start alike: one is enough, where a whole state may be gigabytes.
-            layout, rows = Layout(("one",), ((1,),)), [layout.size]
+            layout = Layout(("one",), ((1,),))
         with _eagerly():
             state = rule.init_state(layout)
         found = []
         for (place, *path), part in leaves(state):
-            field = state._fields[place]
+            field, shape = state._fields[place], tuple(part.shape)
+            if rule.coordinatewise:
+                shape = (count, *shape[:-1], size)
             found.append(
                 self.add_variable(
-                    shape=(*rows, *part.shape[len(rows) :]),
+                    shape=shape,
                     initializer=functools.partial(_filled, part),
                     dtype=small_dtype if field in rule.recurrent else "float32",
                     name=prefix + "_".join([field, *map(str, path)]),
@@ -160,6 +168,44 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         config["chunk_size"] = self.chunk_size
         config["guard"] = self.guard and self.guard.get_config()
         return config
+
+    def save_own_variables(self, store):
+        """Stores what Keras does, states `[…, P]` whatever their chunks."""
+        in_chunks = self._in_chunks
+        for i, variable in enumerate(self.variables):
+            value = ops.convert_to_numpy(variable)
+            whole = id(variable) not in in_chunks
+            store[str(i)] = value if whole else joined(value, self._layout.size)
+
+    def load_own_variables(self, store):
+        """Reads what `save_own_variables` stored, into chunks of this optimizer's size.
+
+        Raises:
+            ValueError: where it is the state of a model of another size.
+        """
+        in_chunks = self._in_chunks
+        if len(store.keys()) != len(self.variables):
+            super().load_own_variables(store)  # tells that it does not
+            return
+        for i, variable in enumerate(self.variables):
+            value = store[str(i)]
+            if id(variable) in in_chunks:
+                if value.shape[-1] != self._layout.size:
+                    raise ValueError(
+                        f"The saved state of {self.name} is of a model with "
+                        f"{value.shape[-1]:,} trainable parameters, this one has "
+                        f"{self._layout.size:,}. Load it into the model that it was "
+                        "saved with."
+                    )
+                count, *_, size = variable.shape
+                value = cut(np.asarray(value), count, size)
+            variable.assign(value)
+
+    @property
+    def _in_chunks(self) -> set:
+        """Identities of the variables that are stored in chunks."""
+        found = list(self._state) if self.rule.coordinatewise else []
+        return {id(v) for v in found + (self._kept.fallback if self._kept else [])}
 
     @contextlib.contextmanager
     def _beside(self, variable):
@@ -276,7 +322,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             last_warm=step == self.warmup_steps if self.warmup_steps else None,
             loss=loss,
         )
-        place = Place(self._layout, places, self.chunk_size)
+        place = Place(self._layout, places)
         own_step = functools.partial(self._own_step, state, place)
         if kept:
             after_P = guarded_step(self.guard, kept, place, now, own_step)

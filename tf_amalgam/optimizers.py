@@ -3,9 +3,11 @@
 import dataclasses
 
 import keras
+import numpy as np
 from keras import ops
 
 from tf_amalgam import rules
+from tf_amalgam.chunks import joined
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.optimizer import RuleOptimizer
 from tf_amalgam.rules.rule import AnalyticRule
@@ -171,17 +173,18 @@ class Choice(LearnedOptimizer):
                 "Train with it first, or call optimizer.build(variables)."
             )
         names = [variable.name for variable in self._state]
-        last_PH = self._state[names.index(f"hidden_{self.rule.layers - 1}")]
-        weights = {k: ops.convert_to_tensor(v) for k, v in self.rule_weights.items()}
-        shares_PK = self.rule.mixing_weights(
-            weights, ops.cast(ops.convert_to_tensor(last_PH), "float32")
-        )
+        last = self._state[names.index(f"hidden_{self.rule.layers - 1}")]
         layout = self._layout
-        pieces = layout.segments(ops.convert_to_numpy(shares_PK))
+        last_HP = joined(ops.convert_to_numpy(last), layout.size)
+        weights = {k: ops.convert_to_tensor(v) for k, v in self.rule_weights.items()}
+        shares_KP = self.rule.mixing_weights(weights, ops.cast(last_HP, "float32"))
+        pieces = layout.segments(ops.convert_to_numpy(shares_KP))
         found: dict = {}
         for name, shape, piece in zip(layout.names, layout.shapes, pieces, strict=True):
             key = f"{name} ({len(found)})" if name in found else name
-            found[key] = ops.convert_to_numpy(piece).reshape(*shape, -1)
+            found[key] = np.moveaxis(ops.convert_to_numpy(piece), 0, -1).reshape(
+                *shape, -1
+            )
         return found
 
 

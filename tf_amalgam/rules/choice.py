@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 from keras import ops
 
 from tf_amalgam.rules.adam import Adam
+from tf_amalgam.rules.dense import affine
 from tf_amalgam.rules.fresh import full, glorot
 from tf_amalgam.rules.lstm import cell_weights, init_lstm, lstm_step
 from tf_amalgam.rules.rmsprop import RMSProp
@@ -27,14 +28,14 @@ class ChoiceState(NamedTuple):
     """States of the pool's members and of the LSTM layers."""
 
     pool: tuple  # K × the member's own state
-    hidden: tuple  # layers × [P, H]
-    cell: tuple  # layers × [P, H]
+    hidden: tuple  # layers × [H, P]
+    cell: tuple  # layers × [H, P]
 
 
 class Mixture(NamedTuple):
     """What a Choice rule decided in one step."""
 
-    weights_PK: Any  # softmax weights, each row sums to 1
+    weights_KP: Any  # softmax weights, each column sums to 1
     delta_P: Any
     state: ChoiceState
 
@@ -116,7 +117,7 @@ class Choice(Rule):
         return ChoiceState(members, layers(), layers())
 
     def noise_shape(self, layout):
-        return (layout.size, len(self.pool)) if self.hardness else None
+        return (len(self.pool), layout.size) if self.hardness else None
 
     def observe(self, grads_P, state, step):
         members = zip(self.pool, state.pool, strict=True)
@@ -132,14 +133,14 @@ class Choice(Rule):
         """Returns the `Mixture` of one step.
 
         Args:
-            noise: uniform numbers in (0, 1), `[P, K]`, for Gumbel noise in training.
+            noise: uniform numbers in (0, 1), `[K, P]`, for Gumbel noise in training.
         """
         moved = [
             member.update({}, grads_P, params_P, member_state, layout, step)
             for member, member_state in zip(self.pool, state.pool, strict=True)
         ]
-        updates_PK = ops.stack([delta_P for delta_P, _ in moved], axis=1)
-        x = ops.concatenate([updates_PK, self._features(updates_PK, layout, step)], 1)
+        updates_KP = ops.stack([delta_P for delta_P, _ in moved])
+        x = ops.concatenate([updates_KP, self._features(updates_KP, layout, step)])
         hidden, cell = [], []
         for i in range(self.layers):
             x, c = lstm_step(
@@ -147,33 +148,31 @@ class Choice(Rule):
             )
             hidden.append(x)
             cell.append(c)
-        weights_PK = self.mixing_weights(weights, x, noise)
+        weights_KP = self.mixing_weights(weights, x, noise)
         if self.rate_range:
-            rates_PK = ops.tanh(x @ weights["rate/kernel"] + weights["rate/bias"])
-            updates_PK = updates_PK * ops.exp(self.rate_range * rates_PK)
-        delta_P = ops.sum(weights_PK * updates_PK, axis=1)
+            rates_KP = ops.tanh(affine(x, weights["rate/kernel"], weights["rate/bias"]))
+            updates_KP = updates_KP * ops.exp(self.rate_range * rates_KP)
+        delta_P = ops.sum(weights_KP * updates_KP, axis=0)
         state = ChoiceState(tuple(s for _, s in moved), tuple(hidden), tuple(cell))
-        return Mixture(weights_PK, delta_P, state)
+        return Mixture(weights_KP, delta_P, state)
 
-    def mixing_weights(self, weights, hidden_PH, noise=None):
-        """Returns `[P, K]`: of a step that left the last layer at `hidden_PH`."""
-        logits_PK = hidden_PH @ weights["head/kernel"] + weights["head/bias"]
-        return self._softmax(logits_PK, noise)
+    def mixing_weights(self, weights, hidden_HP, noise=None):
+        """Returns `[K, P]`: of a step that left the last layer at `hidden_HP`."""
+        logits_KP = affine(hidden_HP, weights["head/kernel"], weights["head/bias"])
+        return self._softmax(logits_KP, noise)
 
-    def _features(self, updates_PK, layout, step):
-        """Returns [P, 4]: time, and one-hot of the tensor's number of dimensions."""
-        dtype = updates_PK.dtype
+    def _features(self, updates_KP, layout, step):
+        """Returns `[4, P]`: time, and one-hot of the tensor's number of dimensions."""
+        dtype = updates_KP.dtype
         time = (ops.cast(step, dtype) - 1.0) / self.time_scale
-        ones_P1 = ops.ones((layout.size, 1), dtype)
-        return ops.concatenate(
-            [time * ones_P1, layout.rank_one_hot(RANKS, dtype)], axis=1
-        )
+        ones_1P = ops.ones((1, layout.size), dtype)
+        return ops.concatenate([time * ones_1P, layout.rank_one_hot(RANKS, dtype)])
 
-    def _softmax(self, logits_PK, noise):
+    def _softmax(self, logits_KP, noise):
         if not self.hardness:
-            return ops.softmax(logits_PK, axis=1)
+            return ops.softmax(logits_KP, axis=0)
         if noise is None:
-            best = ops.argmax(logits_PK, axis=1)
-            return ops.cast(ops.one_hot(best, len(self.pool)), logits_PK.dtype)
-        gumbel_PK = -ops.log(-ops.log(noise))
-        return ops.softmax(self.hardness * (logits_PK + gumbel_PK), axis=1)
+            best = ops.argmax(logits_KP, axis=0)
+            return ops.one_hot(best, len(self.pool), axis=0, dtype=logits_KP.dtype)
+        gumbel_KP = -ops.log(-ops.log(noise))
+        return ops.softmax(self.hardness * (logits_KP + gumbel_KP), axis=0)

@@ -1,11 +1,18 @@
-"""A dense head with one output, on every coordinate at once."""
+"""Dense layers, on every coordinate at once."""
+
+from keras import ops
 
 from tf_amalgam.rules.fresh import full, glorot
 
 
-def dense(values_PF, weights, prefix):
-    """Returns `values_PF @ kernel + bias` as a vector `[P]`."""
-    return (values_PF @ weights[f"{prefix}/kernel"] + weights[f"{prefix}/bias"])[:, 0]
+def affine(values_FP, kernel, bias):
+    """Returns `[units, P]`: kernelᵀ · values + bias, the kernel being `[F, units]`."""
+    return ops.transpose(kernel) @ values_FP + bias[:, None]
+
+
+def dense(values_FP, weights, prefix):
+    """Returns the vector `[P]` that a layer with one output makes of the values."""
+    return affine(values_FP, weights[f"{prefix}/kernel"], weights[f"{prefix}/bias"])[0]
 
 
 def init_dense(prefix, inputs, seed):

@@ -19,21 +19,21 @@ PREPROCESSINGS = ("log_sign", "raw")
 class OriginalState(NamedTuple):
     """State of two LSTM layers."""
 
-    hidden_0: Any  # [P, H]
-    cell_0: Any  # [P, H]
-    hidden_1: Any  # [P, H]
-    cell_1: Any  # [P, H]
+    hidden_0: Any  # [H, P]
+    cell_0: Any  # [H, P]
+    hidden_1: Any  # [H, P]
+    cell_1: Any  # [H, P]
 
 
 def log_sign(grads_P, p):
-    """Returns `[P, 2]`: size and sign of gradients of very different sizes.
+    """Returns `[2, P]`: size and sign of gradients of very different sizes.
 
     (log|g|/p, sign g) where |g| ≥ e⁻ᵖ, else (−1, eᵖ·g) (Andrychowicz et al. 2016,
     Appendix A); continuous, and both parts bounded below by −1.
     """
     size_P = ops.maximum(ops.absolute(grads_P), math.exp(-p))
     sign_P = ops.clip(math.exp(p) * grads_P, -1.0, 1.0)
-    return ops.stack([ops.log(size_P) / p, sign_P], axis=1)
+    return ops.stack([ops.log(size_P) / p, sign_P])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Original(Rule):
 
     def update(self, weights, grads_P, params_P, state, layout, step):
         if self.preprocessing == "log_sign":
-            inputs_PF = log_sign(grads_P, self.p)
+            inputs_FP = log_sign(grads_P, self.p)
         else:
-            inputs_PF = ops.stack([grads_P], axis=1)
+            inputs_FP = grads_P[None]
         hidden_0, cell_0 = lstm_step(
-            inputs_PF, state.hidden_0, state.cell_0, *cell_weights(weights, "lstm_0")
+            inputs_FP, state.hidden_0, state.cell_0, *cell_weights(weights, "lstm_0")
         )
         hidden_1, cell_1 = lstm_step(
             hidden_0, state.hidden_1, state.cell_1, *cell_weights(weights, "lstm_1")

@@ -40,10 +40,10 @@ class RNNPropState(NamedTuple):
 
     m: Any  # [P]
     v: Any  # [P]
-    hidden_0: Any  # [P, H]
-    cell_0: Any  # [P, H]
-    hidden_1: Any  # [P, H]
-    cell_1: Any  # [P, H]
+    hidden_0: Any  # [H, P]
+    cell_0: Any  # [H, P]
+    hidden_1: Any  # [H, P]
+    cell_1: Any  # [H, P]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,28 +100,28 @@ class RNNProp(Rule):
         inputs = [m_tilde, g_tilde]
         if self.inputs == "extended":
             inputs = [grads_P, *inputs]
-        inputs_PF = ops.stack(inputs, axis=1)
+        inputs_FP = ops.stack(inputs)
         hidden_0, cell_0 = lstm_step(
-            inputs_PF, state.hidden_0, state.cell_0, *cell_weights(weights, "lstm_0")
+            inputs_FP, state.hidden_0, state.cell_0, *cell_weights(weights, "lstm_0")
         )
         hidden_1, cell_1 = lstm_step(
-            self._beside(hidden_0, inputs_PF),
+            self._beside(hidden_0, inputs_FP),
             state.hidden_1,
             state.cell_1,
             *cell_weights(weights, "lstm_1"),
         )
-        y_P = ops.tanh(dense(self._beside(hidden_1, inputs_PF), weights, "head"))
+        y_P = ops.tanh(dense(self._beside(hidden_1, inputs_FP), weights, "head"))
         state = RNNPropState(moments.m, moments.v, hidden_0, cell_0, hidden_1, cell_1)
         if self.output == "tanh":
             return -self.alpha * y_P, state
         direction_P = m_tilde if self.output == "adam_lr" else g_tilde
         return -self.alpha * ops.exp(y_P) * direction_P, state
 
-    def _beside(self, hidden_PH, inputs_PF):
+    def _beside(self, hidden_HP, inputs_FP):
         """Returns a layer's output, with the shortcut of extended inputs."""
         if self.inputs == "basic":
-            return hidden_PH
-        return ops.concatenate([hidden_PH, inputs_PF], axis=1)
+            return hidden_HP
+        return ops.concatenate([hidden_HP, inputs_FP])
 
     def _normalized(self, grads_P, moments: Moments, step):
         """Returns (m̂/√v̂, g/√v̂)."""

@@ -46,7 +46,7 @@ class Rule:
     def init_state(self, layout, dtype="float32"):
         """Returns the state before the first step, a NamedTuple (nested if need be).
 
-        Tensors whose first dimension is P belong to coordinates, those whose first
+        Tensors whose last dimension is P belong to coordinates, those whose last
         dimension is the number of tensors belong to these, others to the whole.
         """
         return Empty()
@@ -100,9 +100,9 @@ class AnalyticRule(Rule):
         check_positive(self, "learning_rate")
 
 
-def zeros(layout, *trailing, dtype):
-    """Returns zeros `[P, *trailing]`."""
-    return ops.zeros((layout.size, *trailing), dtype=dtype)
+def zeros(layout, *leading, dtype):
+    """Returns zeros `[*leading, P]`."""
+    return ops.zeros((*leading, layout.size), dtype=dtype)
 
 
 def leaves(state, path=()):

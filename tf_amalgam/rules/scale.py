@@ -16,32 +16,33 @@ from tf_amalgam.rules.rule import Rule, check_decay, check_positive, zeros
 class ScaleState(NamedTuple):
     """Momenta at S timescales, three levels of recurrent units, learning rates."""
 
-    m: Any  # [P, S]
-    v: Any  # [P, S]
-    hidden_parameter: Any  # [P, H]
-    hidden_tensor: Any  # [N, H′]
-    hidden_global: Any  # [1, H″]
+    m: Any  # [S, P]
+    v: Any  # [S, P]
+    hidden_parameter: Any  # [H, P]
+    hidden_tensor: Any  # [H′, N]
+    hidden_global: Any  # [H″, 1]
     log_rate: Any  # [P] η̄, running average of log learning rates
     relative_log_rate: Any  # [P] η against the mean of its tensor
 
 
 def timescale_moments(grads_P, state, log_beta_1, log_beta_2):
-    """Returns (m_PS, v_PS): moments of the gradient that decay by β^(2⁻ˢ), s = 0 … S−1.
+    """Returns (m_SP, v_SP): moments of the gradient that decay by β^(2⁻ˢ), s = 0 … S−1.
 
-    Eq. 1, 2 and 13; β ([P, 1] or a number) comes as its logarithm, which keeps 1 − β
+    Eq. 1, 2 and 13; β ([1, P] or a number) comes as its logarithm, which keeps 1 − β
     exact near 1.
     """
-    timescales = range(state.m.shape[1])
-    power_S = ops.convert_to_tensor([0.5**s for s in timescales], dtype=state.m.dtype)
-    grads_P1 = grads_P[:, None]
+    timescales = range(state.m.shape[0])
+    power_S1 = ops.convert_to_tensor(
+        [[0.5**s] for s in timescales], dtype=state.m.dtype
+    )
 
-    def ema(average_PS, value_P1, log_beta):
-        log_decay = power_S * log_beta
-        return ops.exp(log_decay) * average_PS - ops.expm1(log_decay) * value_P1
+    def ema(average_SP, value_P, log_beta):
+        log_decay = power_S1 * log_beta
+        return ops.exp(log_decay) * average_SP - ops.expm1(log_decay) * value_P
 
     return (
-        ema(state.m, grads_P1, log_beta_1),
-        ema(state.v, ops.square(grads_P1), log_beta_2),
+        ema(state.m, grads_P, log_beta_1),
+        ema(state.v, ops.square(grads_P), log_beta_2),
     )
 
 
@@ -128,8 +129,8 @@ class Scale(Rule):
             m=zeros(layout, self.timescales, dtype=dtype),
             v=zeros(layout, self.timescales, dtype=dtype),
             hidden_parameter=zeros(layout, self.parameter_units, dtype=dtype),
-            hidden_tensor=ops.zeros((count, self.tensor_units), dtype=dtype),
-            hidden_global=ops.zeros((1, self.global_units), dtype=dtype),
+            hidden_tensor=ops.zeros((self.tensor_units, count), dtype=dtype),
+            hidden_global=ops.zeros((self.global_units, 1), dtype=dtype),
             log_rate=ops.full(
                 (layout.size,), math.log(self.initial_learning_rate), dtype=dtype
             ),
@@ -137,80 +138,78 @@ class Scale(Rule):
         )
 
     def observe(self, grads_P, state, step):
-        m_PS, v_PS = timescale_moments(
+        m_SP, v_SP = timescale_moments(
             grads_P, state, math.log(self.beta_1), math.log(self.beta_2)
         )
-        return state._replace(m=m_PS, v=v_PS)
+        return state._replace(m=m_SP, v=v_SP)
 
     def update(self, weights, grads_P, params_P, state, layout, step):
         # Eq. 1, 2, 13: the parameter's unit chose the decays one step before.
         log_beta_1, log_beta_2 = (
-            ops.log_sigmoid(dense(state.hidden_parameter, weights, name))[:, None]
+            ops.log_sigmoid(dense(state.hidden_parameter, weights, name))[None]
             for name in ("beta_1", "beta_2")
         )
-        m_PS, v_PS = timescale_moments(grads_P, state, log_beta_1, log_beta_2)
+        m_SP, v_SP = timescale_moments(grads_P, state, log_beta_1, log_beta_2)
         # Eq. 3: scaled momenta.
-        scaled_PS = by_root(m_PS, v_PS, self.epsilon)
-        parameter_PH, tensor_NH, global_1H = self._recurrent(
-            weights, scaled_PS, v_PS, state, layout
+        scaled_SP = by_root(m_SP, v_SP, self.epsilon)
+        parameter_HP, tensor_HN, global_H1 = self._recurrent(
+            weights, scaled_SP, v_SP, state, layout
         )
         # Eq. 7, 8: log learning rates, and their running average.
-        log_rate_P = state.log_rate + dense(parameter_PH, weights, "rate_change")
+        log_rate_P = state.log_rate + dense(parameter_HP, weights, "rate_change")
         gate = ops.sigmoid(weights["rate_momentum"])
-        mean_P = layout.spread(layout.segment_mean(log_rate_P[:, None]))[:, 0]
+        mean_P = layout.spread(layout.segment_mean(log_rate_P))
         # Eq. 5 as in D.3, and the shortcut of B.1.
-        direction_P = dense(parameter_PH, weights, "direction")
+        direction_P = dense(parameter_HP, weights, "direction")
         if self.shortcut:
-            direction_P = direction_P + dense(scaled_PS, weights, "shortcut")
+            direction_P = direction_P + dense(scaled_SP, weights, "shortcut")
         rate_P = ops.exp(log_rate_P) + self.learning_rate_offset
         return -rate_P * direction_P, ScaleState(
-            m=m_PS,
-            v=v_PS,
-            hidden_parameter=parameter_PH,
-            hidden_tensor=tensor_NH,
-            hidden_global=global_1H,
+            m=m_SP,
+            v=v_SP,
+            hidden_parameter=parameter_HP,
+            hidden_tensor=tensor_HN,
+            hidden_global=global_H1,
             log_rate=gate * state.log_rate + (1.0 - gate) * log_rate_P,
             relative_log_rate=log_rate_P - mean_P,
         )
 
-    def _recurrent(self, weights, scaled_PS, v_PS, state, layout):
+    def _recurrent(self, weights, scaled_SP, v_SP, state, layout):
         """Returns the hidden states of all three levels (Eq. 10, 11, 12).
 
         Upwards within the step, downwards one step later.
         """
         # Eq. 4: log size of the gradient at each timescale, against their mean.
-        log_v_PS = ops.log(v_PS + self.epsilon)
-        relative_PS = log_v_PS - ops.mean(log_v_PS, axis=1, keepdims=True)
-        inputs_PF = ops.concatenate(
+        log_v_SP = ops.log(v_SP + self.epsilon)
+        relative_SP = log_v_SP - ops.mean(log_v_SP, axis=0, keepdims=True)
+        inputs_FP = ops.concatenate(
             [
-                scaled_PS,
-                relative_PS,
-                state.relative_log_rate[:, None],
+                scaled_SP,
+                relative_SP,
+                state.relative_log_rate[None],
                 layout.spread(state.hidden_tensor),
                 self._everywhere(state, layout.size),
-            ],
-            axis=1,
+            ]
         )
-        parameter_PH = gru_step(
-            inputs_PF, state.hidden_parameter, *cell_weights(weights, "parameter")
+        parameter_HP = gru_step(
+            inputs_FP, state.hidden_parameter, *cell_weights(weights, "parameter")
         )
-        inputs_NF = ops.concatenate(
+        inputs_FN = ops.concatenate(
             [
-                layout.segment_mean(parameter_PH),
+                layout.segment_mean(parameter_HP),
                 self._everywhere(state, len(layout.sizes)),
-            ],
-            axis=1,
+            ]
         )
-        tensor_NH = gru_step(
-            inputs_NF, state.hidden_tensor, *cell_weights(weights, "tensor")
+        tensor_HN = gru_step(
+            inputs_FN, state.hidden_tensor, *cell_weights(weights, "tensor")
         )
-        global_1H = gru_step(
-            ops.mean(tensor_NH, axis=0, keepdims=True),
+        global_H1 = gru_step(
+            ops.mean(tensor_HN, axis=1, keepdims=True),
             state.hidden_global,
             *cell_weights(weights, "global"),
         )
-        return parameter_PH, tensor_NH, global_1H
+        return parameter_HP, tensor_HN, global_H1
 
-    def _everywhere(self, state, rows):
-        """Returns the global state once for each row."""
-        return ops.broadcast_to(state.hidden_global, (rows, self.global_units))
+    def _everywhere(self, state, columns):
+        """Returns the global state once for each column."""
+        return ops.broadcast_to(state.hidden_global, (self.global_units, columns))

@@ -1,0 +1,148 @@
+"""What all benchmarks share: the machine, processes of their own, ratios and goals."""
+
+import json
+import mmap
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+class Ratio(NamedTuple):
+    """One number that says how well we do.
+
+    Attributes:
+        what: is measured.
+        against: which it is divided by; "" where it is no ratio.
+        value, noise: median, and half the range of the middle half of what was
+            measured.
+        goal: where it should be.
+        floor: worse than this by more than the noise, something broke.
+        more: whether more is better.
+    """
+
+    what: str
+    against: str
+    value: float
+    noise: float
+    goal: float
+    floor: float
+    more: bool
+
+    @property
+    def reached(self) -> bool:
+        """Whether the goal is, as measured."""
+        return self.value >= self.goal if self.more else self.value <= self.goal
+
+    @property
+    def broke(self) -> bool:
+        """Whether it is worse than the floor by more than the noise."""
+        worse = self.floor - self.value if self.more else self.value - self.floor
+        return not worse <= self.noise  # also where it is no number
+
+
+def spread(values):
+    """Returns (median, half the range of the middle half)."""
+    if len(values) == 1:
+        return values[0], 0.0
+    low, middle, high = statistics.quantiles(values, n=4)
+    return middle, (high - low) / 2
+
+
+def ratio(ones, others):
+    """Returns (median, half the middle range) of the ratios of pairs.
+
+    Where both were measured in turns, a drift of the machine cancels in each.
+    """
+    return spread([a / b for a, b in zip(ones, others, strict=True)])
+
+
+def verdicts(ratios):
+    """Returns the ratios as a Markdown table."""
+    lines = ["| what | against | measured | goal | reached | floor |", "|---" * 6 + "|"]
+    for one in ratios:
+        told = "**broke**" if one.broke else "yes" if one.reached else "no"
+        cells = (
+            one.what,
+            one.against or "–",
+            f"{one.value:.2f} ± {one.noise:.2f}",
+            f"{'≥' if one.more else '≤'} {one.goal:.3g}",
+            told,
+            f"{one.floor:.3g}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def machine():
+    """Returns a sentence: processor, load, versions."""
+    import keras
+    import tensorflow as tf
+
+    load = os.getloadavg()[0]  # before we add to it
+    kind = f"{os.cpu_count()} cores of {platform.machine()}, {_vectors()}"
+    python, keras_too = platform.python_version(), keras.__version__
+    return (
+        f"{kind}, load {load:.1f}, Python {python}, TensorFlow {tf.__version__}, Keras "
+        f"{keras_too}; float32 products {product_rate():.0f} GFLOP/s, a fresh page of "
+        f"memory {page_microseconds():.1f} µs."
+    )
+
+
+def _vectors():
+    """Returns the widest vector instructions that the processor says it has."""
+    info = pathlib.Path("/proc/cpuinfo")
+    flags = info.read_text().split() if info.exists() else []
+    names = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}
+    return next((told for name, told in names.items() if name in flags), "no AVX")
+
+
+def product_rate(size=1024, repeats=20):
+    """Returns the rate of float32 matrix products, in GFLOP/s."""
+    import tensorflow as tf
+
+    a = tf.random.normal((size, size))
+    product = tf.function(lambda a: a @ a)
+    product(a).numpy()
+    best = min(timed(lambda: product(a).numpy()) for _ in range(repeats))
+    return 2 * size**3 / best / 1e9
+
+
+def page_microseconds(pages=2**14):
+    """Returns what it takes to write to a page of memory for the first time."""
+    with mmap.mmap(-1, pages * mmap.PAGESIZE) as memory:
+        return 1e6 * timed(lambda: _touch(memory, pages * mmap.PAGESIZE)) / pages
+
+
+def _touch(memory, size):
+    import numpy as np
+
+    np.frombuffer(memory, "uint8", count=size)[:: mmap.PAGESIZE] = 1
+
+
+def timed(function):
+    """Returns the seconds that a call takes."""
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def child(file, *arguments):
+    """Runs one measurement in a process of its own: `python file --child JSON`."""
+    done = subprocess.run(
+        [sys.executable, file, "--child", json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    if done.returncode:
+        raise RuntimeError(f"A measurement failed:\n{done.stderr}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
