@@ -97,6 +97,21 @@ def test_resumed_at_every_turn(scripted, whole, tmp_path, stop_after):
     assert 0.0 < before < resumed.about["seconds"]
 
 
+def test_an_unroll_of_another_version_is_refused(tmp_path):
+    """In the middle of an unroll, with states the other way round."""
+    options = {**OPTIONS, "stages": ((12, 1),), "repeat_threshold": None}
+    with helpers.interrupted_after(1):
+        tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **options)
+    (path,) = (tmp_path / "checkpoints").glob("*.npz")
+    with np.load(path) as archive:
+        found = dict(archive)
+    turned = {k: v.T if v.ndim == 2 else v for k, v in found.items()}
+    assert any(found[k].shape != v.shape for k, v in turned.items())
+    np.savez(path, **turned)
+    with pytest.raises(ValueError, match="another version .* in another folder"):
+        tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **options)
+
+
 def test_chances_lengthen_a_run(scripted):
     options = {**OPTIONS, "stages": ((6, 1),), "chances": 2, "repeat_threshold": None}
     amalgam = tf_amalgam.amalgamate(helpers.tiny_task(), **options)

@@ -85,7 +85,10 @@ def restored(state: State, arrays: dict, facts: dict, template) -> State:
 
     Args:
         state: a fresh one: the names of its weights and the count of its slots.
-        template: a Carry of the same structure.
+        template: a Carry of the same structure and shapes.
+
+    Raises:
+        ValueError: where the shapes of an unroll are others.
     """
     names, slots = state.now.weights, range(len(state.now.meta_optimizer))
     learned = {
@@ -96,9 +99,16 @@ def restored(state: State, arrays: dict, facts: dict, template) -> State:
         for kind in LEARNED
     }
     carries: list = []
-    parts = range(len(tf.nest.flatten(template)))
+    parts = tf.nest.flatten(template)
     while f"carry/{len(carries)}/0" in arrays:
-        values = [tf.constant(arrays[f"carry/{len(carries)}/{i}"]) for i in parts]
+        found = [arrays[f"carry/{len(carries)}/{i}"] for i in range(len(parts))]
+        if any(np.shape(a) != np.shape(b) for a, b in zip(found, parts, strict=True)):
+            raise ValueError(
+                "The checkpoint holds an unroll whose state has other shapes: it was "
+                "written by another version of tf_amalgam. Finish the run with that "
+                "version, or start anew in another folder."
+            )
+        values = [tf.constant(value) for value in found]
         carries.append(tf.nest.pack_sequence_as(template, values))
     fields: dict[str, Any] = {
         **facts,
