@@ -13,6 +13,7 @@ import pytest
 
 import tf_amalgam
 from tf_amalgam.guard import ADAM
+from tf_amalgam.tasks.resnet import resnet_model
 
 MARGIN = 0.2 * math.log(10)
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -48,12 +49,12 @@ def fallback():
     return tf_amalgam.Adam(ADAM.learning_rate)
 
 
-def check(name, make_net, data, epochs):
+def check(name, make_net, data, epochs, **options):
     """Trains without a guard, with one, and by the fallback; returns the report."""
-    alone = worst(make_net, tf_amalgam.load(name), data, epochs)
+    alone = worst(make_net, tf_amalgam.load(name), data, epochs, **options)
     optimizer = tf_amalgam.load(name, guard=True)
-    guarded = worst(make_net, optimizer, data, epochs)
-    limit = worst(make_net, fallback(), data, epochs) + MARGIN
+    guarded = worst(make_net, optimizer, data, epochs, **options)
+    limit = worst(make_net, fallback(), data, epochs, **options) + MARGIN
     told = f"{name}: {alone=:.4g}, {guarded=:.4g}, {limit=:.4g}"
     print(told)
     assert not alone <= limit, told  # or it needs no guard
@@ -75,3 +76,17 @@ def test_ten_times_the_horizon():
     data = digits(1.0)
     report = check("stronger", mlp, data, epochs=-(-5000 // (len(data[0]) // 64)))
     assert report["loss_climbed"] > 0
+
+
+@pytest.mark.slow
+def test_a_resnet_52(shared_data):
+    """760,266 parameters in 202 tensors; meta-training saw 18,122 in six."""
+    images = tf_amalgam.load_dataset("cifar10", data_dir=shared_data).train
+    data = images.x[:320], images.y[:320]
+
+    def net():
+        shape = (32, 32, 3)
+        return resnet_model(images.x.shape[1:], shape, 10, 52, (16, 32, 64))
+
+    report = check("stronger", net, data, epochs=100, batch_size=8)
+    assert report["gained_too_little"] > 0
