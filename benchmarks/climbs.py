@@ -32,7 +32,7 @@ def climbs(found, guard):
         done_R = np.zeros(len(several), bool)
         for t, loss_R in enumerate(losses_RT.T):
             watch, _, climbed_R = step(watch, tf.constant(loss_R))
-            watch = from_here(watch, t + 1 == warmup_steps)
+            watch = from_here(guard, watch, t + 1 == warmup_steps)
             for i in np.flatnonzero(climbed_R.numpy() & ~done_R):
                 told = float(watch.average[i]), float(watch.best[i])
                 seen.append((several[i], (t, *told)))

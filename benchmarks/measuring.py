@@ -1,5 +1,6 @@
 """What all benchmarks share: the machine, processes of their own, ratios and goals."""
 
+import importlib
 import json
 import mmap
 import os
@@ -82,18 +83,26 @@ def verdicts(ratios):
 
 
 def machine():
-    """Returns a sentence: processor, load, versions."""
+    """Returns a sentence: processor, load, versions; Keras may be on any backend."""
     import keras
-    import tensorflow as tf
 
     load = os.getloadavg()[0]  # before we add to it
-    kind = f"{os.cpu_count()} cores of {platform.machine()}, {_vectors()}"
-    python, keras_too = platform.python_version(), keras.__version__
-    return (
-        f"{kind}, load {load:.1f}, Python {python}, TensorFlow {tf.__version__}, Keras "
-        f"{keras_too}; float32 products {product_rate():.0f} GFLOP/s, a fresh page of "
-        f"memory {page_microseconds():.1f} µs."
+    backend = importlib.import_module(keras.backend.backend())
+    variable = keras.Variable(0.0)
+    device = str(getattr(variable.value, "device", "")).split("device:")[-1]
+    versions = {
+        "Python": platform.python_version(),
+        "Keras": keras.__version__,
+        backend.__name__: backend.__version__,
+    }
+    told = (
+        f"{os.cpu_count()} cores of {platform.machine()}, {_vectors()}",
+        f"load {load:.1f}",
+        *(f"{name} {version}" for name, version in versions.items()),
+        f"on {device}: float32 products {product_rate():.0f} GFLOP/s",
+        f"a fresh page of memory {page_microseconds():.1f} µs.",
     )
+    return ", ".join(told)
 
 
 def _vectors():
@@ -106,12 +115,14 @@ def _vectors():
 
 def product_rate(size=1024, repeats=20):
     """Returns the rate of float32 matrix products, in GFLOP/s."""
-    import tensorflow as tf
+    from keras import ops, random
 
-    a = tf.random.normal((size, size))
-    product = tf.function(lambda a: a @ a)
-    product(a).numpy()
-    best = min(timed(lambda: product(a).numpy()) for _ in range(repeats))
+    a = random.normal((size, size))
+
+    def product():
+        ops.convert_to_numpy(ops.matmul(a, a)[0, 0])
+
+    best = min(timed(product) for _ in range(repeats))
     return 2 * size**3 / best / 1e9
 
 
@@ -136,12 +147,13 @@ def timed(function):
 
 def child(file, *arguments):
     """Runs one measurement in a process of its own: `python file --child JSON`."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, file, "--child", json.dumps(arguments)],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )
     if done.returncode:
         raise RuntimeError(f"A measurement failed:\n{done.stderr}")

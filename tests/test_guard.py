@@ -138,14 +138,14 @@ def test_a_loss_that_climbs_is_seen_and_noise_is_not():
     assert climb([np.float32("nan")] * 2, watch)[1] == [1]
 
 
-@pytest.mark.parametrize(("trial", "seen"), [(0.0, False), (50.0, True)])
-def test_who_fell_before_may_lose_no_more_than_noise(trial, seen):
+@pytest.mark.parametrize(("falls", "seen"), [(0.0, False), (1.0, True)])
+def test_who_fell_before_may_lose_no_more_than_noise(falls, seen):
     """A tenth of what was gained, five times what 8 standard deviations are."""
     generator = np.random.default_rng(0)
     falling = 2.0 * np.exp(-np.arange(600) / 60.0)
     watch, rose = climb(np.float32(falling + 0.02 * generator.normal(size=600)))
     assert rose == []
-    _, rose = climb([np.float32(0.2)] * 100, watch._replace(trial=trial))
+    _, rose = climb([np.float32(0.2)] * 100, watch._replace(bounds=falls))
     assert bool(rose) == seen
 
 

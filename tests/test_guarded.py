@@ -205,6 +205,25 @@ def test_who_fell_must_keep_up_with_the_fallback(gain, lags):
         assert reports[99]["loss_climbed"] == 1
 
 
+@pytest.mark.parametrize("warmup_steps", [0, 120])
+@pytest.mark.parametrize(("gained", "lags"), [(0.12, False), (0.08, True)])
+def test_who_gains_too_little_at_first_is_compared(gained, lags, warmup_steps):
+    """A tenth of the loss in 300 steps; what the warm-up gained does not count."""
+    guard = Guard(size=1e9, cosine=-1.0, patience=100)
+    optimizer = learned_sgd(guard, warmup_steps=warmup_steps)
+    variable, reports = keras.Variable([1.0]), []
+    warm = [*np.linspace(20.0, 10.0, 20), *[10.0] * 100][:warmup_steps]
+    for loss in (*warm, *(10.0 - gained * np.arange(550) / 30.0)):
+        step(optimizer, [variable], [[0.01]], float(loss))
+        reports.append(optimizer.guard_report)
+    seen = [report["gained_too_little"] for report in reports[warmup_steps:]]
+    assert seen[290] == 0
+    assert seen[320] == seen[-1] == lags
+    if lags:
+        assert reports[-1]["fallback_steps"] == 101
+        assert reports[-1]["loss_climbed"] == 0
+
+
 def test_who_fell_may_gain_little_where_the_fallback_lost():
     guard = Guard(size=1e9, cosine=-1.0, patience=100)
     optimizer = learned_sgd(guard)

@@ -1,6 +1,7 @@
 """The Keras optimizer around a rule: Keras' Adam in our adapter against Keras' Adam."""
 
 import functools
+import types
 
 import keras
 import numpy as np
@@ -396,6 +397,30 @@ def test_chunks_are_even(coordinates, chunk_size, expected):
     stored = chunks.cut(value, count, size)
     assert stored.shape == (count, 3, size)
     np.testing.assert_array_equal(chunks.joined(stored, coordinates), value)
+
+
+@pytest.mark.parametrize(
+    ("device", "size"),
+    [
+        ("/job:localhost/replica:0/task:0/device:CPU:0", 2**14),  # TensorFlow
+        ("TFRT_CPU_0", 2**14),  # JAX
+        ("cpu", 2**14),  # PyTorch
+        ("/job:localhost/replica:0/task:0/device:GPU:0", 2**19),
+        ("cuda:0", 2**19),
+        ("mps:0", 2**19),
+    ],
+)
+def test_chunks_are_larger_on_a_gpu(device, size):
+    assert chunks.default_size(types.SimpleNamespace(device=device)) == size
+
+
+def test_chunks_by_default():
+    assert chunks.default_size(keras.Variable(1.0)) == 2**14
+    assert chunks.default_size(tf.Variable(1.0)) == 2**14
+    optimizer = tf_amalgam.RNNProp()
+    assert optimizer.get_config()["chunk_size"] is None
+    optimizer.build([keras.Variable(np.zeros(2**14 + 1, "float32"))])
+    assert optimizer._state[-1].shape == (2, 20, 2**13 + 16)
 
 
 def test_new_variables_get_keras_own_error():

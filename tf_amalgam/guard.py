@@ -23,7 +23,8 @@ VARIANCE_DECAY = 0.998
 SETTLING = 20
 # Losses in a row that are not finite: what was lost does not come back by itself.
 BROKEN = 2.0
-# Share of the loss at the start that is no climb, whatever was gained.
+# Share of the loss at the start that counts: less is no climb, whatever was gained, and
+# no progress.
 FLOOR = 0.1
 # Standard deviations of the average that are noise: thousands of steps on a plateau
 # have a lowest and a highest one. With these numbers 27 of the 432 trainings behind
@@ -31,6 +32,9 @@ FLOOR = 0.1
 # that of five fell back to knowing nothing, and one rose by a sixth
 # (benchmarks/climbs.py).
 NOISE = 8.0
+# In so many times `patience` steps after the warm-up an optimizer must gain the share
+# FLOOR of the loss, or the fallback shows what it can do.
+AUDITION = 3.0
 # Share of the fallback's gain a step that the optimizer, back again, must have.
 SHARE = 0.5
 # Each fallback lasts so many times the last: a net whose optimizer will not do is the
@@ -55,7 +59,9 @@ class Guard:
             parameters then go back to where the average was lowest.
         patience: steps of the first fallback; each further one is four times as long.
             After so many, again and again, the optimizer, back, must have gained half
-            of what the fallback gained in as many.
+            of what the fallback gained in as many. The fallback takes over, too, where
+            in its first three times as many steps an optimizer gains less than a tenth
+            of the loss.
     """
 
     fallback: AnalyticRule = ADAM
@@ -111,12 +117,17 @@ class Watch(NamedTuple):
     left: Any = 0.0  # steps for which the fallback stays in charge
     mark: Any = 0.0  # average when the one in charge began
     pace: Any = 0.0  # what the fallback gained a step
-    trial: Any = 0.0  # steps until it is seen whether the optimizer, back, keeps up
+    trial: Any = 0.0  # steps until it is seen whether the optimizer gains enough
     gradients: Any = 0.0  # steps that were left out: gradient not finite
     bounds: Any = 0.0  # times a learned step was out of bounds
     climbs: Any = 0.0  # times the loss had climbed
-    lags: Any = 0.0  # times the optimizer, back from a fall, gained too little
+    lags: Any = 0.0  # times the optimizer gained too little
     fallback_steps: Any = 0.0
+
+    @property
+    def falls(self):
+        """Times that the fallback took over."""
+        return self.bounds + self.climbs + self.lags
 
 
 def out_of_bounds(guard, delta_P, fallback_P, warm):
@@ -163,7 +174,7 @@ def with_loss(guard, watch, loss):
     # Of the losses before, or a jump would pass for noise.
     noise = NOISE * ops.sqrt(watch.variance * (1.0 - DECAY) / (1.0 + DECAY))
     most = ops.maximum(guard.climb * (start - best), FLOOR * ops.abs(start))
-    most = ops.maximum(ops.where(watch.trial > 0.0, 0.0, most), noise)
+    most = ops.maximum(ops.where(watch.falls > 0.0, 0.0, most), noise)
     settled = ops.logical_and(counts, seen > SETTLING)
     broken = ops.where(finite, 0.0, watch.broken + 1.0)
     climbed = ops.logical_or(
@@ -177,48 +188,54 @@ def with_loss(guard, watch, loss):
         start=start,
         best=ops.minimum(best, average),
         best_variance=ops.where(lowest, variance, watch.best_variance),
+        mark=ops.where(first, loss, watch.mark),
+        trial=ops.where(first, AUDITION * guard.patience, watch.trial),
         seen=seen,
         broken=broken,
     )
     return watch, lowest, climbed
 
 
-def from_here(watch, here):
+def from_here(guard, watch, here):
     """Returns the watch that begins to judge, if this is `here`, a warm-up's end.
 
     The learned optimizer is not credited with what the warm-up gained, nor does the
     way down from the first losses pass for noise.
     """
     calm = ops.minimum(watch.recent, watch.variance)
+    first = ops.logical_and(here, watch.falls == 0.0)
     return watch._replace(
         start=ops.where(here, watch.average, watch.start),
         variance=ops.where(here, calm, watch.variance),
+        mark=ops.where(first, watch.average, watch.mark),
+        trial=ops.where(first, AUDITION * guard.patience, watch.trial),
     )
 
 
 def charge(guard, watch):
     """Returns how many steps the fallback stays, or stayed, for the last fall."""
-    falls = watch.bounds + watch.climbs + watch.lags
-    return guard.patience * ops.power(GROWTH, ops.clip(falls - 1.0, 0.0, 10.0))
+    return guard.patience * ops.power(GROWTH, ops.clip(watch.falls - 1.0, 0.0, 10.0))
 
 
 def on_trial(guard, watch, ours):
     """Returns (the watch a step later, whether the optimizer lags behind).
 
-    Only one that fell is compared: in `patience` steps, again and again, it must gain a
-    share of what the fallback gained in as many.
+    One that fell must, in `patience` steps, again and again, gain a share of what the
+    fallback gained in as many; one that did not, once, a share of the loss.
     """
+    fell = watch.falls > 0.0
     last = ops.logical_and(watch.left > 0.0, watch.left <= 1.0)
     due = ops.logical_and(ours, ops.logical_and(watch.trial > 0.0, watch.trial <= 1.0))
     gained = watch.mark - watch.average
-    least = SHARE * guard.patience * ops.maximum(watch.pace, 0.0)
+    theirs = SHARE * guard.patience * ops.maximum(watch.pace, 0.0)
+    least = ops.where(fell, theirs, FLOOR * ops.abs(watch.start))
     lags = ops.logical_and(due, gained < least)
     turn = ops.logical_or(last, due)
     rest = ops.maximum(watch.trial - ops.cast(ours, "float32"), 0.0)
     watch = watch._replace(
         mark=ops.where(turn, watch.average, watch.mark),
         pace=ops.where(last, gained / charge(guard, watch), watch.pace),
-        trial=ops.where(turn, guard.patience, rest),
+        trial=ops.where(turn, ops.where(fell, guard.patience, 0.0), rest),
     )
     return watch, lags
 

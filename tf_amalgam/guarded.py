@@ -71,7 +71,7 @@ def guarded_step(guard, kept, place, now, own_step):
         lost = watch.broken > 0.0  # whoever is in charge
         climbed = ops.logical_and(rose, ops.logical_or(ours, lost))
         if now.last_warm is not None:
-            watch = from_here(watch, now.last_warm)
+            watch = from_here(guard, watch, now.last_warm)
         watch, lags = on_trial(guard, watch, ours)
         here = with_rows(before, ops.where(lowest, now.params_P, best_P), place)
     out = ops.logical_and(out, ops.logical_not(climbed))
