@@ -196,11 +196,16 @@ def after_a_fall(optimizer, variable, gain):
 def test_who_fell_must_keep_up_with_the_fallback(gain, lags):
     """At half its pace; seen after `patience` steps."""
     guard = Guard(size=1e9, cosine=-1.0, patience=100)
-    reports = after_a_fall(learned_sgd(guard), keras.Variable([1.0]), gain)
+    optimizer = learned_sgd(guard)
+    reports = after_a_fall(optimizer, keras.Variable([1.0]), gain)
     seen = [report["gained_too_little"] for report in reports]
     assert seen[98] == 0
     assert bool(seen[99]) == bool(seen[-1]) == lags
     if lags:
+        # Averages of gradients, of .01 each, began anew.
+        m, v = (part.numpy() for part in optimizer._kept.fallback)
+        np.testing.assert_allclose(m, 0.01, rtol=1e-4)
+        np.testing.assert_allclose(v, 1e-4 * (1.0 - 0.999**300), rtol=1e-4)
         assert reports[99]["fallback_left"] == 400  # four times as long
         assert reports[99]["loss_climbed"] == 1
 

@@ -252,7 +252,8 @@ def fallen(guard, watch, out, climbed, lags, step):
         average=back(watch.best, watch.average),
         variance=back(watch.best_variance, watch.variance),
         broken=back(0.0, watch.broken),
-        began=back(step, watch.began),
+        # Averages of gradients on the way up would keep the fallback slow for long.
+        began=ops.where(ops.logical_or(climbed, lags), step, watch.began),
     )
     left = charge(guard, watch)
     return watch._replace(left=left, mark=watch.average, trial=0.0 * left)

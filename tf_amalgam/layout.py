@@ -7,6 +7,8 @@ Shape letters used throughout the package:
   T  inner steps of one truncation
   K  teachers
   B  examples in a minibatch
+
+Coordinates are the last dimension of all that belongs to them: states are `[H, P]`.
 """
 
 import math
