@@ -88,5 +88,5 @@ def test_a_resnet_52(shared_data):
         shape = (32, 32, 3)
         return resnet_model(images.x.shape[1:], shape, 10, 52, (16, 32, 64))
 
-    report = check("stronger", net, data, epochs=60, batch_size=8)
+    report = check("stronger", net, data, epochs=80, batch_size=8)
     assert report["gained_too_little"] > 0
