@@ -56,7 +56,9 @@ setup(
         "tqdm>=4.66,<5",
         "numpy>=1.26",
     ],
-    extras_require={"test": ["pytest>=8", "ruff>=0.9,<0.18", "mypy>=1.14,<3"]},
+    extras_require={
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9,<0.18", "mypy>=1.14,<3"]
+    },
     entry_points={
         "console_scripts": [
             "amalgamate=tf_amalgam.launch.amalgamate:entry",

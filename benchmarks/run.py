@@ -1,6 +1,7 @@
 """All tables of speed and memory, with their goals; fails where something broke.
 
-    python benchmarks/run.py [--only start meta_step learned_step large_model]
+    python benchmarks/run.py [--only start learned_step large_model meta_step …]
+    python benchmarks/run.py --data_dir /path/to/tfds  # with time_to_quality, on MNIST
 
 An hour or two on two cores; run it on a quiet machine. What is measured is divided by
 what the plain implementation, Keras' Adam, or the hardware takes in the same run. It
@@ -19,20 +20,28 @@ BENCHMARKS = {
     "learned_step": [],
     "large_model": [],
     "meta_step": ["--long"],
+    "where_time_goes": [],
 }
+OF_REAL_DATA = "time_to_quality"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = list(BENCHMARKS)
-    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    names = [*BENCHMARKS, OF_REAL_DATA]
+    parser.add_argument("--only", nargs="+", choices=names)
+    parser.add_argument("--data_dir", help="folder of prepared TFDS data sets")
     options = parser.parse_args()
+    arguments = dict(BENCHMARKS)
+    if options.data_dir:
+        arguments[OF_REAL_DATA] = ["--data_dir", options.data_dir]
+    elif options.only and OF_REAL_DATA in options.only:
+        parser.error(f"{OF_REAL_DATA} trains on MNIST: give --data_dir.")
     print(measuring.machine(), flush=True)
     ratios = []
-    for name in options.only:
+    for name in options.only or arguments:
         benchmark = importlib.import_module(name)
         print(f"\n## {benchmark.__doc__.splitlines()[0]}\n", flush=True)
-        ratios += benchmark.report(benchmark.parser().parse_args(BENCHMARKS[name]))
+        ratios += benchmark.report(benchmark.parser().parse_args(arguments[name]))
     print(f"\n## Goals\n\n{measuring.verdicts(ratios)}")
     broke = [one.what for one in ratios if one.broke]
     if broke:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Sets everything up and runs linter, type checker and the fast tests; --all adds the
-# slow ones; further words go to pytest.
+# Sets everything up and runs linter, type checker and the fast tests, in as many
+# processes as there are cores, up to four; --all adds the slow ones; further words go to
+# pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
@@ -13,4 +14,5 @@ fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy tf_amalgam launch
-exec .venv/bin/python -m pytest "${chosen[@]}" "$@"
+exec .venv/bin/python -m pytest --numprocesses=logical --maxprocesses=4 \
+    --dist=loadfile "${chosen[@]}" "$@"

@@ -9,6 +9,7 @@ import sys
 import types
 
 import pytest
+import tensorflow as tf
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -78,3 +79,53 @@ def test_the_command_measures():
     )
     assert "| import tf_amalgam, load |" in done.stdout, done.stderr
     assert "import tf_amalgam + load beyond Keras, s" in done.stdout
+
+
+def test_a_student_is_level_within_a_standard_error(benchmark):
+    is_level = benchmark("time_to_quality").is_level
+    theirs = [0.9, 1.0, 1.1]  # variance .01
+    assert is_level([1.0, 1.1, 1.2], [1.0, 1.1, 1.2])
+    assert is_level([0.9, 1.0, 1.3], theirs)  # .067 above, the error is .13
+    assert not is_level([1.1, 1.2, 1.3], theirs)  # .2 above, the error is .08
+    assert not is_level([0.5, 0.5], theirs)  # a seed was not tried
+    assert not is_level([0.5, 0.5, math.inf], theirs)
+    assert not is_level([1.1], [1.0])
+    assert is_level([0.9], [1.0])
+
+
+def test_time_to_quality_needs_real_data(benchmark, monkeypatch, capsys):
+    run = benchmark("run")
+    monkeypatch.setattr(sys, "argv", ["run.py", "--only", "time_to_quality"])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "give --data_dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("level", [True, False])
+def test_a_recipe_is_timed_until_its_student_is_level(level, benchmark, capsys):
+    """After one meta-update: beside the teachers' warm-up it is, in training not."""
+    timing = benchmark("time_to_quality")
+    words = ["--recipes", "quickstart", "quickstart", "--seeds", "0", "--epochs"]
+    words += ["5" if level else "12", "--gin_bindings"]  # the warm-up is 100 steps
+    words += ["amalgamate.stages = [(100, 1, 0.1)]", "amalgamate.period = 1"]
+    (ratio,) = timing.report(timing.parser().parse_args(words))
+    told = capsys.readouterr().out
+    assert f"MLP (trained on), {words[6]} epochs: adam " in told
+    looks = [line for line in told.splitlines() if line.startswith("| quickstart")]
+    assert [line.endswith("| yes |") for line in looks] == [level] * 2
+    assert math.isfinite(ratio.value) == level
+    assert ratio.broke or level  # never level is no success
+
+
+def test_operations_of_a_profile_by_kind(benchmark, tmp_path):
+    where = benchmark("where_time_goes")
+    a = tf.random.normal((500, 500))
+    program = tf.function(lambda: tf.tanh(a @ a) + tf.nn.relu(a), autograph=False)
+    program()
+    with tf.profiler.experimental.Profile(str(tmp_path)):
+        program()
+    found = where.picoseconds(tmp_path)
+    assert set(found) >= {"products", "activations"}
+    assert found["products"] > 1e6  # a microsecond
+    assert where.kind_of("Conv2DBackpropFilter") == "convolutions"
+    assert where.kind_of("AddV2") == where.REST

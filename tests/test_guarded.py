@@ -33,7 +33,10 @@ def step(optimizer, variables, grads, loss):
 
 
 def settle(optimizer, variables, grads=None):
-    """Lets the loss fall until the guard knows it; returns the last loss."""
+    """Lets the loss fall until the guard knows it; returns the last loss.
+
+    The first three hundred steps, in which little gained is nothing, are over.
+    """
     losses = np.linspace(2.0, 1.0, int(SETTLING) + 5)
     for loss in losses:
         step(
@@ -42,6 +45,7 @@ def settle(optimizer, variables, grads=None):
             grads or [np.full(v.shape, 0.1) for v in variables],
             loss,
         )
+        optimizer._kept.watch.trial.assign(0.0)
     return losses[-1]
 
 
@@ -218,15 +222,37 @@ def test_who_gains_too_little_at_first_is_compared(gained, lags, warmup_steps):
     optimizer = learned_sgd(guard, warmup_steps=warmup_steps)
     variable, reports = keras.Variable([1.0]), []
     warm = [*np.linspace(20.0, 10.0, 20), *[10.0] * 100][:warmup_steps]
-    for loss in (*warm, *(10.0 - gained * np.arange(550) / 30.0)):
+    way = [*warm, *(10.0 - gained * np.arange(300) / 30.0)]
+    # Those that lag begin again from where they were.
+    way += [*(10.0 - gained * np.arange(250) / 30.0)] if lags else [way[-1]] * 250
+    for loss in way:
+        before = variable.numpy()
         step(optimizer, [variable], [[0.01]], float(loss))
         reports.append(optimizer.guard_report)
+        told = [report["gained_too_little"] for report in reports[-2:]]
+        if told == [0, 1]:
+            assert variable.numpy() > before + 0.25  # 300 steps of .001 taken back
+            # One loss has no noise; none at all would call anything a climb.
+            assert optimizer._kept.watch.variance.numpy() > 0.0
     seen = [report["gained_too_little"] for report in reports[warmup_steps:]]
     assert seen[290] == 0
     assert seen[320] == seen[-1] == lags
     if lags:
         assert reports[-1]["fallback_steps"] == 101
         assert reports[-1]["loss_climbed"] == 0
+
+
+def test_fresh_parameters_are_not_given_up_for_a_little():
+    """At first what is a tenth lower is kept, then the lowest."""
+    optimizer = learned_sgd(Guard(size=1e9, cosine=-1.0, patience=30))  # first: 90
+    variable, kept = keras.Variable([1.0]), []
+    for loss in [*[10.0] * 5, *[9.5] * 30, *[8.5] * 80, *[8.4] * 20]:
+        step(optimizer, [variable], [[0.01]], loss)
+        kept.append(float(optimizer._kept.best.numpy()[0]))
+    assert kept[0] == kept[34] == 1.0
+    # Of losses near 9.6 and then 8.5 the average is below 9 after some 15.
+    assert kept[85] == kept[88] == pytest.approx(1.0 - 0.001 * 50, abs=0.01)
+    assert kept[-1] == pytest.approx(1.0 - 0.001 * 134, rel=1e-4)
 
 
 def test_who_fell_may_gain_little_where_the_fallback_lost():

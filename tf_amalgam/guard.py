@@ -55,13 +55,15 @@ class Guard:
         cosine: so is one whose cosine with the fallback's is below this.
         climb: the loss has climbed when its running average has lost more than this
             share of all that was gained (since the warm-up, once it is over; any share
-            where the optimizer fell before), and more than its noise explains; the
-            parameters then go back to where the average was lowest.
+            where the optimizer fell before), and more than its noise explains.
         patience: steps of the first fallback; each further one is four times as long.
             After so many, again and again, the optimizer, back, must have gained half
             of what the fallback gained in as many. The fallback takes over, too, where
             in its first three times as many steps an optimizer gains less than a tenth
             of the loss.
+
+    Where the loss climbed or too little was gained, parameters go back to where the
+    average was lowest; before a tenth of the loss was gained, to what they began with.
     """
 
     fallback: AnalyticRule = ADAM
@@ -180,13 +182,16 @@ def with_loss(guard, watch, loss):
     climbed = ops.logical_or(
         ops.logical_and(settled, average - best > most), broken >= BROKEN
     )
-    lowest = ops.logical_and(counts, average <= best)
+    # At first a tenth lower, or fresh parameters would be given up for spoilt ones.
+    hearing = ops.logical_and(watch.falls == 0.0, watch.trial > 0.0)
+    least = best - ops.where(hearing, FLOOR, 0.0) * ops.abs(best)
+    lowest = ops.logical_and(counts, ops.logical_or(first, average <= least))
     watch = watch._replace(
         average=average,
         variance=variance,
         recent=recent,
         start=start,
-        best=ops.minimum(best, average),
+        best=ops.where(lowest, average, best),
         best_variance=ops.where(lowest, variance, watch.best_variance),
         mark=ops.where(first, loss, watch.mark),
         trial=ops.where(first, AUDITION * guard.patience, watch.trial),
@@ -243,17 +248,20 @@ def on_trial(guard, watch, ours):
 def fallen(guard, watch, out, climbed, lags, step):
     """Returns the watch after the fallback took over at a step, for one reason."""
     number = lambda condition: ops.cast(condition, "float32")  # noqa: E731
-    back = lambda best, now: ops.where(climbed, best, now)  # noqa: E731
+    goes_back = ops.logical_or(climbed, lags)
+    back = lambda best, now: ops.where(goes_back, best, now)  # noqa: E731
+    known = watch.best_variance > 0.0  # one loss has none
+    best_variance = ops.where(known, watch.best_variance, watch.variance)
     watch = watch._replace(
         bounds=watch.bounds + number(out),
         climbs=watch.climbs + number(climbed),
         lags=watch.lags + number(lags),
         # Where the parameters are again.
         average=back(watch.best, watch.average),
-        variance=back(watch.best_variance, watch.variance),
+        variance=back(best_variance, watch.variance),
         broken=back(0.0, watch.broken),
         # Averages of gradients on the way up would keep the fallback slow for long.
-        began=ops.where(ops.logical_or(climbed, lags), step, watch.began),
+        began=ops.where(goes_back, step, watch.began),
     )
     left = charge(guard, watch)
     return watch._replace(left=left, mark=watch.average, trial=0.0 * left)

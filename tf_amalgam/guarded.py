@@ -85,7 +85,8 @@ def guarded_step(guard, kept, place, now, own_step):
     )
     delta_P = ops.where(by_fallback, fallback_P, own_P)
     delta_P = ops.where(fine, delta_P, ops.zeros_like(delta_P))
-    after_P = ops.where(climbed, best_P, now.params_P + delta_P)
+    goes_back = ops.logical_or(climbed, lags)
+    after_P = ops.where(goes_back, best_P, now.params_P + delta_P)
     fell = fallen(guard, watch, out, climbed, lags, count)
     for variable, new, old in zip(kept.watch, fell, watch, strict=True):
         variable.assign(ops.where(falls, new, old))
@@ -94,5 +95,5 @@ def guarded_step(guard, kept, place, now, own_step):
         bests = place.part.split(best_P)
         for average, best in zip(kept.averages, bests, strict=False):  # or none
             was = ops.convert_to_tensor(average)
-            average.assign(ops.where(climbed, ops.cast(best, was.dtype), was))
+            average.assign(ops.where(goes_back, ops.cast(best, was.dtype), was))
     return after_P

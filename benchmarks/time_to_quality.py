@@ -1,0 +1,213 @@
+"""Minutes of meta-training until a student is level with its better teacher.
+
+    python benchmarks/time_to_quality.py --data_dir /path/to/tfds
+
+Each recipe is a .gin file of `amalgamate`; the first is what the others are compared
+with. Whenever a recipe validates a better student, that one trains fresh optimizees of
+the first recipe for five epochs, seed by seed. It is level when the mean of its final
+validation losses is no more than a standard error above that of the better teacher of
+the first recipe; there the recipe is stopped. What the looks at the student take does
+not count. Hours on two cores; run it on a quiet machine.
+"""
+
+import argparse
+import math
+import statistics
+import time
+
+import measuring
+from measuring import Ratio
+
+RECIPES = ("mnist_min_max_small", "mnist_min_max_small_fast")
+EXPERIMENTS = "gin_configs/experiments"
+HOPELESS = 1.25  # times the better teacher's loss: no further seed is looked at
+GOAL, FLOOR = 0.5, 0.75
+COLUMNS = ("recipe", "update", "minutes", "validation", "its student's loss", "level")
+HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
+
+
+class Level(Exception):
+    """The student is level with its better teacher."""
+
+
+def final_losses(make, task, seeds, epochs, hopeless=math.inf):
+    """Returns the final validation loss of each seed; infinite if it diverged.
+
+    Args:
+        make: returns a fresh optimizer.
+        hopeless: after a higher loss no further seed is tried.
+    """
+    from tf_amalgam.trial import train_once
+
+    found = []
+    for seed in seeds:
+        record = train_once(make(), task, seed, epochs)
+        last = record["curves"]["val_loss"][-1]
+        found.append(math.inf if record["diverged"] else last)
+        if found[-1] > hopeless:
+            break
+    return found
+
+
+def is_level(ours, theirs):
+    """Returns whether a mean is at most a standard error above the other."""
+    if len(ours) < len(theirs) or not all(map(math.isfinite, ours)):
+        return False
+    several = len(ours) > 1
+    variances = [statistics.variance(v) if several else 0.0 for v in (ours, theirs)]
+    error = math.sqrt(sum(variances) / len(ours))
+    return statistics.mean(ours) <= statistics.mean(theirs) + error
+
+
+class Looks:
+    """What students are held against: the better teacher on fresh optimizees."""
+
+    def __init__(self, trainer, seeds, epochs):
+        self.task, self.seeds, self.epochs = trainer.task, seeds, epochs
+        self.warm_up = {
+            "warmup_steps": trainer.settings.warmup_steps,
+            "warmup_learning_rate": trainer.settings.warmup_learning_rate,
+        }
+        found = {rule.name: self.look(rule, {}) for rule in trainer.players.teachers}
+        self.name = min(found, key=lambda name: statistics.mean(found[name]))
+        self.losses = found[self.name]
+        told = "; ".join(f"{name} {_told(losses)}" for name, losses in found.items())
+        print(f"{self.task.name}, {epochs} epochs: {told}.\n\n{HEAD}", flush=True)
+
+    def look(self, rule, weights, hopeless=math.inf):
+        """Returns final validation losses of an optimizer."""
+        from tf_amalgam.optimizers import optimizer_for
+
+        def make():
+            return optimizer_for(rule, weights, **self.warm_up)
+
+        return final_losses(make, self.task, self.seeds, self.epochs, hopeless)
+
+
+def _told(losses):
+    each = ", ".join(f"{loss:.4f}" for loss in losses)
+    return f"{statistics.mean(losses):.4f} ({each})"
+
+
+def watched(recipe, looks, options, rows):
+    """Returns a `Trainer` that looks at its students and stops at a level one.
+
+    Args:
+        recipe: its name.
+        looks: list of the `Looks`, made by the first trainer that finds none.
+        rows: list that a dict is added to at each look.
+    """
+    from tf_amalgam import meta_train
+
+    class Watched(meta_train.Trainer):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            if not looks:
+                looks.append(Looks(self, options.seeds, options.epochs))
+            self.spent, self.looked_at = 0.0, 0
+
+        def step(self, state):
+            return self._timed(super().step, state)
+
+        def validate(self, state):
+            state = self._timed(super().validate, state)
+            if state.best_updates == self.looked_at:
+                return state
+            self.looked_at = state.best_updates
+            against = looks[0]
+            hopeless = HOPELESS * statistics.mean(against.losses)
+            losses = against.look(self.players.student, state.best.weights, hopeless)
+            row = {
+                "recipe": recipe,
+                "minutes": self.spent / 60.0,
+                "update": state.updates,
+                "validation": state.best_score,
+                "losses": losses,
+                "level": is_level(losses, against.losses),
+            }
+            rows.append(row)
+            print(_line(row), flush=True)
+            if row["level"]:
+                raise Level
+            return state
+
+        def _timed(self, function, state):
+            began = time.perf_counter()
+            try:
+                return function(state)
+            finally:
+                self.spent += time.perf_counter() - began
+
+    return Watched
+
+
+def _line(row):
+    told = "yes" if row["level"] else "no"
+    return (
+        f"| {row['recipe']} | {row['update']} | {row['minutes']:.1f} | "
+        f"{row['validation']:+.2f} | {_told(row['losses'])} | {told} |"
+    )
+
+
+def minutes_to_level(recipe, looks, options):
+    """Returns minutes until the student is level; infinite if it never is."""
+    from tf_amalgam import bindings, experiment
+
+    rows, usual = [], experiment.Trainer
+    experiment.Trainer = watched(recipe, looks, options, rows)
+    try:
+        bindings.parse(
+            [recipe if recipe.endswith(".gin") else f"{EXPERIMENTS}/{recipe}.gin"],
+            [f"data_dir = {options.data_dir!r}", *options.gin_bindings],
+        )
+        bindings.amalgamate(progress=False)
+    except Level:
+        return rows[-1]["minutes"]
+    finally:
+        experiment.Trainer = usual
+    return math.inf
+
+
+def report(options):
+    """Prints a line for each look; returns the ratios to the first recipe."""
+    looks: list = []
+    minutes = {name: minutes_to_level(name, looks, options) for name in options.recipes}
+    first, *others = options.recipes
+    return [
+        Ratio(
+            f"minutes until level with {looks[0].name}, {name}",
+            first,
+            minutes[name] / minutes[first],
+            0.0,
+            GOAL,
+            FLOOR,
+            False,
+        )
+        for name in others
+    ]
+
+
+def parser():
+    """Returns what reads the command line."""
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    found.add_argument("--data_dir", help="folder of prepared TFDS data sets")
+    found.add_argument(
+        "--recipes",
+        nargs="+",
+        default=list(RECIPES),
+        help=f".gin files, or names of some in {EXPERIMENTS}",
+    )
+    found.add_argument("--gin_bindings", nargs="*", default=[], help="for all recipes")
+    found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    found.add_argument("--epochs", type=int, default=5)
+    return found
+
+
+def main():
+    options = parser().parse_args()
+    print(f"{measuring.machine()}\n", flush=True)
+    print(f"\n{measuring.verdicts(report(options))}")
+
+
+if __name__ == "__main__":
+    main()

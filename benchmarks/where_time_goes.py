@@ -1,0 +1,108 @@
+"""What the operations of a truncation take, by kind.
+
+    python benchmarks/where_time_goes.py [--teachers 0 2 6]
+
+As TensorFlow's profiler sees them. Shares are of the time of all operations, which run
+two at a time at most; products and convolutions use both cores.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+import tempfile
+
+import measuring
+from meta_step import POOLS
+
+STEPS = 20
+KINDS = {
+    "convolutions": ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"),
+    "products": ("MatMul", "_FusedMatMul", "BatchMatMulV2"),
+    "pools": ("MaxPool", "MaxPoolGrad", "AvgPool", "AvgPoolGrad"),
+    "activations": ("Tanh", "Sigmoid", "TanhGrad", "SigmoidGrad", "Relu", "ReluGrad"),
+    "copies": (
+        *("ConcatV2", "Split", "Slice", "StridedSlice", "StridedSliceGrad"),
+        *("Transpose", "Tile", "Pack", "Unpack", "GatherV2", "Pad"),
+    ),
+}
+REST = "elementwise, sums and the rest"
+# Operations that hold others.
+OUTER = ("While", "StatelessWhile", "If", "StatelessIf", "PartitionedCall")
+
+
+def kind_of(operation):
+    """Returns which of the kinds an operation's type is of."""
+    found = (kind for kind, types in KINDS.items() if operation in types)
+    return next(found, REST)
+
+
+def picoseconds(folder):
+    """Returns time by kind in a profile's folder."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    (path,) = pathlib.Path(folder).glob("plugins/profile/*/*.xplane.pb")
+    space = xplane_pb2.XSpace()
+    space.ParseFromString(path.read_bytes())
+    found: collections.Counter = collections.Counter()
+    for plane in space.planes:
+        names = {i: one.name for i, one in plane.event_metadata.items()}
+        for line in plane.lines:
+            for event in line.events:
+                # "scope/name:Type" is an operation; there are threads and functions.
+                _, colon, operation = names[event.metadata_id].partition(":")
+                if colon and operation.isidentifier() and operation not in OUTER:
+                    found[kind_of(operation)] += event.duration_ps
+    return found
+
+
+def measure(teachers):
+    """Returns milliseconds of an inner step by kind."""
+    import tensorflow as tf
+    from meta_step import Program
+
+    program = Program("ours", teachers, STEPS)
+    for _ in range(2):
+        program.call()
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.profiler.experimental.Profile(folder):
+            program.call()
+        found = picoseconds(folder)
+    return {kind: spent / 1e9 / STEPS for kind, spent in found.items()}
+
+
+def report(options):
+    """Prints a table for each pool; it measures no ratio."""
+    for teachers in options.teachers:
+        found = measuring.child(__file__, "measure", teachers)
+        whole = sum(found.values())
+        print(f"Train net, {teachers} teachers, second order: {whole:.0f} ms a step.\n")
+        print("| operations | ms a step | share |\n|---|---|---|")
+        for name, spent in sorted(found.items(), key=lambda pair: -pair[1]):
+            print(f"| {name} | {spent:.1f} | {100 * spent / whole:.0f} % |")
+        print(flush=True)
+    return []
+
+
+def parser():
+    """Returns what reads the command line."""
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    found.add_argument(
+        "--teachers", type=int, nargs="+", choices=list(POOLS), default=[0, 2]
+    )
+    found.add_argument("--child", help=argparse.SUPPRESS)
+    return found
+
+
+def main():
+    options = parser().parse_args()
+    if options.child:
+        name, *arguments = json.loads(options.child)
+        print(json.dumps(globals()[name](*arguments)))
+        return
+    print(f"{measuring.machine()}\n")
+    report(options)
+
+
+if __name__ == "__main__":
+    main()
