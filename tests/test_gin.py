@@ -131,7 +131,8 @@ def cleared():
 
 # Experiments that are whole in one file; all others are given beside a form.
 WHOLE = (
-    *("mnist_min_max_small", "mnist_evaluate", "private_kmnist"),
+    *("mnist_min_max_small", "mnist_min_max_small_fast"),
+    *("mnist_evaluate", "private_kmnist"),
     *("grid_search", "quickstart"),
     *("evaluate_paper", "evaluate_released", "evaluate_cpu"),
 )
@@ -310,8 +311,15 @@ def test_optimizees_stand_side_by_side(asked):
     assert {where for _, where in asked} == {None}
 
 
-@pytest.mark.parametrize("name", ["mnist_min_max_small.gin", "quickstart.gin"])
-def test_experiments_take_two_meta_steps(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "second_order"),
+    [
+        ("mnist_min_max_small.gin", True),
+        ("mnist_min_max_small_fast.gin", False),
+        ("quickstart.gin", True),
+    ],
+)
+def test_experiments_take_two_meta_steps(name, second_order, tmp_path):
     amalgam = bindings.run(
         "amalgamate", [f"gin_configs/experiments/{name}"], TINY, tmp_path
     )
@@ -319,6 +327,7 @@ def test_experiments_take_two_meta_steps(name, tmp_path):
     assert "amalgamate.stages = [(4, 1)]" in (tmp_path / "config.gin").read_text()
     operative = (tmp_path / "operative_config.gin").read_text()
     assert "amalgamate.meta_learning_rate" in operative
+    assert amalgam.about["second_order"] == second_order
 
 
 @pytest.mark.parametrize(
