@@ -8,8 +8,6 @@ above that of SGD on the same net; time is of a step above SGD's, divided by the
 of parameters. Run it on a quiet machine.
 """
 
-import argparse
-import json
 import resource
 import statistics
 import time
@@ -101,7 +99,9 @@ def report(options):
         for label, name, given in ROWS:
             if name == "student" and options.chunk_size:
                 given = {**given, "chunk_size": options.chunk_size}
-            found = measuring.child(__file__, name, given, millions, options.steps)
+            found = measuring.child(
+                __file__, "measure", name, given, millions, options.steps
+            )
             base = base or found
             size = found["parameters"]
             more = (found["gigabytes"] - base["gigabytes"]) * 2**30 / size
@@ -121,22 +121,12 @@ def report(options):
 
 def parser():
     """Returns what reads the command line."""
-    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    found = measuring.parser(__doc__)
     found.add_argument("--millions", type=int, nargs="+", default=[1, 5, 25])
     found.add_argument("--steps", type=int, default=8)
     found.add_argument("--chunk_size", type=int, help="of students")
-    found.add_argument("--child", help=argparse.SUPPRESS)
     return found
 
 
-def main():
-    options = parser().parse_args()
-    if options.child:
-        print(json.dumps(measure(*json.loads(options.child))))
-        return
-    print(f"{measuring.machine()}\n")
-    print(f"\n{measuring.verdicts(report(options))}")
-
-
 if __name__ == "__main__":
-    main()
+    measuring.command(parser, report, measure)

@@ -9,9 +9,7 @@ matrix products and activations take alone, on numbers that are in the cache. Ru
 a quiet machine.
 """
 
-import argparse
 import functools
-import json
 import statistics
 
 import measuring
@@ -185,23 +183,12 @@ def report(options):
 
 def parser():
     """Returns what reads the command line."""
-    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    found = measuring.parser(__doc__)
     every = ["Train", "Wider", "ResNet-28", "5M", "25M"]
     found.add_argument("--models", nargs="+", default=every)
     found.add_argument("--turns", type=int, default=8)
-    found.add_argument("--child", help=argparse.SUPPRESS)
     return found
 
 
-def main():
-    options = parser().parse_args()
-    if options.child:
-        kind, *arguments = json.loads(options.child)
-        print(json.dumps({"measure": measure, "floor": floor}[kind](*arguments)))
-        return
-    print(f"{measuring.machine()}\n")
-    print(f"\n{measuring.verdicts(report(options))}")
-
-
 if __name__ == "__main__":
-    main()
+    measuring.command(parser, report, measure, floor)

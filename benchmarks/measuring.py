@@ -1,5 +1,6 @@
 """What all benchmarks share: the machine, processes of their own, ratios and goals."""
 
+import argparse
 import importlib
 import json
 import mmap
@@ -145,15 +146,48 @@ def timed(function):
     return time.perf_counter() - began
 
 
+def parser(doc):
+    """Returns what reads a benchmark's command line, for it to add its own options."""
+    found = argparse.ArgumentParser(description=doc.splitlines()[0])
+    found.add_argument("--child", help=argparse.SUPPRESS)
+    return found
+
+
+def command(parser, report, *measurements):
+    """Is what a benchmark's command does: its report, or one measurement for `child`.
+
+    Args:
+        parser: returns what reads the command line.
+        report: prints tables for its options; returns a list of `Ratio`.
+        measurements: functions that `child` calls by their names.
+    """
+    options = parser().parse_args()
+    if options.child:
+        name, *arguments = json.loads(options.child)
+        by_name = {function.__name__: function for function in measurements}
+        print(json.dumps(by_name[name](*arguments)))
+        return
+    print(f"{machine()}\n", flush=True)
+    ratios = report(options)
+    if ratios:
+        print(f"\n{verdicts(ratios)}")
+
+
 def child(file, *arguments):
-    """Runs one measurement in a process of its own: `python file --child JSON`."""
+    """Returns one measurement, by name, taken in a process of its own.
+
+    It runs `python file --child JSON`, which is for `command` to read.
+    """
+    environment = {**os.environ}
+    # An installed package is compiled once, not at each start.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, file, "--child", json.dumps(arguments)],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
     )
     if done.returncode:
         raise RuntimeError(f"A measurement failed:\n{done.stderr}")

@@ -7,8 +7,6 @@ in one process where both programs take turns. Run it on a quiet machine. Images
 made up in MNIST's shape: their values do not matter here.
 """
 
-import argparse
-import json
 import resource
 import statistics
 
@@ -232,25 +230,14 @@ def report(options):
 
 def parser():
     """Returns what reads the command line."""
-    found = argparse.ArgumentParser(description=__doc__)
+    found = measuring.parser(__doc__)
     found.add_argument("--teachers", type=int, nargs="+", default=[0, 2, 6])
     found.add_argument("--steps", type=int, default=100)
     found.add_argument("--repeats", type=int, default=8, help="truncations of each")
     found.add_argument("--starts", type=int, default=3, help="processes of each")
     found.add_argument("--long", action="store_true", help="also T = 1,000")
-    found.add_argument("--child", help=argparse.SUPPRESS)
     return found
 
 
-def main():
-    options = parser().parse_args()
-    if options.child:
-        name, *arguments = json.loads(options.child)
-        print(json.dumps(globals()[name](*arguments)))
-        return
-    print(f"{measuring.machine()}\n")
-    print(f"\n{measuring.verdicts(report(options))}")
-
-
 if __name__ == "__main__":
-    main()
+    measuring.command(parser, report, measure_start, measure_speed)

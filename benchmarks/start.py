@@ -5,8 +5,6 @@
 Each is a process of its own, in turns with one that only imports Keras.
 """
 
-import argparse
-import json
 import statistics
 
 import measuring
@@ -29,7 +27,10 @@ def measure(student):
 
 def report(options):
     """Prints the table; returns the ratios."""
-    found = [measuring.child(__file__, "choice-large") for _ in range(options.repeats)]
+    found = [
+        measuring.child(__file__, "measure", "choice-large")
+        for _ in range(options.repeats)
+    ]
     beyond, noise = measuring.spread([one["beyond"] for one in found])
     keras = statistics.median(one["Keras"] for one in found)
     print("| | s |")
@@ -42,20 +43,10 @@ def report(options):
 
 def parser():
     """Returns what reads the command line."""
-    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    found = measuring.parser(__doc__)
     found.add_argument("--repeats", type=int, default=5)
-    found.add_argument("--child", help=argparse.SUPPRESS)
     return found
 
 
-def main():
-    options = parser().parse_args()
-    if options.child:
-        print(json.dumps(measure(*json.loads(options.child))))
-        return
-    print(f"{measuring.machine()}\n")
-    print(f"\n{measuring.verdicts(report(options))}")
-
-
 if __name__ == "__main__":
-    main()
+    measuring.command(parser, report, measure)

@@ -10,7 +10,6 @@ the first recipe; there the recipe is stopped. What the looks at the student tak
 not count. Hours on two cores; run it on a quiet machine.
 """
 
-import argparse
 import math
 import statistics
 import time
@@ -68,7 +67,14 @@ class Looks:
             "warmup_steps": trainer.settings.warmup_steps,
             "warmup_learning_rate": trainer.settings.warmup_learning_rate,
         }
-        found = {rule.name: self.look(rule, {}) for rule in trainer.players.teachers}
+        teachers, weights = trainer.players.teachers, trainer.players.teacher_weights
+        if not teachers:
+            raise ValueError(
+                "The first recipe has no teachers to be level with; give one that has "
+                "some first."
+            )
+        pairs = zip(teachers, weights, strict=True)
+        found = {rule.name: self.look(rule, fixed) for rule, fixed in pairs}
         self.name = min(found, key=lambda name: statistics.mean(found[name]))
         self.losses = found[self.name]
         told = "; ".join(f"{name} {_told(losses)}" for name, losses in found.items())
@@ -97,21 +103,24 @@ def watched(recipe, looks, options, rows):
         looks: list of the `Looks`, made by the first trainer that finds none.
         rows: list that a dict is added to at each look.
     """
-    from tf_amalgam import meta_train
+    from tf_amalgam import meta_train, rules
+
+    spent = []  # seconds, those of a Choice rule that is trained before included
 
     class Watched(meta_train.Trainer):
         def __init__(self, *arguments):
             super().__init__(*arguments)
-            if not looks:
+            self.looked_at = 0  # meta-updates of that student
+            self.a_teacher = isinstance(self.players.student, rules.Choice)
+            if not looks and not self.a_teacher:
                 looks.append(Looks(self, options.seeds, options.epochs))
-            self.spent, self.looked_at = 0.0, 0
 
         def step(self, state):
             return self._timed(super().step, state)
 
         def validate(self, state):
             state = self._timed(super().validate, state)
-            if state.best_updates == self.looked_at:
+            if self.a_teacher or state.best_updates == self.looked_at:
                 return state
             self.looked_at = state.best_updates
             against = looks[0]
@@ -119,7 +128,7 @@ def watched(recipe, looks, options, rows):
             losses = against.look(self.players.student, state.best.weights, hopeless)
             row = {
                 "recipe": recipe,
-                "minutes": self.spent / 60.0,
+                "minutes": sum(spent) / 60.0,
                 "update": state.updates,
                 "validation": state.best_score,
                 "losses": losses,
@@ -136,7 +145,7 @@ def watched(recipe, looks, options, rows):
             try:
                 return function(state)
             finally:
-                self.spent += time.perf_counter() - began
+                spent.append(time.perf_counter() - began)
 
     return Watched
 
@@ -189,7 +198,7 @@ def report(options):
 
 def parser():
     """Returns what reads the command line."""
-    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    found = measuring.parser(__doc__)
     found.add_argument("--data_dir", help="folder of prepared TFDS data sets")
     found.add_argument(
         "--recipes",
@@ -203,11 +212,5 @@ def parser():
     return found
 
 
-def main():
-    options = parser().parse_args()
-    print(f"{measuring.machine()}\n", flush=True)
-    print(f"\n{measuring.verdicts(report(options))}")
-
-
 if __name__ == "__main__":
-    main()
+    measuring.command(parser, report)

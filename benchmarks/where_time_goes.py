@@ -6,9 +6,7 @@ As TensorFlow's profiler sees them. Shares are of the time of all operations, wh
 two at a time at most; products and convolutions use both cores.
 """
 
-import argparse
 import collections
-import json
 import pathlib
 import tempfile
 
@@ -86,23 +84,12 @@ def report(options):
 
 def parser():
     """Returns what reads the command line."""
-    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    found = measuring.parser(__doc__)
     found.add_argument(
         "--teachers", type=int, nargs="+", choices=list(POOLS), default=[0, 2]
     )
-    found.add_argument("--child", help=argparse.SUPPRESS)
     return found
 
 
-def main():
-    options = parser().parse_args()
-    if options.child:
-        name, *arguments = json.loads(options.child)
-        print(json.dumps(globals()[name](*arguments)))
-        return
-    print(f"{measuring.machine()}\n")
-    report(options)
-
-
 if __name__ == "__main__":
-    main()
+    measuring.command(parser, report, measure)

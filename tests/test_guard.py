@@ -198,6 +198,18 @@ def test_a_climbing_loss_is_taken_back():
     assert np.abs(guarded - fallback).max() < moved
 
 
+@pytest.mark.parametrize("reason", ["bounds", "climbs", "lags"])
+def test_the_log_tells_of_each_reason(reason, caplog):
+    optimizer = tf_amalgam.RNNProp(guard=True)
+    optimizer.build([keras.Variable([1.0])])
+    watch = optimizer._kept.watch
+    getattr(watch, reason).assign(1.0)
+    watch.fallback_steps.assign(1.0)
+    with caplog.at_level(logging.WARNING):
+        optimizer.finalize_variable_values([])
+    assert "the guard fell back" in caplog.text
+
+
 @pytest.mark.parametrize(("replicas", "compiled"), [(1, False), (1, True), (2, False)])
 def test_wherever_keras_runs_it(replicas, compiled, tmp_path, caplog):
     """Replicas, XLA, a file in the middle of a fall; and the log says so."""

@@ -242,6 +242,16 @@ def test_who_gains_too_little_at_first_is_compared(gained, lags, warmup_steps):
         assert reports[-1]["loss_climbed"] == 0
 
 
+def test_a_long_warm_up_is_not_heard():
+    """It gains nothing in more than the first steps that count; what follows does."""
+    guard = Guard(size=1e9, cosine=-1.0, patience=20)  # 60 steps are heard
+    optimizer = learned_sgd(guard, warmup_steps=100)
+    variable = keras.Variable([1.0])
+    for loss in (*[10.0] * 100, *np.linspace(9.9, 5.0, 80)):
+        step(optimizer, [variable], [[0.01]], float(loss))
+    assert set(optimizer.guard_report.values()) == {0}
+
+
 def test_fresh_parameters_are_not_given_up_for_a_little():
     """At first what is a tenth lower is kept, then the lowest."""
     optimizer = learned_sgd(Guard(size=1e9, cosine=-1.0, patience=30))  # first: 90
@@ -289,6 +299,17 @@ def test_the_average_of_the_weights_goes_back_too():
         step(optimizer, [variable], [[NAN, NAN]], NAN)
     (average,) = optimizer._model_variables_moving_average
     np.testing.assert_allclose(average.numpy(), best, rtol=1e-6)
+
+
+def test_the_average_goes_back_where_too_little_was_gained():
+    guard = Guard(size=1e9, cosine=-1.0, patience=20)  # 60 steps are heard
+    optimizer = learned_sgd(guard, use_ema=True, ema_momentum=0.5)
+    optimizer.build([variable := keras.Variable([1.0, 2.0])])
+    while not optimizer.guard_report["gained_too_little"]:
+        step(optimizer, [variable], [[0.1, 0.1]], 10.0)
+    (average,) = optimizer._model_variables_moving_average
+    np.testing.assert_array_equal(variable.numpy(), [1.0, 2.0])
+    np.testing.assert_array_equal(average.numpy(), [1.0, 2.0])
 
 
 def test_a_schedule_that_begins_at_zero_is_no_fault_of_the_warm_up():

@@ -222,21 +222,26 @@ def charge(guard, watch):
     return guard.patience * ops.power(GROWTH, ops.clip(watch.falls - 1.0, 0.0, 10.0))
 
 
-def on_trial(guard, watch, ours):
+def on_trial(guard, watch, judged):
     """Returns (the watch a step later, whether the optimizer lags behind).
 
     One that fell must, in `patience` steps, again and again, gain a share of what the
     fallback gained in as many; one that did not, once, a share of the loss.
+
+    Args:
+        judged: whether the step is the optimizer's own, and not of its warm-up.
     """
     fell = watch.falls > 0.0
     last = ops.logical_and(watch.left > 0.0, watch.left <= 1.0)
-    due = ops.logical_and(ours, ops.logical_and(watch.trial > 0.0, watch.trial <= 1.0))
+    due = ops.logical_and(
+        judged, ops.logical_and(watch.trial > 0.0, watch.trial <= 1.0)
+    )
     gained = watch.mark - watch.average
     theirs = SHARE * guard.patience * ops.maximum(watch.pace, 0.0)
     least = ops.where(fell, theirs, FLOOR * ops.abs(watch.start))
     lags = ops.logical_and(due, gained < least)
     turn = ops.logical_or(last, due)
-    rest = ops.maximum(watch.trial - ops.cast(ours, "float32"), 0.0)
+    rest = ops.maximum(watch.trial - ops.cast(judged, "float32"), 0.0)
     watch = watch._replace(
         mark=ops.where(turn, watch.average, watch.mark),
         pace=ops.where(last, gained / charge(guard, watch), watch.pace),

@@ -72,7 +72,8 @@ def guarded_step(guard, kept, place, now, own_step):
         climbed = ops.logical_and(rose, ops.logical_or(ours, lost))
         if now.last_warm is not None:
             watch = from_here(guard, watch, now.last_warm)
-        watch, lags = on_trial(guard, watch, ours)
+        judged = ops.logical_and(ours, ops.logical_not(now.warm))
+        watch, lags = on_trial(guard, watch, judged)
         here = with_rows(before, ops.where(lowest, now.params_P, best_P), place)
     out = ops.logical_and(out, ops.logical_not(climbed))
     lags = ops.logical_and(lags, ops.logical_not(ops.logical_or(out, climbed)))

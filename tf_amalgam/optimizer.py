@@ -44,9 +44,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             back after such a fall, gains less than half as fast (losses are seen
             where Keras' `fit` scales it; not on JAX, nor on several replicas, nor under
             `mixed_float16`, nor in loops of your own that do not call `scale_loss`).
-            Where it climbed, parameters go back to where it was lowest. Steps whose
-            gradient is not finite are left out. `guard_report` says what happened. 12
-            bytes a parameter.
+            Where it climbed, or too little was gained, parameters go back to where it
+            was lowest. Steps whose gradient is not finite are left out. `guard_report`
+            says what happened. 12 bytes a parameter.
         **kwargs: what every Keras optimizer takes: `name`, `weight_decay`,
             `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`,
             `ema_overwrite_frequency`, `loss_scale_factor`,
@@ -233,7 +233,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list):
         super().finalize_variable_values(var_list)
         report = self.guard_report
-        if any(report.get(n) for n in ("out_of_bounds", "loss_climbed")):
+        if report.get("fallback_steps"):
             logging.warning("%s: the guard fell back: %s", self.name, report)
         elif any(report.values()):
             logging.warning("%s: the guard left steps out: %s", self.name, report)
