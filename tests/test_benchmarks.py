@@ -70,9 +70,9 @@ def test_all_benchmarks_end_in_a_verdict(value, benchmark, monkeypatch, capsys):
     )
 
 
-def test_the_command_measures():
+def test_a_command_measures():
     done = subprocess.run(
-        [sys.executable, FOLDER / "run.py", "--only", "start"],
+        [sys.executable, FOLDER / "start.py", "--repeats", "1"],
         capture_output=True,
         text=True,
         check=False,
@@ -105,16 +105,39 @@ def test_time_to_quality_needs_real_data(benchmark, monkeypatch, capsys):
 def test_a_recipe_is_timed_until_its_student_is_level(level, benchmark, capsys):
     """After one meta-update: beside the teachers' warm-up it is, in training not."""
     timing = benchmark("time_to_quality")
-    words = ["--recipes", "quickstart", "quickstart", "--seeds", "0", "--epochs"]
-    words += ["5" if level else "12", "--gin_bindings"]  # the warm-up is 100 steps
-    words += ["amalgamate.stages = [(100, 1, 0.1)]", "amalgamate.period = 1"]
-    (ratio,) = timing.report(timing.parser().parse_args(words))
+    epochs = "5" if level else "12"  # the warm-up is 100 steps, five and a half
+    words = ["--recipes", "quickstart", "--seeds", "0", "--epochs", epochs]
+    words += ["--gin_bindings", "amalgamate.stages = [(100, 1, 0.1)]"]
+    words += ["amalgamate.period = 1"]
+    options = timing.parser().parse_args(words)
+    minutes = timing.minutes_to_level("quickstart", [], options)
     told = capsys.readouterr().out
-    assert f"MLP (trained on), {words[6]} epochs: adam " in told
+    assert f"MLP (trained on), {epochs} epochs: adam " in told
     looks = [line for line in told.splitlines() if line.startswith("| quickstart")]
-    assert [line.endswith("| yes |") for line in looks] == [level] * 2
-    assert math.isfinite(ratio.value) == level
-    assert ratio.broke or level  # never level is no success
+    assert [line.endswith("| yes |") for line in looks] == [level]
+    assert (0.0 < minutes < math.inf) == level
+
+
+@pytest.mark.parametrize(("minutes", "broke"), [(4.0, False), (math.inf, True)])
+def test_recipes_are_compared_with_the_first(minutes, broke, benchmark, monkeypatch):
+    timing = benchmark("time_to_quality")
+
+    def of(name, looks, options):
+        looks.append(types.SimpleNamespace(name="adam"))
+        return {"slow": 10.0, "fast": minutes}[name]
+
+    monkeypatch.setattr(timing, "minutes_to_level", of)
+    options = types.SimpleNamespace(recipes=["slow", "fast"])
+    (ratio,) = timing.report(options)
+    assert (ratio.value, ratio.broke) == (minutes / 10.0, broke)
+    assert ratio.reached != broke
+
+
+def test_a_first_recipe_without_teachers_is_refused(benchmark):
+    timing = benchmark("time_to_quality")
+    words = ["--recipes", "quickstart", "--gin_bindings", "amalgamate.teachers = ()"]
+    with pytest.raises(ValueError, match="no teachers to be level with"):
+        timing.report(timing.parser().parse_args(words))
 
 
 def test_operations_of_a_profile_by_kind(benchmark, tmp_path):

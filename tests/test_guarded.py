@@ -32,6 +32,18 @@ def step(optimizer, variables, grads, loss):
     )
 
 
+def in_one_program(optimizer, variable):
+    """Returns a step of one variable as a function of the loss, for hundreds."""
+    optimizer.build([variable])
+
+    @tf.function(autograph=False)
+    def program(loss):
+        optimizer.scale_loss(loss)
+        optimizer.apply([tf.fill(variable.shape, 0.01)], [variable])
+
+    return lambda loss: program(tf.constant(loss, "float32"))
+
+
 def settle(optimizer, variables, grads=None):
     """Lets the loss fall until the guard knows it; returns the last loss.
 
@@ -185,13 +197,14 @@ def after_a_fall(optimizer, variable, gain):
     Returns the report after each of the optimizer's steps.
     """
     settle(optimizer, [variable])
+    take_step = in_one_program(optimizer, variable)
     while not optimizer.guard_report["loss_climbed"]:
-        step(optimizer, [variable], [[0.01]], 1e6)
+        take_step(1e6)
     loss, reports = float(optimizer._kept.watch.average), []
     while optimizer.guard_report["fallback_left"]:
-        step(optimizer, [variable], [[0.01]], loss := loss - 0.01)
+        take_step(loss := loss - 0.01)
     for _ in range(400):
-        step(optimizer, [variable], [[0.01]], loss := loss - gain)
+        take_step(loss := loss - gain)
         reports.append(optimizer.guard_report)
     return reports
 
@@ -225,9 +238,10 @@ def test_who_gains_too_little_at_first_is_compared(gained, lags, warmup_steps):
     way = [*warm, *(10.0 - gained * np.arange(300) / 30.0)]
     # Those that lag begin again from where they were.
     way += [*(10.0 - gained * np.arange(250) / 30.0)] if lags else [way[-1]] * 250
+    take_step = in_one_program(optimizer, variable)
     for loss in way:
         before = variable.numpy()
-        step(optimizer, [variable], [[0.01]], float(loss))
+        take_step(loss)
         reports.append(optimizer.guard_report)
         told = [report["gained_too_little"] for report in reports[-2:]]
         if told == [0, 1]:
@@ -246,18 +260,18 @@ def test_a_long_warm_up_is_not_heard():
     """It gains nothing in more than the first steps that count; what follows does."""
     guard = Guard(size=1e9, cosine=-1.0, patience=20)  # 60 steps are heard
     optimizer = learned_sgd(guard, warmup_steps=100)
-    variable = keras.Variable([1.0])
+    take_step = in_one_program(optimizer, keras.Variable([1.0]))
     for loss in (*[10.0] * 100, *np.linspace(9.9, 5.0, 80)):
-        step(optimizer, [variable], [[0.01]], float(loss))
+        take_step(loss)
     assert set(optimizer.guard_report.values()) == {0}
 
 
 def test_fresh_parameters_are_not_given_up_for_a_little():
     """At first what is a tenth lower is kept, then the lowest."""
     optimizer = learned_sgd(Guard(size=1e9, cosine=-1.0, patience=30))  # first: 90
-    variable, kept = keras.Variable([1.0]), []
+    take_step, kept = in_one_program(optimizer, keras.Variable([1.0])), []
     for loss in [*[10.0] * 5, *[9.5] * 30, *[8.5] * 80, *[8.4] * 20]:
-        step(optimizer, [variable], [[0.01]], loss)
+        take_step(loss)
         kept.append(float(optimizer._kept.best.numpy()[0]))
     assert kept[0] == kept[34] == 1.0
     # Of losses near 9.6 and then 8.5 the average is below 9 after some 15.
@@ -269,15 +283,16 @@ def test_who_fell_may_gain_little_where_the_fallback_lost():
     guard = Guard(size=1e9, cosine=-1.0, patience=100)
     optimizer = learned_sgd(guard)
     settle(optimizer, [variable := keras.Variable([1.0])])
+    take_step = in_one_program(optimizer, variable)
     while not optimizer.guard_report["loss_climbed"]:
-        step(optimizer, [variable], [[0.01]], 1e6)
+        take_step(1e6)
     loss = float(optimizer._kept.watch.average)
     for _ in range(300):
-        step(optimizer, [variable], [[0.01]], loss := loss + 0.0005)
+        take_step(loss := loss + 0.0005)
         if not optimizer.guard_report["fallback_left"]:
             break
     for _ in range(150):
-        step(optimizer, [variable], [[0.01]], loss := loss - 2e-4)
+        take_step(loss := loss - 2e-4)
     assert optimizer.guard_report["gained_too_little"] == 0
 
 
