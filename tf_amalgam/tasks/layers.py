@@ -5,39 +5,65 @@ places of a small convolutional net: the second derivative of max pooling, and t
 first convolution, whose few channels use the machine badly.
 """
 
+import functools
+import itertools
+
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
 
 @keras.saving.register_keras_serializable("tf_amalgam")
 class ImagePatches(layers.Layer):
-    """Square patches of images: `[B, H, W, C]` -> `[B, H−k+1, W−k+1, k·k·C]`.
+    """Square patches of images: `[B, H, W, C]` -> `[B, pool², H', W', size²·C]`.
 
-    It has nothing to train, so a `Task` computes it once for a minibatch and gives
-    it to the student, every teacher and the way back.
+    H' x W' windows of pool x pool places of the kernel; places of a window come
+    first, so that the pool is a maximum of whole tensors. It has nothing to train, so
+    a `Task` computes it once for a minibatch and gives it to the student, every
+    teacher and the way back.
+
+    Args:
+        size, pool, stride: of the `ConvBlock` that reads the patches.
     """
 
-    def __init__(self, size, **kwargs):
+    def __init__(self, size, pool=1, stride=1, **kwargs):
         super().__init__(**kwargs)
         self.size = size
+        self.pool = pool
+        self.stride = stride
+
+    def build(self, shape):
+        """Makes a kernel of which each output is one number of the image."""
+        size, stride, channels = self.size, self.stride, shape[-1]
+        places, offsets = range(self.pool), range(size)
+        numbers = [
+            (a * stride + i, b * stride + j, c)
+            for a, b, i, j in itertools.product(places, places, offsets, offsets)
+            for c in range(channels)
+        ]
+        side = (self.pool - 1) * stride + size
+        self._picks = np.zeros((side, side, channels, len(numbers)), "float32")
+        for n, at in enumerate(numbers):
+            self._picks[(*at, n)] = 1.0
 
     def call(self, images):
-        height = images.shape[1] - self.size + 1
-        width = images.shape[2] - self.size + 1
-        steps = range(self.size)
-        return ops.concatenate(
-            [images[:, i : i + height, j : j + width] for i in steps for j in steps],
-            axis=-1,
-        )
+        # A convolution is faster than slices: their rows are short.
+        picks = ops.cast(self._picks, images.dtype)
+        y = ops.conv(images, picks, strides=self.pool * self.stride, padding="valid")
+        _, places, height, width, numbers = self.compute_output_shape(images.shape)
+        y = ops.reshape(y, (-1, height * width, places, numbers))
+        y = ops.transpose(y, (0, 2, 1, 3))
+        return ops.reshape(y, (-1, places, height, width, numbers))
 
     def compute_output_shape(self, shape):
         batch, height, width, channels = shape
-        less, count = self.size - 1, self.size**2
-        return (batch, height - less, width - less, count * channels)
+        sides = (pooled(side, self) for side in (height, width))
+        return (batch, self.pool**2, *sides, self.size**2 * channels)
 
     def get_config(self):
-        return {**super().get_config(), "size": self.size}
+        shape = {"size": self.size, "pool": self.pool, "stride": self.stride}
+        return {**super().get_config(), **shape}
 
 
 @keras.saving.register_keras_serializable("tf_amalgam")
@@ -52,7 +78,7 @@ class ConvBlock(layers.Layer):
         size: side of the square kernel.
         pool: side of the pooling windows; 1 leaves them out.
         stride: steps of the kernel over the image.
-        of_patches: the input is `ImagePatches(size)` of the images.
+        of_patches: the input is `ImagePatches(size, pool, stride)` of the images.
     """
 
     def __init__(self, filters, size, pool=1, stride=1, of_patches=False, **kwargs):
@@ -76,24 +102,27 @@ class ConvBlock(layers.Layer):
         )
 
     def call(self, x):
-        if self.of_patches:
-            if self.stride > 1:
-                x = x[:, :: self.stride, :: self.stride]
-            flat = ops.reshape(x, (-1, x.shape[-1]))
-            y = ops.matmul(flat, ops.reshape(self.kernel, (-1, self.filters)))
-            y = ops.reshape(y, (-1, *x.shape[1:3], self.filters))
-        else:
-            y = ops.conv(x, self.kernel, strides=self.stride, padding="valid")
-        if self.pool > 1:
-            y = max_pool(y, self.pool)
+        y = self._of_patches(x) if self.of_patches else self._of_images(x)
         return ops.relu(y + self.bias)
 
+    def _of_patches(self, x):
+        _, places, height, width, numbers = x.shape
+        flat = ops.reshape(x, (-1, numbers))
+        y = ops.matmul(flat, ops.reshape(self.kernel, (-1, self.filters)))
+        y = ops.reshape(y, (-1, places, height * width * self.filters))
+        # Like MaxPool's gradient, that of a maximum goes to the first of equals.
+        y = functools.reduce(ops.maximum, ops.unstack(y, places, axis=1))
+        return ops.reshape(y, (-1, height, width, self.filters))
+
+    def _of_images(self, x):
+        y = ops.conv(x, self.kernel, strides=self.stride, padding="valid")
+        return max_pool(y, self.pool) if self.pool > 1 else y
+
     def compute_output_shape(self, shape):
-        less = 0 if self.of_patches else self.size - 1
-        height, width = (
-            ((side - less - 1) // self.stride + 1) // self.pool for side in shape[1:3]
-        )
-        return (shape[0], height, width, self.filters)
+        batch, *sides, _ = shape
+        if self.of_patches:
+            return (batch, *sides[1:], self.filters)
+        return (batch, *(pooled(side, self) for side in sides), self.filters)
 
     def get_config(self):
         return {
@@ -104,6 +133,11 @@ class ConvBlock(layers.Layer):
             "stride": self.stride,
             "of_patches": self.of_patches,
         }
+
+
+def pooled(side, layer):
+    """Returns what is left of an image's side after the kernel and its pool."""
+    return ((side - layer.size) // layer.stride + 1) // layer.pool
 
 
 def max_pool(x, size):
@@ -134,8 +168,8 @@ def max_pool(x, size):
         return at_maxima(dy), backward
 
     @tf.custom_gradient
-    def pooled(x):
+    def maxima(x):
         y = tf.raw_ops.MaxPool(input=x, **window)
         return y, lambda dy: spread(x, y, dy)
 
-    return pooled(x)
+    return maxima(x)

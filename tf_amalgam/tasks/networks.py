@@ -104,7 +104,8 @@ def _convolutions(filters, shape):
         count, size, pool, stride = _four(i, entry)
         patches = i == 0 and size**2 * shape[-1] <= PATCH_NUMBERS
         block = ConvBlock(count, size, pool, stride, of_patches=patches)
-        added: list = [ImagePatches(size), block] if patches else [block]
+        added: list = [ImagePatches(size, pool, stride)] if patches else []
+        added.append(block)
         before = shape
         for layer in added:
             shape = layer.compute_output_shape(shape)
