@@ -1,6 +1,7 @@
 """What all benchmarks share: the machine, processes of their own, ratios and goals."""
 
 import argparse
+import contextlib
 import importlib
 import json
 import mmap
@@ -10,6 +11,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from typing import NamedTuple
 
@@ -178,17 +180,63 @@ def child(file, *arguments):
 
     It runs `python file --child JSON`, which is for `command` to read.
     """
+    process = _started(file, arguments, stdin=subprocess.DEVNULL)
+    told, errors = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"A measurement failed:\n{errors}")
+    return json.loads(told.strip().splitlines()[-1])
+
+
+def in_turns(file, name, runs, repeats):
+    """Returns seconds of calls of several programs, each in a process of its own.
+
+    While one works the others wait. `name` is a measurement that builds its program
+    and then, for each line that comes in, prints what a call takes.
+
+    Args:
+        runs: arguments of the measurement for each program.
+        repeats: calls of each.
+    """
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for run in runs:
+            log = stack.enter_context(tempfile.TemporaryFile("w+"))
+            process = _started(file, (name, *run), subprocess.PIPE, log)
+            processes.append((stack.enter_context(process), log))
+            stack.callback(process.kill)
+            _call(*processes[-1])  # before the next builds its own
+        seconds = [[] for _ in runs]
+        for turn in range(repeats):
+            order = range(len(runs))
+            for i in order if turn % 2 == 0 else reversed(order):
+                seconds[i].append(_call(*processes[i]))
+        return seconds
+
+
+def _call(process, log):
+    """Returns the seconds of one call of a waiting process."""
+    try:
+        process.stdin.write("call\n")
+        process.stdin.flush()
+        return float(process.stdout.readline())
+    except (BrokenPipeError, ValueError) as error:
+        process.kill()
+        process.wait()
+        log.seek(0)
+        raise RuntimeError(f"A measurement failed:\n{log.read()}") from error
+
+
+def _started(file, arguments, stdin, stderr=subprocess.PIPE):
+    """Returns the process of one measurement."""
     environment = {**os.environ}
     # An installed package is compiled once, not at each start.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, file, "--child", json.dumps(arguments)],
-        capture_output=True,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
-        check=False,
         env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
     )
-    if done.returncode:
-        raise RuntimeError(f"A measurement failed:\n{done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])

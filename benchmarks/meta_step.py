@@ -2,13 +2,14 @@
 
     python benchmarks/meta_step.py [--teachers 0 2 6] [--steps 100] [--long]
 
-Memory, build and first call of every row are measured in a process of its own; speeds
-in one process where both programs take turns. Run it on a quiet machine. Images are
-made up in MNIST's shape: their values do not matter here.
+Each program has a process of its own, the plain one with TensorFlow's defaults and ours
+as `amalgamate` sets it up; for speeds the processes take turns. Run it on a quiet
+machine. Images are made up in MNIST's shape: their values do not matter here.
 """
 
 import resource
 import statistics
+import sys
 
 import measuring
 from measuring import Ratio, timed
@@ -59,10 +60,12 @@ class Program:
         import plain
         import tensorflow as tf
 
-        from tf_amalgam import meta_step
+        from tf_amalgam import memory, meta_step
         from tf_amalgam.objective import Objective
         from tf_amalgam.rules import RNNProp, make_pool
 
+        if which == "ours":
+            memory.keep_freed_memory()  # as `amalgamate` does
         task = train_net(plain.train_model if which == "plain" else None)
         pool = make_pool(POOLS[teachers]) if teachers else ()
         # A small alpha keeps the untrained student, and so all numbers, tame.
@@ -114,21 +117,11 @@ def measure_start(which, teachers, steps, first_order=False):
     }
 
 
-def measure_speed(runs, repeats):
-    """Returns seconds per call of several programs that take turns.
-
-    Args:
-        runs: list of arguments of `Program`.
-    """
-    programs = [Program(*run) for run in runs]
-    for program in programs:
-        program.call()
-    seconds = [[] for _ in programs]
-    for turn in range(repeats):
-        order = range(len(programs))
-        for i in order if turn % 2 == 0 else reversed(order):
-            seconds[i].append(programs[i].call())
-    return {"seconds": seconds}
+def measure_calls(*run):
+    """Prints seconds of a call whenever a line comes in."""
+    program = Program(*run)
+    for _ in sys.stdin:
+        print(program.call(), flush=True)
 
 
 def useful_gigaflops(teachers, coordinates=18_122, units=20):
@@ -167,7 +160,7 @@ def compare(teachers, options, rate):
     first_order = teachers == FIRST_ORDER_TEACHERS
     if first_order:
         runs.append(("ours", teachers, options.steps, True))
-    times = measuring.child(__file__, "measure_speed", runs, options.repeats)["seconds"]
+    times = measuring.in_turns(__file__, "measure_calls", runs, options.repeats)
     found, starts = zip(*(start(run, options.starts) for run in runs), strict=True)
     for run, one, seconds in zip(runs, found, times, strict=True):
         label = f"{run[0]}, {teachers} teachers" + ", first order" * (len(run) > 3)
@@ -240,4 +233,4 @@ def parser():
 
 
 if __name__ == "__main__":
-    measuring.command(parser, report, measure_start, measure_speed)
+    measuring.command(parser, report, measure_start, measure_calls)

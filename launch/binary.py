@@ -10,6 +10,7 @@ import tempfile
 
 from absl import app, flags
 from absl import logging as absl_logging
+from tf_amalgam import memory
 
 FLAGS = flags.FLAGS
 
@@ -43,6 +44,7 @@ def start(main, with_tensorflow=True):
             with _without_chatter():
                 import tensorflow
 
+                memory.keep_freed_memory()
                 tensorflow.config.list_physical_devices()
         try:
             main(argv)

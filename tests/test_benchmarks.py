@@ -47,6 +47,30 @@ def test_ratios_are_of_pairs(benchmark):
     assert measuring.spread([7.0]) == (7.0, 0.0)
 
 
+TURNS = """
+import json, pathlib, sys
+name, folder, number = json.loads(sys.argv[2])
+for n, _ in enumerate(sys.stdin):
+    if number < 0:
+        raise ValueError("no such program")
+    with open(pathlib.Path(folder, "order"), "a") as order:
+        order.write(str(number))
+    print(10 * n + number, flush=True)
+"""
+
+
+def test_programs_take_turns(benchmark, tmp_path):
+    measuring, file = benchmark("measuring"), tmp_path / "turns.py"
+    file.write_text(TURNS)
+    folder = str(tmp_path)
+    found = measuring.in_turns(file, "calls", [(folder, 1), (folder, 2)], 3)
+    # The first call, in which programs are built, is not told.
+    assert found == [[11.0, 21.0, 31.0], [12.0, 22.0, 32.0]]
+    assert (tmp_path / "order").read_text() == "12" + "12" + "21" + "12"
+    with pytest.raises(RuntimeError, match="(?s)A measurement failed:.*no such program"):
+        measuring.in_turns(file, "calls", [(folder, 1), (folder, -1)], 3)
+
+
 @pytest.mark.parametrize("value", [0.2, 0.5])
 def test_all_benchmarks_end_in_a_verdict(value, benchmark, monkeypatch, capsys):
     run, measuring = benchmark("run"), benchmark("measuring")

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "tf_amalgam"
 LAYERS = [
     {
         *("numerics", "layout", "files", "privacy", "stats", "warm_up"),
-        *("published", "processes", "terms", "words"),
+        *("memory", "published", "processes", "terms", "words"),
     },
     {"rules", "sweep", "frames", "workers", "chunks", "plots", "weights"},
     {
