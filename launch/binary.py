@@ -10,6 +10,7 @@ import tempfile
 
 from absl import app, flags
 from absl import logging as absl_logging
+
 from tf_amalgam import memory
 
 FLAGS = flags.FLAGS

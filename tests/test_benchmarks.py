@@ -67,7 +67,9 @@ def test_programs_take_turns(benchmark, tmp_path):
     # The first call, in which programs are built, is not told.
     assert found == [[11.0, 21.0, 31.0], [12.0, 22.0, 32.0]]
     assert (tmp_path / "order").read_text() == "12" + "12" + "21" + "12"
-    with pytest.raises(RuntimeError, match="(?s)A measurement failed:.*no such program"):
+    with pytest.raises(
+        RuntimeError, match="(?s)A measurement failed:.*no such program"
+    ):
         measuring.in_turns(file, "calls", [(folder, 1), (folder, -1)], 3)
 
 

@@ -24,7 +24,7 @@ LAYERS = [
         *("data", "amalgamation", "perturbation", "curriculum", "guard"),
         *("private_gradients", "participants", "compiled"),
     },
-    {"advance"},
+    {"advance", "lanes"},
     {"guarded", "tasks", "evaluated"},
     {"optimizer"},
     {"optimizers"},

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_amalgam import unroll
+from tf_amalgam import lanes, unroll
 from tf_amalgam.meta_step import student_step
 from tf_amalgam.numerics import LOG_EPSILON
 from tf_amalgam.unroll import Side
@@ -44,9 +44,12 @@ def held_out_score(task, rule, weights, carry, batches, held_out):
         now = log_loss(side)
         return side, total + now, now
 
-    start = log_loss(carry.student)
+    way = lanes.ways(rule, weights, task.layout)
+    student = carry.student
+    start = log_loss(student)
+    student = student._replace(rule_state=way.cut(student.rule_state))
     zero = tf.zeros((), dtype)
-    _, total, final = unroll.count_up(looks, look, (carry.student, zero, zero))
+    _, total, final = unroll.count_up(looks, look, (student, zero, zero))
     return total / looks - start, final - start
 
 

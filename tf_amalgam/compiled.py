@@ -15,7 +15,7 @@ from tf_amalgam.chunks import Chunk
 def update(rule, weights, grads_P, params_P, state, layout, step):
     """Returns what `rule.update` returns, to rounding."""
     seen = (grads_P, params_P, state)
-    if not weights or not rule.coordinatewise or not _available():
+    if not weights or not rule.coordinatewise or not available():
         return rule.update(weights, *seen, layout, step)
     if isinstance(layout, Chunk):
         program = _program(rule, layout.whole, layout.size)
@@ -35,8 +35,8 @@ def _program(rule, layout, size):
     return tf.function(program, jit_compile=True, autograph=False)
 
 
-def _available():
-    """Whether XLA may be asked; as for Keras, not beside a GPU of Apple's."""
+def available():
+    """Returns whether XLA may be asked; as for Keras, not beside a GPU of Apple's."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_amalgam import lanes
 from tf_amalgam.meta_step import segment_length, student_step, teacher_step
 from tf_amalgam.unroll import step_count
 
@@ -85,6 +86,8 @@ def pieces_of_a_step(task, players, objective, weights, carry, batches):
         batches: arrays `[T, B, …]`.
     """
     student, exact = carry.student, task.exact_gradients
+    way = lanes.ways(players.student, weights, task.layout)
+    rule_state = way.cut(student.rule_state)
     batch = task.prepare(tuple(part[0] for part in batches))
     step = step_count(carry.step, 0, student.params_P.dtype)
     step_fn = student_step(
@@ -102,14 +105,14 @@ def pieces_of_a_step(task, players, objective, weights, carry, batches):
         return tape.gradient(target, params_P, unconnected_gradients="zero")
 
     def rule(params_P, grads_P):
-        return step_fn(grads_P, params_P, student.rule_state, step)
+        return step_fn(grads_P, params_P, rule_state, step)
 
     def rule_back(params_P, grads_P):
         phi = list(weights.values())
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            sources = (phi, params_P, grads_P, student.rule_state)
+            sources = (phi, params_P, grads_P, rule_state)
             tape.watch(sources)
-            moved = step_fn(grads_P, params_P, student.rule_state, step)
+            moved = step_fn(grads_P, params_P, rule_state, step)
         return tape.gradient(moved, sources, unconnected_gradients="zero")
 
     def rules(params_P, grads_P):
@@ -127,7 +130,7 @@ def pieces_of_a_step(task, players, objective, weights, carry, batches):
     )
     if objective.second_order or not exact:
         optimizee += _seconds(curved, params_P)
-    segment = segment_length(objective, batches[0].shape[0], student.rule_state)
+    segment = segment_length(objective, batches[0].shape[0], rule_state)
     again = 1.0 - 1.0 / segment
     found = {"optimizee": optimizee}
     if players.teachers:

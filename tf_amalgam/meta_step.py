@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_amalgam import amalgamation, perturbation, unroll
+from tf_amalgam import amalgamation, lanes, perturbation, unroll
 from tf_amalgam.numerics import LOG_EPSILON, derive_seed
 from tf_amalgam.rules.rule import Rule
 from tf_amalgam.unroll import Side
@@ -121,11 +121,14 @@ def student_step(task, rule, weights, scale_P, noise=None):
     """Returns `step(grads_P, params_P, state, step) -> (params_P, state)`.
 
     The student works on θ/s and sees s·g; its step counts s-fold (Lv et al. 2017).
+    States are cut by `lanes.ways`.
 
     Args:
         noise: `(objective, seed)` in meta-training, None without any noise. The same
             step draws the same noise whenever it is computed.
     """
+
+    way = lanes.ways(rule, weights, task.layout)
 
     def step_fn(grads_P, params_P, state, step):
         phi, seen_P, options = weights, scale_P * grads_P, {}
@@ -144,8 +147,8 @@ def student_step(task, rule, weights, scale_P, noise=None):
                 options["noise"] = perturbation.uniform(
                     shape, seed, RULE_STREAM, seen_P.dtype
                 )
-        delta_P, state = rule.update(
-            phi, seen_P, params_P / scale_P, state, task.layout, step, **options
+        delta_P, state = way.update(
+            phi, seen_P, params_P / scale_P, state, step, **options
         )
         return params_P + scale_P * delta_P, state
 
@@ -215,7 +218,8 @@ def truncation(task, players, objective, weights, carry, batches, with_gradient=
 
 
 def _truncation(task, players, objective, weights, carry, batches, with_gradient):
-    rule_state = carry.student.rule_state
+    way = lanes.ways(players.student, weights, task.layout)
+    rule_state = way.cut(carry.student.rule_state)
     segment = segment_length(objective, batches[0].shape[0], rule_state)
     if objective.meta_loss_start == "unroll":
         origin = (carry.start_params_P, carry.start_model_state)
@@ -247,7 +251,7 @@ def _truncation(task, players, objective, weights, carry, batches, with_gradient
                 players.teachers, players.teacher_weights, strict=True
             )
         ],
-        (carry.student, carry.teachers),
+        (carry.student._replace(rule_state=rule_state), carry.teachers),
         origin,
         batches,
         carry.step,
@@ -267,8 +271,9 @@ def _truncation(task, players, objective, weights, carry, batches, with_gradient
             segment=segment,
             second_order=objective.second_order,
         )
+    student = forward.student
     carry = carry._replace(
-        student=forward.student,
+        student=student._replace(rule_state=way.joined(student.rule_state)),
         teachers=forward.teachers,
         step=carry.step + batches[0].shape[0],
     )

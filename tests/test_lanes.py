@@ -1,0 +1,183 @@
+"""A learned rule's step in chunks against the rule itself."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_amalgam
+from tests import helpers
+from tf_amalgam import alone, lanes, meta_step
+from tf_amalgam.layout import Layout
+from tf_amalgam.objective import Objective
+from tf_amalgam.perturbation import Perturbation
+from tf_amalgam.rules import Choice, Scale, make_pool, make_rule
+
+LAYOUT = Layout(("a", "b", "c"), ((10, 9), (9,), (2, 2, 3)))  # 111 coordinates
+SMALL_POOL = make_pool(("adam", "rmsprop"))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Has 39 coordinates and more taken in lanes of two chunks and more."""
+    monkeypatch.setattr(lanes, "LEAST", 30)
+    monkeypatch.setattr(lanes, "SIZE", 16)
+
+
+def step_and_back(way, weights, state, generator):
+    """Returns delta, state and all vector-Jacobian products, as one vector."""
+
+    def positive(like):  # as second moments are
+        return tf.constant(np.abs(0.1 * generator.normal(size=like.shape)))
+
+    state = tf.nest.map_structure(positive, state)
+    after_bar = tf.nest.map_structure(positive, state)
+    grads_P, params_P, delta_bar = tf.unstack(
+        tf.constant(generator.normal(size=(3, LAYOUT.size)))
+    )
+
+    @tf.function(autograph=False)
+    def program():
+        sources = (weights, grads_P, params_P, state)
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            step = tf.constant(3.0, "float64")
+            found = way.update(weights, grads_P, params_P, way.cut(state), step)
+            delta_P, after = found[0], way.joined(found[1])
+        bars = tape.gradient(
+            (delta_P, after),
+            sources,
+            output_gradients=(delta_bar, after_bar),
+            unconnected_gradients="zero",
+        )
+        return delta_P, after, bars
+
+    return helpers.flat(program())
+
+
+RULES = {
+    "rnnprop": make_rule("rnnprop"),
+    "extended": make_rule("rnnprop", inputs="extended", output="adam_lr"),
+    "original": make_rule("original"),
+    "choice": Choice(SMALL_POOL),
+    "learned scalars": make_rule("learned_scalars"),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_lanes_take_the_rules_own_step(float64, small, name):
+    """111 coordinates as 2 lanes of 4 chunks of 16, tensors across borders."""
+    rule = RULES[name]
+    weights = helpers.weights_of(rule)
+    state = rule.init_state(LAYOUT, "float64")
+    way = lanes.ways(rule, weights, LAYOUT)
+    assert isinstance(way, lanes.Lanes)
+    found = step_and_back(way, weights, state, np.random.default_rng(0))
+    usual = lanes.Whole(rule, LAYOUT)
+    expected = step_and_back(usual, weights, state, np.random.default_rng(0))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-13)
+
+
+def test_a_state_is_cut_and_joined(small):
+    rule = RULES["choice"]
+    way = lanes.ways(rule, helpers.weights_of(rule), LAYOUT)
+    state = tf.nest.map_structure(
+        lambda part: tf.random.normal(part.shape), rule.init_state(LAYOUT)
+    )
+    cut = way.cut(state)
+    assert len(cut) == lanes.COUNT
+    assert {part.shape[0] for part in tf.nest.flatten(cut)} == {4}
+    assert {part.shape[-1] for part in tf.nest.flatten(cut)} == {16}
+    tf.nest.map_structure(np.testing.assert_array_equal, way.joined(cut), state)
+
+
+def test_who_takes_all_coordinates_at_once(monkeypatch):
+    """Small nets, and rules that learn nothing, couple coordinates or draw noise."""
+    large = Layout(("a",), ((lanes.LEAST,),))
+
+    def way(rule, layout=large):
+        return type(lanes.ways(rule, helpers.weights_of(rule), layout))
+
+    assert way(RULES["rnnprop"]) is lanes.Lanes
+    assert way(RULES["rnnprop"], LAYOUT) is lanes.Whole
+    assert way(SMALL_POOL[0]) is lanes.Whole
+    assert way(Scale()) is lanes.Whole
+    assert way(Choice(SMALL_POOL, hardness=10.0)) is lanes.Whole
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+    assert way(RULES["rnnprop"]) is lanes.Whole
+
+
+def truncated(task, who, objective):
+    """Returns meta-gradient, carry and metrics after two truncations."""
+    weights, carry = helpers.weights_of(who.student), helpers.started(task, who)
+    program = tf.function(
+        lambda carry, batches: meta_step.truncation(
+            task, who, objective, weights, carry, batches
+        ),
+        autograph=False,
+    )
+    for n in range(2):
+        batches = helpers.constants(task.minibatches(1, 3 + 5 * n, 5))
+        gradient, carry, metrics = program(carry, batches)
+    return gradient, carry, metrics
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Objective(alpha=0.3, segment=2),
+        Objective(
+            alpha=0.3,
+            second_order=False,
+            input_noise=0.1,
+            perturbation=Perturbation("gaussian", 0.1, redrawn="inner_step"),
+        ),
+    ],
+)
+def test_truncations_are_the_same(float64, monkeypatch, objective):
+    task, who = helpers.tiny_task(), helpers.players()
+    whole = truncated(task, who, objective)
+    monkeypatch.setattr(lanes, "LEAST", 30)
+    monkeypatch.setattr(lanes, "SIZE", 16)
+    cut = truncated(task, who, objective)
+    np.testing.assert_allclose(
+        helpers.flat(cut), helpers.flat(whole), rtol=1e-8, atol=1e-13
+    )
+
+
+def test_validations_are_the_same(float64, monkeypatch):
+    task, who = helpers.tiny_task(), helpers.players(teachers=())
+
+    def score():
+        return alone.held_out_score(
+            task,
+            who.student,
+            helpers.weights_of(who.student),
+            helpers.started(task, who),
+            helpers.constants(task.minibatches(1, 3, 7)),
+            task.dataset.validation,
+        )
+
+    whole = score()
+    monkeypatch.setattr(lanes, "LEAST", 30)
+    np.testing.assert_allclose(score(), whole, rtol=1e-10)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_devices_take_lanes_of_their_own(monkeypatch, replicas):
+    def amalgamated(replicas):
+        return tf_amalgam.amalgamate(
+            helpers.tiny_task(),
+            truncation_steps=6,
+            stages=((6, 1),),
+            period=1,
+            meta_batch=2,
+            validation_optimizees=1,
+            replicas=replicas,
+            progress=False,
+        )
+
+    whole = amalgamated(1).history[0]
+    monkeypatch.setattr(lanes, "LEAST", 30)
+    found = amalgamated(replicas).history[0]
+    for name in ("loss", "meta_gradient_norm", "distance/adam"):
+        assert found[name] == pytest.approx(whole[name], rel=1e-4)

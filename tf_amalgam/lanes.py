@@ -1,0 +1,198 @@
+"""A learned rule's step in meta-training, and back through it, from inside the cache.
+
+RNNProp makes two kilobytes of intermediate numbers of a coordinate, one operation after
+another, so that those of a whole network go through the main memory many times. Where
+coordinates do not depend on one another they are taken a chunk at a time instead: one
+program of XLA's for a step and one for its vector-Jacobian product, which computes the
+step again. Both go through the chunks of a lane; lanes run beside one another.
+"""
+
+import functools
+
+import tensorflow as tf
+
+from tf_amalgam import compiled
+from tf_amalgam.chunks import MULTIPLE, Chunk
+
+COUNT = 2  # lanes
+SIZE = 512  # coordinates of a chunk at most
+LEAST = 4096  # coordinates from which on it is worth while
+
+
+def ways(rule, weights, layout):
+    """Returns how a rule's state is kept in an unroll, and its steps are taken."""
+    usual = (
+        not weights
+        or not rule.coordinatewise
+        or rule.noise_shape(layout) is not None
+        or layout.size < LEAST
+        or not compiled.available()
+        # A GPU has other caches, and is idle between small chunks.
+        or bool(tf.config.list_logical_devices("GPU"))
+    )
+    return Whole(rule, layout) if usual else Lanes(rule, layout)
+
+
+class Whole:
+    """All coordinates at once, one operation after the other."""
+
+    def __init__(self, rule, layout):
+        self._rule, self._layout = rule, layout
+
+    def cut(self, state):
+        """Returns a rule's state as `update` takes it."""
+        return state
+
+    def joined(self, state):
+        """Returns the state as the rule knows it."""
+        return state
+
+    def update(self, weights, grads_P, params_P, state, step, **noise):
+        """Returns what `Rule.update` returns."""
+        return self._rule.update(
+            weights, grads_P, params_P, state, self._layout, step, **noise
+        )
+
+
+class Lanes:
+    """Chunks of coordinates; the same results to rounding.
+
+    A state is a tuple of the lanes' ones, whose parts are `[C, …, S]`: C chunks of S
+    coordinates, padded with zeros behind the last one.
+    """
+
+    def __init__(self, rule, layout):
+        self._rule, self._layout = rule, layout
+        self._chunks = -(-layout.size // (COUNT * SIZE))  # of a lane
+        size = -(-layout.size // (COUNT * self._chunks))
+        self._size = -(-size // MULTIPLE) * MULTIPLE
+        self._forth, self._back = _programs(rule, layout, self._chunks, self._size)
+
+    def cut(self, state):
+        """Returns a rule's state as `update` takes it."""
+        cut = [self._cut(part) for part in tf.nest.flatten(state)]
+        lanes = zip(*cut, strict=True)
+        return tuple(tf.nest.pack_sequence_as(state, lane) for lane in lanes)
+
+    def joined(self, lanes):
+        """Returns the state as the rule knows it."""
+        flat = zip(*map(tf.nest.flatten, lanes), strict=True)
+        return tf.nest.pack_sequence_as(lanes[0], list(map(self._joined, flat)))
+
+    def update(self, weights, grads_P, params_P, state, step):
+        """Returns what `Rule.update` returns; differentiable once."""
+        names, phi = list(weights), list(weights.values())
+
+        @tf.custom_gradient
+        def lane(start, step, *tensors):
+            def back(*adjoints):
+                found = self._back(names, start, step, tensors, adjoints)
+                return (None, None, *found)
+
+            return self._forth(names, start, step, tensors), back
+
+        deltas, after = [], []
+        pieces = zip(self._cut(grads_P), self._cut(params_P), state, strict=True)
+        for n, (grads_CS, params_CS, before) in enumerate(pieces):
+            delta_CS, *parts = lane(
+                tf.constant(n * self._chunks * self._size),
+                step,
+                *(*phi, grads_CS, params_CS, *tf.nest.flatten(before)),
+            )
+            deltas.append(delta_CS)
+            after.append(tf.nest.pack_sequence_as(before, parts))
+        return self._joined(deltas), tuple(after)
+
+    def _cut(self, values):
+        """Returns `[…, P]` as the lanes' `[C, …, S]`."""
+        *leading, coordinates = values.shape
+        whole = COUNT * self._chunks * self._size
+        padding = [[0, 0]] * len(leading) + [[0, whole - coordinates]]
+        values = tf.reshape(tf.pad(values, padding), (*leading, -1, self._size))
+        rank = len(leading)
+        values = tf.transpose(values, (rank, *range(rank), rank + 1))
+        return tf.split(values, COUNT)
+
+    def _joined(self, lanes):
+        """Returns the lanes' `[C, …, S]` as `[…, P]`."""
+        values = tf.concat(lanes, axis=0)
+        rank = len(values.shape) - 1
+        values = tf.transpose(values, (*range(1, rank), 0, rank))
+        values = tf.reshape(values, (*values.shape[:-2], -1))
+        return values[..., : self._layout.size]
+
+
+@functools.lru_cache(maxsize=32)
+def _programs(rule, layout, chunks, size):
+    """Returns the compiled step of a lane, and its vector-Jacobian product.
+
+    Both take the names of the weights, the lane's first coordinate, the step's number,
+    and a list of the weights, gradients, parameters and parts of the state; the second
+    one the adjoints of what the first returns (deltas and parts of the state), too.
+    """
+    nothing = layout.only(())
+    structure = tf.nest.map_structure(lambda _: None, rule.init_state(nothing))
+
+    def taken(names, start, step, tensors):
+        """Returns the step of one chunk, as a list."""
+        count = len(names)
+        weights = dict(zip(names, tensors[:count], strict=True))
+        grads, params, *state = tensors[count:]
+        state = tf.nest.pack_sequence_as(structure, state)
+        part = Chunk(layout, start, size)
+        delta, state = rule.update(weights, grads, params, state, part, step)
+        return [delta, *tf.nest.flatten(state)]
+
+    def at(i, count, tensors):
+        """Returns the weights, and chunk i of what belongs to coordinates."""
+        return [*tensors[:count], *(part[i] for part in tensors[count:])]
+
+    def through(function, like, total):
+        """Returns each chunk's `function(i)` as arrays, and the sum of its second."""
+        arrays = [
+            tf.TensorArray(part.dtype, chunks, element_shape=part.shape[1:])
+            for part in like
+        ]
+
+        def body(i, total, arrays):
+            found, more = function(i)
+            total = [a + b for a, b in zip(total, more, strict=True)]
+            arrays = [a.write(i, v) for a, v in zip(arrays, found, strict=True)]
+            return i + 1, total, arrays
+
+        carry = (tf.constant(0), total, arrays)
+        _, total, arrays = tf.while_loop(lambda i, *_: i < chunks, body, carry)
+        return [array.stack() for array in arrays], total
+
+    @functools.partial(tf.function, jit_compile=True, autograph=False)
+    def forth(names, start, step, tensors):
+        count = len(names)
+
+        def one(i):
+            mine = at(i, count, tensors)
+            return taken(names, start + i * size, step, mine), []
+
+        return through(one, tensors[count + 1 :], [])[0]
+
+    @functools.partial(tf.function, jit_compile=True, autograph=False)
+    def back(names, start, step, tensors, adjoints):
+        count = len(names)
+
+        def one(i):
+            mine = at(i, count, tensors)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(mine)
+                found = taken(names, start + i * size, step, mine)
+            bars = tape.gradient(
+                found,
+                mine,
+                output_gradients=[adjoint[i] for adjoint in adjoints],
+                unconnected_gradients="zero",
+            )
+            return bars[count:], bars[:count]
+
+        phi = tensors[:count]
+        bars, total = through(one, tensors[count:], [tf.zeros_like(w) for w in phi])
+        return [*total, *bars]
+
+    return forth, back
