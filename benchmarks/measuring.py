@@ -180,8 +180,8 @@ def child(file, *arguments):
 
     It runs `python file --child JSON`, which is for `command` to read.
     """
-    process = _started(file, arguments, stdin=subprocess.DEVNULL)
-    told, errors = process.communicate()
+    with _started(file, arguments, stdin=subprocess.DEVNULL) as process:
+        told, errors = process.communicate()
     if process.returncode:
         raise RuntimeError(f"A measurement failed:\n{errors}")
     return json.loads(told.strip().splitlines()[-1])

@@ -25,6 +25,8 @@ KINDS = {
     ),
 }
 REST = "elementwise, sums and the rest"
+# The learned rule, and back through it, are programs of XLA's.
+RULE, XLA = "the learned rule (XLA)", "CpuExecutable::ExecuteAsyncOnStream"
 # Operations that hold others.
 OUTER = ("While", "StatelessWhile", "If", "StatelessIf", "PartitionedCall")
 
@@ -48,8 +50,11 @@ def picoseconds(folder):
         for line in plane.lines:
             for event in line.events:
                 # "scope/name:Type" is an operation; there are threads and functions.
-                _, colon, operation = names[event.metadata_id].partition(":")
-                if colon and operation.isidentifier() and operation not in OUTER:
+                name = names[event.metadata_id]
+                _, colon, operation = name.partition(":")
+                if name == XLA:
+                    found[RULE] += event.duration_ps
+                elif colon and operation.isidentifier() and operation not in OUTER:
                     found[kind_of(operation)] += event.duration_ps
     return found
 

@@ -169,12 +169,13 @@ def test_a_first_recipe_without_teachers_is_refused(benchmark):
 def test_operations_of_a_profile_by_kind(benchmark, tmp_path):
     where = benchmark("where_time_goes")
     a = tf.random.normal((500, 500))
-    program = tf.function(lambda: tf.tanh(a @ a) + tf.nn.relu(a), autograph=False)
+    rule = tf.function(tf.exp, jit_compile=True, autograph=False)
+    program = tf.function(lambda: tf.tanh(a @ a) + rule(a), autograph=False)
     program()
     with tf.profiler.experimental.Profile(str(tmp_path)):
         program()
     found = where.picoseconds(tmp_path)
-    assert set(found) >= {"products", "activations"}
+    assert set(found) >= {"products", "activations", where.RULE}
     assert found["products"] > 1e6  # a microsecond
     assert where.kind_of("Conv2DBackpropFilter") == "convolutions"
     assert where.kind_of("AddV2") == where.REST

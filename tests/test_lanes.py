@@ -16,11 +16,26 @@ LAYOUT = Layout(("a", "b", "c"), ((10, 9), (9,), (2, 2, 3)))  # 111 coordinates
 SMALL_POOL = make_pool(("adam", "rmsprop"))
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """Has 39 coordinates and more taken in lanes of two chunks and more."""
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    every = tf.config.list_logical_devices
+
+    def without(kind=None):
+        return [] if kind == "GPU" else every(kind)
+
+    monkeypatch.setattr(tf.config, "list_logical_devices", without)
+
+
+def divide(monkeypatch):
+    """Has 39 coordinates and more taken in two lanes of two chunks and more."""
     monkeypatch.setattr(lanes, "LEAST", 30)
     monkeypatch.setattr(lanes, "SIZE", 16)
+    monkeypatch.setattr(lanes, "cores", lambda: 2)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    divide(monkeypatch)
 
 
 def step_and_back(way, weights, state, generator):
@@ -60,6 +75,7 @@ RULES = {
     "original": make_rule("original"),
     "choice": Choice(SMALL_POOL),
     "learned scalars": make_rule("learned_scalars"),
+    "without a state": make_rule("learned_scalars", base="sgd"),
 }
 
 
@@ -69,7 +85,7 @@ def test_lanes_take_the_rules_own_step(float64, small, name):
     rule = RULES[name]
     weights = helpers.weights_of(rule)
     state = rule.init_state(LAYOUT, "float64")
-    way = lanes.ways(rule, weights, LAYOUT)
+    way = lanes.way_of(rule, weights, LAYOUT)
     assert isinstance(way, lanes.Lanes)
     found = step_and_back(way, weights, state, np.random.default_rng(0))
     usual = lanes.Whole(rule, LAYOUT)
@@ -77,17 +93,50 @@ def test_lanes_take_the_rules_own_step(float64, small, name):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-13)
 
 
+def test_lanes_may_be_taken_eagerly(float64, small):
+    rule = RULES["original"]
+    weights = helpers.weights_of(rule)
+    state = rule.init_state(LAYOUT, "float64")
+    grads_P = tf.constant(np.random.default_rng(0).normal(size=LAYOUT.size))
+
+    def gradient(way):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            step = tf.constant(1.0, "float64")
+            delta_P, _ = way.update(weights, grads_P, grads_P, way.cut(state), step)
+        return helpers.flat(tape.gradient(delta_P, weights))
+
+    usual = gradient(lanes.Whole(rule, LAYOUT))
+    found = gradient(lanes.way_of(rule, weights, LAYOUT))
+    np.testing.assert_allclose(found, usual, rtol=1e-9, atol=1e-13)
+
+
 def test_a_state_is_cut_and_joined(small):
     rule = RULES["choice"]
-    way = lanes.ways(rule, helpers.weights_of(rule), LAYOUT)
+    way = lanes.way_of(rule, helpers.weights_of(rule), LAYOUT)
     state = tf.nest.map_structure(
         lambda part: tf.random.normal(part.shape), rule.init_state(LAYOUT)
     )
     cut = way.cut(state)
-    assert len(cut) == lanes.COUNT
+    assert len(cut) == 2
     assert {part.shape[0] for part in tf.nest.flatten(cut)} == {4}
     assert {part.shape[-1] for part in tf.nest.flatten(cut)} == {16}
     tf.nest.map_structure(np.testing.assert_array_equal, way.joined(cut), state)
+
+
+@pytest.mark.parametrize(("cores", "count"), [(1, 1), (3, 3), (64, 7)])
+def test_a_lane_for_each_core(float64, monkeypatch, small, cores, count):
+    """No more lanes than chunks: 111 coordinates are 7 of 16; 3 lanes end padded."""
+    monkeypatch.setattr(lanes, "cores", lambda: cores)
+    rule = RULES["learned scalars"]
+    weights = helpers.weights_of(rule)
+    state = rule.init_state(LAYOUT, "float64")
+    way = lanes.way_of(rule, weights, LAYOUT)
+    assert len(way.cut(state)) == count
+    found = step_and_back(way, weights, state, np.random.default_rng(0))
+    usual = lanes.Whole(rule, LAYOUT)
+    expected = step_and_back(usual, weights, state, np.random.default_rng(0))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-13)
 
 
 def test_who_takes_all_coordinates_at_once(monkeypatch):
@@ -95,15 +144,20 @@ def test_who_takes_all_coordinates_at_once(monkeypatch):
     large = Layout(("a",), ((lanes.LEAST,),))
 
     def way(rule, layout=large):
-        return type(lanes.ways(rule, helpers.weights_of(rule), layout))
+        return type(lanes.way_of(rule, helpers.weights_of(rule), layout))
 
     assert way(RULES["rnnprop"]) is lanes.Lanes
     assert way(RULES["rnnprop"], LAYOUT) is lanes.Whole
     assert way(SMALL_POOL[0]) is lanes.Whole
     assert way(Scale()) is lanes.Whole
     assert way(Choice(SMALL_POOL, hardness=10.0)) is lanes.Whole
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
-    assert way(RULES["rnnprop"]) is lanes.Whole
+    for where, name, answer in (
+        (tf.config, "list_logical_devices", lambda kind: [kind]),
+        (lanes.compiled, "available", lambda: False),
+    ):
+        with monkeypatch.context() as there:
+            there.setattr(where, name, answer)
+            assert way(RULES["rnnprop"]) is lanes.Whole
 
 
 def truncated(task, who, objective):
@@ -136,8 +190,7 @@ def truncated(task, who, objective):
 def test_truncations_are_the_same(float64, monkeypatch, objective):
     task, who = helpers.tiny_task(), helpers.players()
     whole = truncated(task, who, objective)
-    monkeypatch.setattr(lanes, "LEAST", 30)
-    monkeypatch.setattr(lanes, "SIZE", 16)
+    divide(monkeypatch)
     cut = truncated(task, who, objective)
     np.testing.assert_allclose(
         helpers.flat(cut), helpers.flat(whole), rtol=1e-8, atol=1e-13
@@ -158,7 +211,7 @@ def test_validations_are_the_same(float64, monkeypatch):
         )
 
     whole = score()
-    monkeypatch.setattr(lanes, "LEAST", 30)
+    divide(monkeypatch)
     np.testing.assert_allclose(score(), whole, rtol=1e-10)
 
 
@@ -177,7 +230,7 @@ def test_devices_take_lanes_of_their_own(monkeypatch, replicas):
         )
 
     whole = amalgamated(1).history[0]
-    monkeypatch.setattr(lanes, "LEAST", 30)
+    divide(monkeypatch)
     found = amalgamated(replicas).history[0]
     for name in ("loss", "meta_gradient_norm", "distance/adam"):
         assert found[name] == pytest.approx(whole[name], rel=1e-4)

@@ -39,10 +39,11 @@ def derivatives(task, params_P, direction_P, batch):
         ((17, 13, 3), ((4, 3, 1, 2), (6, 2, 3))),
         ((14, 12, 5), ((4, 3, 2, 2), (6, 2, 1))),
         ((12, 12, 1), ((4, 3, 1), (6, 2, 2, 3))),
+        ((17, 17, 1), ((4, 3, 5), (6, 2, 1))),
     ],
 )
 def test_conv_net_equals_keras_layers(float64, shape, filters):
-    """With patches (9 and 27 numbers) and without (45), odd sides, pools, strides."""
+    """With patches (9 and 27 numbers) and without (45; 5 x 5 places), odd sides."""
 
     def reference():
         layers = [keras.Input(shape, dtype="uint8"), keras.layers.Rescaling(1 / 255)]
@@ -164,7 +165,7 @@ def test_saved_and_loaded(tmp_path):
 
 def test_output_shapes_are_known_before_the_call():
     images = keras.Input((9, 8, 2))
-    patches = ImagePatches(3, 2)(images)
+    patches = ImagePatches(3, 2, 1)(images)
     assert patches.shape == (None, 4, 3, 3, 18)
     assert ConvBlock(5, 3, 2, of_patches=True)(patches).shape == (None, 3, 3, 5)
     assert ConvBlock(5, 3)(images).shape == (None, 7, 6, 5)
@@ -174,6 +175,12 @@ def test_output_shapes_are_known_before_the_call():
     assert patches.shape == (None, 4, 2, 1, 18)
     strided = ConvBlock(5, 3, 2, stride=2, of_patches=True)
     assert strided(patches).shape == (None, 2, 1, 5)
+
+
+def test_patches_of_other_windows_are_refused():
+    patches = ImagePatches(3, 1, 1)(keras.Input((9, 8, 2)))
+    with pytest.raises(ValueError, match=r"needs ImagePatches\(3, 2, 1\) before it"):
+        ConvBlock(5, 3, 2, of_patches=True)(patches)
 
 
 def test_patches_by_hand():

@@ -44,7 +44,7 @@ def held_out_score(task, rule, weights, carry, batches, held_out):
         now = log_loss(side)
         return side, total + now, now
 
-    way = lanes.ways(rule, weights, task.layout)
+    way = lanes.way_of(rule, weights, task.layout)
     student = carry.student
     start = log_loss(student)
     student = student._replace(rule_state=way.cut(student.rule_state))

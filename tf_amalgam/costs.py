@@ -86,7 +86,7 @@ def pieces_of_a_step(task, players, objective, weights, carry, batches):
         batches: arrays `[T, B, …]`.
     """
     student, exact = carry.student, task.exact_gradients
-    way = lanes.ways(players.student, weights, task.layout)
+    way = lanes.way_of(players.student, weights, task.layout)
     rule_state = way.cut(student.rule_state)
     batch = task.prepare(tuple(part[0] for part in batches))
     step = step_count(carry.step, 0, student.params_P.dtype)

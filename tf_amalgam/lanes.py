@@ -4,23 +4,25 @@ RNNProp makes two kilobytes of intermediate numbers of a coordinate, one operati
 another, so that those of a whole network go through the main memory many times. Where
 coordinates do not depend on one another they are taken a chunk at a time instead: one
 program of XLA's for a step and one for its vector-Jacobian product, which computes the
-step again. Both go through the chunks of a lane; lanes run beside one another.
+step again. Both go through the chunks of a lane on one core; there is a lane for each
+core, up to a number.
 """
 
 import functools
+import os
 
 import tensorflow as tf
 
 from tf_amalgam import compiled
 from tf_amalgam.chunks import MULTIPLE, Chunk
 
-COUNT = 2  # lanes
 SIZE = 512  # coordinates of a chunk at most
 LEAST = 4096  # coordinates from which on it is worth while
+MOST = 32  # lanes
 
 
-def ways(rule, weights, layout):
-    """Returns how a rule's state is kept in an unroll, and its steps are taken."""
+def way_of(rule, weights, layout):
+    """Returns `Lanes` where these are worth while, else `Whole`."""
     usual = (
         not weights
         or not rule.coordinatewise
@@ -31,6 +33,13 @@ def ways(rule, weights, layout):
         or bool(tf.config.list_logical_devices("GPU"))
     )
     return Whole(rule, layout) if usual else Lanes(rule, layout)
+
+
+def cores():
+    """Returns how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Whole:
@@ -63,15 +72,17 @@ class Lanes:
 
     def __init__(self, rule, layout):
         self._rule, self._layout = rule, layout
-        self._chunks = -(-layout.size // (COUNT * SIZE))  # of a lane
-        size = -(-layout.size // (COUNT * self._chunks))
+        self._lanes = min(cores(), MOST, -(-layout.size // SIZE))
+        self._chunks = -(-layout.size // (self._lanes * SIZE))  # of a lane
+        size = -(-layout.size // (self._lanes * self._chunks))
         self._size = -(-size // MULTIPLE) * MULTIPLE
+        self._width = self._chunks * self._size  # coordinates of a lane
         self._forth, self._back = _programs(rule, layout, self._chunks, self._size)
 
     def cut(self, state):
         """Returns a rule's state as `update` takes it."""
         cut = [self._cut(part) for part in tf.nest.flatten(state)]
-        lanes = zip(*cut, strict=True)
+        lanes = [[parts[n] for parts in cut] for n in range(self._lanes)]
         return tuple(tf.nest.pack_sequence_as(state, lane) for lane in lanes)
 
     def joined(self, lanes):
@@ -85,17 +96,20 @@ class Lanes:
 
         @tf.custom_gradient
         def lane(start, step, *tensors):
+            # A tape that records what is in here would need the loop's every number.
+            untaped = [tf.stop_gradient(tensor) for tensor in tensors]
+
             def back(*adjoints):
                 found = self._back(names, start, step, tensors, adjoints)
                 return (None, None, *found)
 
-            return self._forth(names, start, step, tensors), back
+            return self._forth(names, start, step, untaped), back
 
         deltas, after = [], []
         pieces = zip(self._cut(grads_P), self._cut(params_P), state, strict=True)
         for n, (grads_CS, params_CS, before) in enumerate(pieces):
             delta_CS, *parts = lane(
-                tf.constant(n * self._chunks * self._size),
+                tf.constant(n * self._width),
                 step,
                 *(*phi, grads_CS, params_CS, *tf.nest.flatten(before)),
             )
@@ -105,21 +119,24 @@ class Lanes:
 
     def _cut(self, values):
         """Returns `[…, P]` as the lanes' `[C, …, S]`."""
+        starts = range(0, self._lanes * self._width, self._width)
+        return [self._lane(values[..., n : n + self._width]) for n in starts]
+
+    def _lane(self, values):
+        """Returns a lane's `[…, ≤ C·S]` as `[C, …, S]`."""
         *leading, coordinates = values.shape
-        whole = COUNT * self._chunks * self._size
-        padding = [[0, 0]] * len(leading) + [[0, whole - coordinates]]
-        values = tf.reshape(tf.pad(values, padding), (*leading, -1, self._size))
         rank = len(leading)
-        values = tf.transpose(values, (rank, *range(rank), rank + 1))
-        return tf.split(values, COUNT)
+        padding = [[0, 0]] * rank + [[0, self._width - coordinates]]
+        values = tf.reshape(tf.pad(values, padding), (*leading, -1, self._size))
+        return tf.transpose(values, (rank, *range(rank), rank + 1))
 
     def _joined(self, lanes):
         """Returns the lanes' `[C, …, S]` as `[…, P]`."""
-        values = tf.concat(lanes, axis=0)
-        rank = len(values.shape) - 1
-        values = tf.transpose(values, (*range(1, rank), 0, rank))
-        values = tf.reshape(values, (*values.shape[:-2], -1))
-        return values[..., : self._layout.size]
+        rank = len(lanes[0].shape) - 1
+        order = (*range(1, rank), 0, rank)
+        rows = [tf.transpose(values, order) for values in lanes]
+        rows = [tf.reshape(row, (*row.shape[:-2], -1)) for row in rows]
+        return tf.concat(rows, axis=-1)[..., : self._layout.size]
 
 
 @functools.lru_cache(maxsize=32)
@@ -148,7 +165,12 @@ def _programs(rule, layout, chunks, size):
         return [*tensors[:count], *(part[i] for part in tensors[count:])]
 
     def through(function, like, total):
-        """Returns each chunk's `function(i)` as arrays, and the sum of its second."""
+        """Returns what `function(i)` finds of each chunk i, as arrays, and a sum.
+
+        Args:
+            function: i -> (list of tensors like rows of `like`, list of addends).
+            total: what addends are added to.
+        """
         arrays = [
             tf.TensorArray(part.dtype, chunks, element_shape=part.shape[1:])
             for part in like

@@ -14,5 +14,14 @@ def keep_freed_memory():
     """
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     # By default it ends at 64 GiB, whatever the machine has.
-    megabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(megabytes))
+    megabytes = _whole() // 2**20
+    if megabytes > 0:
+        os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(megabytes))
+
+
+def _whole():
+    """Returns the machine's memory in bytes; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0

@@ -121,14 +121,14 @@ def student_step(task, rule, weights, scale_P, noise=None):
     """Returns `step(grads_P, params_P, state, step) -> (params_P, state)`.
 
     The student works on θ/s and sees s·g; its step counts s-fold (Lv et al. 2017).
-    States are cut by `lanes.ways`.
+    States are cut as by `lanes.way_of`.
 
     Args:
         noise: `(objective, seed)` in meta-training, None without any noise. The same
             step draws the same noise whenever it is computed.
     """
 
-    way = lanes.ways(rule, weights, task.layout)
+    way = lanes.way_of(rule, weights, task.layout)
 
     def step_fn(grads_P, params_P, state, step):
         phi, seen_P, options = weights, scale_P * grads_P, {}
@@ -218,7 +218,7 @@ def truncation(task, players, objective, weights, carry, batches, with_gradient=
 
 
 def _truncation(task, players, objective, weights, carry, batches, with_gradient):
-    way = lanes.ways(players.student, weights, task.layout)
+    way = lanes.way_of(players.student, weights, task.layout)
     rule_state = way.cut(carry.student.rule_state)
     segment = segment_length(objective, batches[0].shape[0], rule_state)
     if objective.meta_loss_start == "unroll":

@@ -94,7 +94,7 @@ def step_count(start, i, dtype):
     return tf.cast(start + i + 1, dtype)
 
 
-def in_lanes(jobs, lanes=2):
+def in_chains(jobs, chains=2):
     """Returns what each job returns; jobs run in a fixed number of chains.
 
     One network does not fill two cores (1.6 of 2 measured), so two may be computed at
@@ -103,19 +103,19 @@ def in_lanes(jobs, lanes=2):
     Args:
         jobs: list of (name, relative cost, function without arguments); a trace of
             TensorFlow's profiler shows the names.
-        lanes: how many chains.
+        chains: how many.
     """
     results: list = [None] * len(jobs)
-    loads: list[int] = [0] * lanes
-    last: list[list] = [[]] * lanes
+    loads: list[int] = [0] * chains
+    last: list[list] = [[]] * chains
     costs = [cost for _, cost, _ in jobs]
     for place in sorted(range(len(jobs)), key=costs.__getitem__, reverse=True):
         name, cost, job = jobs[place]
-        lane = loads.index(min(loads))
-        with tf.name_scope(name), tf.control_dependencies(last[lane]):
+        chain = loads.index(min(loads))
+        with tf.name_scope(name), tf.control_dependencies(last[chain]):
             results[place] = job()
-        loads[lane] += cost
-        last[lane] = tf.nest.flatten(results[place])
+        loads[chain] += cost
+        last[chain] = tf.nest.flatten(results[place])
     return results
 
 
@@ -172,7 +172,7 @@ def unroll_forward(
         for one, side in zip(teacher_steps, forward.teachers, strict=True):
             job = functools.partial(advance, task, one, side, batch, step)
             jobs.append(("teacher", TEACHER_COST, job))
-        (loss, grads_P, moved), start_loss, *taught = in_lanes(jobs)
+        (loss, grads_P, moved), start_loss, *taught = in_chains(jobs)
         distances_K, pulls = tf.zeros(0, dtype), ()
         if taught:
             points = [side.params_P for _, _, side in taught]

@@ -25,7 +25,9 @@ class Rule:
         name: what the registry knows it by.
         coordinatewise: whether each coordinate's step depends on that coordinate
             alone; False for a rule that couples the coordinates of a tensor, or
-            tensors.
+            tensors. Its state then has the coordinates' dimension in each part, and
+            from zeros alone its step and derivatives are finite: what is divided into
+            chunks is padded so.
         sees_tensors: whether it matters in which tensor a coordinate lies.
         recurrent: parts of its state that a network computes anew at every step, for
             which a smaller dtype will do.

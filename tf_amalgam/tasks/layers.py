@@ -27,7 +27,7 @@ class ImagePatches(layers.Layer):
         size, pool, stride: of the `ConvBlock` that reads the patches.
     """
 
-    def __init__(self, size, pool=1, stride=1, **kwargs):
+    def __init__(self, size, pool, stride, **kwargs):
         super().__init__(**kwargs)
         self.size = size
         self.pool = pool
@@ -49,8 +49,9 @@ class ImagePatches(layers.Layer):
 
     def call(self, images):
         # A convolution is faster than slices: their rows are short.
-        picks = ops.cast(self._picks, images.dtype)
-        y = ops.conv(images, picks, strides=self.pool * self.stride, padding="valid")
+        images = ops.cast(images, self.compute_dtype)
+        picks = ops.cast(self._picks, self.compute_dtype)
+        y = convolution(images, picks, self.pool * self.stride)
         _, places, height, width, numbers = self.compute_output_shape(images.shape)
         y = ops.reshape(y, (-1, height * width, places, numbers))
         y = ops.transpose(y, (0, 2, 1, 3))
@@ -91,6 +92,13 @@ class ConvBlock(layers.Layer):
         self._initializer = keras.initializers.GlorotUniform()  # draws its seed now
 
     def build(self, shape):
+        if self.of_patches and (len(shape) != 5 or shape[1] != self.pool**2):
+            raise ValueError(
+                f"A ConvBlock of patches needs ImagePatches({self.size}, {self.pool}, "
+                f"{self.stride}) before it, {self.pool**2} places a window; received "
+                f"shape {tuple(shape)}. A model saved by an earlier version has to be "
+                "built anew; its weights fit."
+            )
         channels = shape[-1] // (self.size**2 if self.of_patches else 1)
         self.kernel = self.add_weight(
             shape=(self.size, self.size, channels, self.filters),
@@ -115,7 +123,7 @@ class ConvBlock(layers.Layer):
         return ops.reshape(y, (-1, height, width, self.filters))
 
     def _of_images(self, x):
-        y = ops.conv(x, self.kernel, strides=self.stride, padding="valid")
+        y = convolution(x, self.kernel, self.stride)
         return max_pool(y, self.pool) if self.pool > 1 else y
 
     def compute_output_shape(self, shape):
@@ -133,6 +141,11 @@ class ConvBlock(layers.Layer):
             "stride": self.stride,
             "of_patches": self.of_patches,
         }
+
+
+def convolution(images, kernel, stride):
+    """Returns images `[B, H, W, C]` ∗ kernel, valid padding."""
+    return ops.conv(images, kernel, stride, "valid", data_format="channels_last")
 
 
 def pooled(side, layer):

@@ -9,8 +9,9 @@ from tf_amalgam.data import load_dataset
 from tf_amalgam.tasks.layers import ConvBlock, ImagePatches
 from tf_amalgam.tasks.task import Task
 
-# The first convolution reads patches of up to this many numbers.
-PATCH_NUMBERS = 32
+# The first convolution reads patches of up to this many numbers, if no more than so
+# many places in a row are pooled.
+PATCH_NUMBERS, PATCH_POOL = 32, 3
 
 # Pool and stride of a convolution that is given by filters and kernel size alone.
 USUAL = (2, 1)
@@ -102,7 +103,8 @@ def _convolutions(filters, shape):
     found, shape = [], (None, *shape)
     for i, entry in enumerate(filters):
         count, size, pool, stride = _four(i, entry)
-        patches = i == 0 and size**2 * shape[-1] <= PATCH_NUMBERS
+        few = size**2 * shape[-1] <= PATCH_NUMBERS and pool <= PATCH_POOL
+        patches = i == 0 and few
         block = ConvBlock(count, size, pool, stride, of_patches=patches)
         added: list = [ImagePatches(size, pool, stride)] if patches else []
         added.append(block)
