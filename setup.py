@@ -24,12 +24,12 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=[
         *find_packages(include=["tf_amalgam", "tf_amalgam.*"]),
-        "tf_amalgam.launch",
+        "tf_amalgam_launch",
         "tf_amalgam.gin_configs",
         "tf_amalgam.zoo",
     ],
     package_dir={
-        "tf_amalgam.launch": "launch",
+        "tf_amalgam_launch": "launch",
         "tf_amalgam.gin_configs": "gin_configs",
     },
     package_data={
@@ -61,11 +61,11 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "amalgamate=tf_amalgam.launch.amalgamate:entry",
-            "amalgam-evaluate=tf_amalgam.launch.evaluate:entry",
-            "amalgam-grid-search=tf_amalgam.launch.grid_search:entry",
-            "amalgam-import=tf_amalgam.launch.import_weights:entry",
-            "amalgam-report=tf_amalgam.launch.report:entry",
+            "amalgamate=tf_amalgam_launch.amalgamate:entry",
+            "amalgam-evaluate=tf_amalgam_launch.evaluate:entry",
+            "amalgam-grid-search=tf_amalgam_launch.grid_search:entry",
+            "amalgam-import=tf_amalgam_launch.import_weights:entry",
+            "amalgam-report=tf_amalgam_launch.report:entry",
         ]
     },
 )

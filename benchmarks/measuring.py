@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+GIVEN = {**os.environ}  # what processes of their own get, whatever is set up here
 
 
 class Ratio(NamedTuple):
@@ -228,10 +229,10 @@ def _call(process, log):
 
 def _started(file, arguments, stdin, stderr=subprocess.PIPE):
     """Returns the process of one measurement."""
-    environment = {**os.environ}
+    environment = {**GIVEN}
     # An installed package is compiled once, not at each start.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(ROOT), *filter(None, [GIVEN.get("PYTHONPATH")])]
     return subprocess.Popen(
         [sys.executable, file, "--child", json.dumps(arguments)],
         stdin=stdin,

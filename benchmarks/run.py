@@ -13,6 +13,7 @@ import importlib
 import sys
 
 import measuring
+from tf_amalgam_launch import processors
 
 # Arguments beside the defaults.
 BENCHMARKS = {
@@ -36,6 +37,7 @@ def main():
         arguments[OF_REAL_DATA] = ["--data_dir", options.data_dir]
     elif options.only and OF_REAL_DATA in options.only:
         parser.error(f"{OF_REAL_DATA} trains on MNIST: give --data_dir.")
+    processors.set_up()  # for what is measured in this process, as `amalgamate` does
     print(measuring.machine(), flush=True)
     ratios = []
     for name in options.only or arguments:

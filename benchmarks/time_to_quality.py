@@ -7,7 +7,8 @@ with. Whenever a recipe validates a better student, that one trains fresh optimi
 the first recipe for five epochs, seed by seed. It is level when the mean of its final
 validation losses is no more than a standard error above that of the better teacher of
 the first recipe; there the recipe is stopped. What the looks at the student take does
-not count. Hours on two cores; run it on a quiet machine.
+not count. The first recipe runs last, and no longer than it takes to know that the
+others reach the goal. An hour or more on two cores; run it on a quiet machine.
 """
 
 import math
@@ -16,6 +17,7 @@ import time
 
 import measuring
 from measuring import Ratio
+from tf_amalgam_launch import processors
 
 RECIPES = ("mnist_min_max_small", "mnist_min_max_small_fast")
 EXPERIMENTS = "gin_configs/experiments"
@@ -25,8 +27,8 @@ COLUMNS = ("recipe", "update", "minutes", "validation", "its student's loss", "l
 HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
-class Level(Exception):
-    """The student is level with its better teacher."""
+class Known(Exception):
+    """What a recipe is run for is known."""
 
 
 def final_losses(make, task, seeds, epochs, hopeless=math.inf):
@@ -62,12 +64,17 @@ class Looks:
     """What students are held against: the better teacher on fresh optimizees."""
 
     def __init__(self, trainer, seeds, epochs):
+        from tf_amalgam import rules
+
         self.task, self.seeds, self.epochs = trainer.task, seeds, epochs
         self.warm_up = {
             "warmup_steps": trainer.settings.warmup_steps,
             "warmup_learning_rate": trainer.settings.warmup_learning_rate,
         }
-        teachers, weights = trainer.players.teachers, trainer.players.teacher_weights
+        student, teachers, weights = trainer.players
+        if isinstance(student, rules.Choice):  # trained before the recipe's student
+            teachers = student.pool
+            weights = tuple({} for _ in teachers)
         if not teachers:
             raise ValueError(
                 "The first recipe has no teachers to be level with; give one that has "
@@ -95,13 +102,30 @@ def _told(losses):
     return f"{statistics.mean(losses):.4f} ({each})"
 
 
-def watched(recipe, looks, options, rows):
+def looks_of(recipe, options):
+    """Returns the `Looks` of a recipe."""
+    from tf_amalgam import meta_train
+
+    found = []
+
+    class Asked(meta_train.Trainer):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            found.append(Looks(self, options.seeds, options.epochs))
+            raise Known
+
+    run(recipe, Asked, options)
+    return found[0]
+
+
+def watched(recipe, looks, options, rows, enough=math.inf):
     """Returns a `Trainer` that looks at its students and stops at a level one.
 
     Args:
         recipe: its name.
-        looks: list of the `Looks`, made by the first trainer that finds none.
-        rows: list that a dict is added to at each look.
+        looks: `Looks` of the first recipe.
+        rows: list that a dict is added to at each validation.
+        enough: minutes after which it stops, too.
     """
     from tf_amalgam import meta_train, rules
 
@@ -112,32 +136,30 @@ def watched(recipe, looks, options, rows):
             super().__init__(*arguments)
             self.looked_at = 0  # meta-updates of that student
             self.a_teacher = isinstance(self.players.student, rules.Choice)
-            if not looks and not self.a_teacher:
-                looks.append(Looks(self, options.seeds, options.epochs))
 
         def step(self, state):
             return self._timed(super().step, state)
 
         def validate(self, state):
             state = self._timed(super().validate, state)
-            if self.a_teacher or state.best_updates == self.looked_at:
-                return state
-            self.looked_at = state.best_updates
-            against = looks[0]
-            hopeless = HOPELESS * statistics.mean(against.losses)
-            losses = against.look(self.players.student, state.best.weights, hopeless)
+            losses: list = []
+            if not self.a_teacher and state.best_updates != self.looked_at:
+                self.looked_at = state.best_updates
+                hopeless = HOPELESS * statistics.mean(looks.losses)
+                best = state.best.weights
+                losses = looks.look(self.players.student, best, hopeless)
             row = {
                 "recipe": recipe,
                 "minutes": sum(spent) / 60.0,
                 "update": state.updates,
-                "validation": state.best_score,
+                "validation": state.validations[-1]["score"],
                 "losses": losses,
-                "level": is_level(losses, against.losses),
+                "level": is_level(losses, looks.losses),
             }
             rows.append(row)
             print(_line(row), flush=True)
-            if row["level"]:
-                raise Level
+            if row["level"] or row["minutes"] > enough:
+                raise Known
             return state
 
         def _timed(self, function, state):
@@ -151,48 +173,58 @@ def watched(recipe, looks, options, rows):
 
 
 def _line(row):
+    losses = _told(row["losses"]) if row["losses"] else "no better one"
     told = "yes" if row["level"] else "no"
     return (
         f"| {row['recipe']} | {row['update']} | {row['minutes']:.1f} | "
-        f"{row['validation']:+.2f} | {_told(row['losses'])} | {told} |"
+        f"{row['validation']:+.2f} | {losses} | {told} |"
     )
 
 
-def minutes_to_level(recipe, looks, options):
-    """Returns minutes until the student is level; infinite if it never is."""
+def run(recipe, trainer, options):
+    """Runs a recipe with a `Trainer` of another class, until all is known."""
     from tf_amalgam import bindings, experiment
 
-    rows, usual = [], experiment.Trainer
-    experiment.Trainer = watched(recipe, looks, options, rows)
+    usual = experiment.Trainer
+    experiment.Trainer = trainer
     try:
         bindings.parse(
             [recipe if recipe.endswith(".gin") else f"{EXPERIMENTS}/{recipe}.gin"],
             [f"data_dir = {options.data_dir!r}", *options.gin_bindings],
         )
         bindings.amalgamate(progress=False)
-    except Level:
-        return rows[-1]["minutes"]
+    except Known:
+        pass
     finally:
         experiment.Trainer = usual
-    return math.inf
+
+
+def minutes_to_level(recipe, looks, options, enough=math.inf):
+    """Returns minutes until the student is level, or `enough` if it takes longer."""
+    rows: list = []
+    run(recipe, watched(recipe, looks, options, rows, enough), options)
+    return min(rows[-1]["minutes"], enough) if rows[-1]["level"] else enough
 
 
 def report(options):
-    """Prints a line for each look; returns the ratios to the first recipe."""
-    looks: list = []
-    minutes = {name: minutes_to_level(name, looks, options) for name in options.recipes}
+    """Prints a line for each validation; returns the ratios to the first recipe."""
     first, *others = options.recipes
+    looks = looks_of(first, options)
+    minutes = {name: minutes_to_level(name, looks, options) for name in others}
+    known = [spent for spent in minutes.values() if spent < math.inf]
+    enough = max(known) / GOAL if known else math.inf
+    whole = minutes_to_level(first, looks, options, enough)
     return [
         Ratio(
-            f"minutes until level with {looks[0].name}, {name}",
-            first,
-            minutes[name] / minutes[first],
+            f"minutes until level with {looks.name}, {name}",
+            f"{first}, stopped there" if whole == enough < math.inf else first,
+            spent / whole,
             0.0,
             GOAL,
             FLOOR,
             False,
         )
-        for name in others
+        for name, spent in minutes.items()
     ]
 
 
@@ -213,4 +245,5 @@ def parser():
 
 
 if __name__ == "__main__":
+    processors.set_up()  # as `amalgamate` does
     measuring.command(parser, report)

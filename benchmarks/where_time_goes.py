@@ -15,7 +15,9 @@ from meta_step import POOLS
 
 STEPS = 20
 KINDS = {
-    "convolutions": ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"),
+    "convolutions": (
+        *("Conv2D", "_FusedConv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"),
+    ),
     "products": ("MatMul", "_FusedMatMul", "BatchMatMulV2"),
     "pools": ("MaxPool", "MaxPoolGrad", "AvgPool", "AvgPoolGrad"),
     "activations": ("Tanh", "Sigmoid", "TanhGrad", "SigmoidGrad", "Relu", "ReluGrad"),
@@ -27,12 +29,17 @@ KINDS = {
 REST = "elementwise, sums and the rest"
 # The learned rule, and back through it, are programs of XLA's.
 RULE, XLA = "the learned rule (XLA)", "CpuExecutable::ExecuteAsyncOnStream"
+# TensorFlow's names of what oneDNN does: _MklNativeConv2D, _MklNativeFusedMatMul, …
+ONEDNN, ONEDNN_FUSED = ("_MklNative", "_Mkl"), ("_MklNativeFused", "_Fused")
 # Operations that hold others.
 OUTER = ("While", "StatelessWhile", "If", "StatelessIf", "PartitionedCall")
 
 
 def kind_of(operation):
-    """Returns which of the kinds an operation's type is of."""
+    """Returns which of the kinds an operation's type is of, oneDNN's or not."""
+    operation = operation.replace(*ONEDNN_FUSED)
+    for prefix in ONEDNN:
+        operation = operation.removeprefix(prefix)
     found = (kind for kind, types in KINDS.items() if operation in types)
     return next(found, REST)
 
@@ -61,10 +68,12 @@ def picoseconds(folder):
 
 def measure(teachers):
     """Returns milliseconds of an inner step by kind."""
-    import tensorflow as tf
     from meta_step import Program
 
     program = Program("ours", teachers, STEPS)
+
+    import tensorflow as tf
+
     for _ in range(2):
         program.call()
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ that differ in nothing but their randomness, each in a folder of its own.
 """
 
 from absl import flags
-from tf_amalgam.launch import binary
+from tf_amalgam_launch import binary
 
 flags.DEFINE_integer(
     "replicates", 0, "Runs that differ in their randomness alone; 0 is one plain run."

@@ -10,8 +10,7 @@ import tempfile
 
 from absl import app, flags
 from absl import logging as absl_logging
-
-from tf_amalgam import memory
+from tf_amalgam_launch import processors
 
 FLAGS = flags.FLAGS
 
@@ -42,10 +41,10 @@ def start(main, with_tensorflow=True):
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("tensorflow").setLevel(logging.WARNING)
         if with_tensorflow:
+            processors.set_up()
             with _without_chatter():
                 import tensorflow
 
-                memory.keep_freed_memory()
                 tensorflow.config.list_physical_devices()
         try:
             main(argv)

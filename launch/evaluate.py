@@ -8,7 +8,7 @@ Finished runs are not run again; several processes on one folder divide the work
 """
 
 from absl import flags
-from tf_amalgam.launch import binary
+from tf_amalgam_launch import binary
 
 flags.DEFINE_integer("parallel", 1, "Processes that divide the runs.")
 flags.DEFINE_integer(

@@ -8,7 +8,7 @@ Experiments then include runs/grid/pool.gin. Finished runs are not run again.
 
 import pathlib
 
-from tf_amalgam.launch import binary
+from tf_amalgam_launch import binary
 
 binary.define_gin_flags()
 

@@ -4,7 +4,7 @@ amalgam-import --checkpoint=choice-large/1/weights --output=choice-large.npz
 """
 
 from absl import flags
-from tf_amalgam.launch import binary
+from tf_amalgam_launch import binary
 
 flags.DEFINE_string(
     "checkpoint", None, "Prefix of the checkpoint, or its folder.", required=True

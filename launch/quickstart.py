@@ -7,7 +7,7 @@ an interrupted run continues.
 import pathlib
 
 from absl import flags
-from tf_amalgam.launch import binary
+from tf_amalgam_launch import binary
 
 binary.define_gin_flags()
 

@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
 prepare
-exec .venv/bin/python -m tf_amalgam.launch.quickstart "$@"
+exec .venv/bin/python -m tf_amalgam_launch.quickstart "$@"

@@ -8,7 +8,7 @@ The page, its figures (PNG, SVG) and their numbers (CSV) lie in runs/evaluation/
 import sys
 
 from absl import flags
-from tf_amalgam.launch import binary
+from tf_amalgam_launch import binary
 
 flags.DEFINE_string("output", None, "Folder of the report; DIR/report by default.")
 flags.DEFINE_string("markdown", None, "Path of a page of Markdown to write besides.")

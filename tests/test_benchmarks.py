@@ -76,6 +76,7 @@ def test_programs_take_turns(benchmark, tmp_path):
 @pytest.mark.parametrize("value", [0.2, 0.5])
 def test_all_benchmarks_end_in_a_verdict(value, benchmark, monkeypatch, capsys):
     run, measuring = benchmark("run"), benchmark("measuring")
+    monkeypatch.setattr(run.processors, "set_up", lambda: None)
     one = measuring.Ratio("size", "the other", value, 0.1, 0.1, 0.3, False)
     made_up = types.SimpleNamespace(
         __doc__="Made up.", parser=argparse.ArgumentParser, report=lambda _: [one]
@@ -136,27 +137,56 @@ def test_a_recipe_is_timed_until_its_student_is_level(level, benchmark, capsys):
     words += ["--gin_bindings", "amalgamate.stages = [(100, 1, 0.1)]"]
     words += ["amalgamate.period = 1"]
     options = timing.parser().parse_args(words)
-    minutes = timing.minutes_to_level("quickstart", [], options)
+    looks = timing.looks_of("quickstart", options)
+    minutes = timing.minutes_to_level("quickstart", looks, options)
     told = capsys.readouterr().out
     assert f"MLP (trained on), {epochs} epochs: adam " in told
-    looks = [line for line in told.splitlines() if line.startswith("| quickstart")]
-    assert [line.endswith("| yes |") for line in looks] == [level]
+    rows = [line for line in told.splitlines() if line.startswith("| quickstart")]
+    untrained, *_, last = rows
+    assert untrained.startswith("| quickstart | 0 | ")
+    assert untrained.endswith("| no better one | no |")
+    assert last.endswith("| yes |") == level
     assert (0.0 < minutes < math.inf) == level
 
 
-@pytest.mark.parametrize(("minutes", "broke"), [(4.0, False), (math.inf, True)])
-def test_recipes_are_compared_with_the_first(minutes, broke, benchmark, monkeypatch):
+def test_a_recipe_that_takes_too_long_is_stopped(benchmark, capsys):
+    """Before anything, when no time at all would be enough."""
     timing = benchmark("time_to_quality")
+    words = ["--recipes", "quickstart", "--seeds", "0", "--epochs", "1"]
+    options = timing.parser().parse_args(words)
+    looks = types.SimpleNamespace(losses=[0.0])
+    assert timing.minutes_to_level("quickstart", looks, options, 0.0) == 0.0
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
-    def of(name, looks, options):
-        looks.append(types.SimpleNamespace(name="adam"))
-        return {"slow": 10.0, "fast": minutes}[name]
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "ratio", "told"),
+    [
+        (99.0, 4.0, 0.5, "reached"),  # stopped after 8: enough to know
+        (10.0, 6.0, 0.6, "not far"),
+        (4.0, 8.0, 2.0, "broke"),
+        (10.0, math.inf, math.inf, "broke"),
+        (math.inf, math.inf, math.nan, "broke"),
+    ],
+)
+def test_recipes_are_compared_with_the_first(
+    slow, fast, ratio, told, benchmark, monkeypatch
+):
+    timing = benchmark("time_to_quality")
+    looks, order = types.SimpleNamespace(name="adam"), []
+    monkeypatch.setattr(timing, "looks_of", lambda name, _: looks)
+
+    def of(name, looks, options, enough=math.inf):
+        order.append(name)
+        return min({"slow": slow, "fast": fast}[name], enough)
 
     monkeypatch.setattr(timing, "minutes_to_level", of)
-    options = types.SimpleNamespace(recipes=["slow", "fast"])
-    (ratio,) = timing.report(options)
-    assert (ratio.value, ratio.broke) == (minutes / 10.0, broke)
-    assert ratio.reached != broke
+    (found,) = timing.report(types.SimpleNamespace(recipes=["slow", "fast"]))
+    assert order == ["fast", "slow"]
+    assert found.value == pytest.approx(ratio, nan_ok=True)
+    assert found.broke == (told == "broke")
+    assert found.reached == (told == "reached")
+    assert ("stopped" in found.against) == (slow == 99.0)
 
 
 def test_a_first_recipe_without_teachers_is_refused(benchmark):
@@ -178,4 +208,7 @@ def test_operations_of_a_profile_by_kind(benchmark, tmp_path):
     assert set(found) >= {"products", "activations", where.RULE}
     assert found["products"] > 1e6  # a microsecond
     assert where.kind_of("Conv2DBackpropFilter") == "convolutions"
+    assert where.kind_of("_MklNativeFusedConv2D") == "convolutions"
+    assert where.kind_of("_MklNativeMaxPoolGrad") == "pools"
+    assert where.kind_of("_MklMatMul") == "products"
     assert where.kind_of("AddV2") == where.REST

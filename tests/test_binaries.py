@@ -26,7 +26,7 @@ def cleared():
 
 def binary(module, *flags):
     return subprocess.run(
-        [sys.executable, "-m", f"tf_amalgam.launch.{module}", *flags],
+        [sys.executable, "-m", f"tf_amalgam_launch.{module}", *flags],
         check=False,
         capture_output=True,
         text=True,

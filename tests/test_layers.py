@@ -9,7 +9,7 @@ from benchmarks import plain
 from tests import helpers
 from tf_amalgam.data import Dataset, Split
 from tf_amalgam.tasks import networks
-from tf_amalgam.tasks.layers import ConvBlock, ImagePatches, max_pool
+from tf_amalgam.tasks.layers import ConvBlock, max_pool
 from tf_amalgam.tasks.task import Prepared, Task
 
 
@@ -43,8 +43,6 @@ def derivatives(task, params_P, direction_P, batch):
     ],
 )
 def test_conv_net_equals_keras_layers(float64, shape, filters):
-    """With patches (9 and 27 numbers) and without (45; 5 x 5 places), odd sides."""
-
     def reference():
         layers = [keras.Input(shape, dtype="uint8"), keras.layers.Rescaling(1 / 255)]
         for count, size, *rest in filters:
@@ -100,21 +98,6 @@ def test_windows_with_ties_give_their_gradient_to_one_place():
     assert float(tf.reduce_sum(tape.gradient(y, x))) == 1.0
 
 
-def test_pool_of_patches_with_ties_gives_its_gradient_to_the_first():
-    """Two of four places are equal; each place's patch is its own number."""
-    block = ConvBlock(1, 1, 2, of_patches=True)
-    patches = tf.reshape([1.0, 3.0, 2.0, 3.0], (1, 4, 1, 1, 1))
-    block.build(patches.shape)
-    block.kernel.assign(tf.ones_like(block.kernel))
-    with tf.GradientTape() as tape:
-        tape.watch(patches)
-        y = block(patches)
-    assert float(tf.squeeze(y)) == 3.0
-    np.testing.assert_array_equal(
-        tf.reshape(tape.gradient(y, patches), -1), [0.0, 1.0, 0.0, 0.0]
-    )
-
-
 def test_prepared_minibatch_gives_the_same():
     shape = (9, 9, 1)
     task = image_task(
@@ -122,7 +105,8 @@ def test_prepared_minibatch_gives_the_same():
     )
     raw = tuple(b[0] for b in task.minibatches(0, 0, 1))
     ready = task.prepare(raw)
-    assert ready.x.shape == (6, 4, 3, 3, 9)
+    assert ready.x.dtype == "float32"  # of 8-bit numbers
+    assert ready.x.shape == (6, 9, 9, 1)
     assert task.prepare(ready) is ready
     params_P = tf.constant(task.initial(0)[0])
     a, b = (task.value_and_grad(params_P, (), batch)[1] for batch in (raw, ready))
@@ -165,28 +149,8 @@ def test_saved_and_loaded(tmp_path):
 
 def test_output_shapes_are_known_before_the_call():
     images = keras.Input((9, 8, 2))
-    patches = ImagePatches(3, 2, 1)(images)
-    assert patches.shape == (None, 4, 3, 3, 18)
-    assert ConvBlock(5, 3, 2, of_patches=True)(patches).shape == (None, 3, 3, 5)
+    assert ConvBlock(5, 3, 2)(images).shape == (None, 3, 3, 5)
     assert ConvBlock(5, 3)(images).shape == (None, 7, 6, 5)
     # Places 0, 2, 4, 6 of 7 and 0, 2, 4 of 6, then pairs of them.
     assert ConvBlock(5, 3, stride=2)(images).shape == (None, 4, 3, 5)
-    patches = ImagePatches(3, 2, 2)(images)
-    assert patches.shape == (None, 4, 2, 1, 18)
-    strided = ConvBlock(5, 3, 2, stride=2, of_patches=True)
-    assert strided(patches).shape == (None, 2, 1, 5)
-
-
-def test_patches_of_other_windows_are_refused():
-    patches = ImagePatches(3, 1, 1)(keras.Input((9, 8, 2)))
-    with pytest.raises(ValueError, match=r"needs ImagePatches\(3, 2, 1\) before it"):
-        ConvBlock(5, 3, 2, of_patches=True)(patches)
-
-
-def test_patches_by_hand():
-    """Places (0, 0), (0, 2), (2, 0), (2, 2) of a kernel of 2 x 2 in steps of 2."""
-    images = np.arange(32.0, dtype="float32").reshape(1, 4, 4, 2)
-    found = ImagePatches(2, pool=2, stride=2)(images)
-    corners = [(0, 0), (0, 2), (2, 0), (2, 2)]
-    expected = [images[0, i : i + 2, j : j + 2].ravel() for i, j in corners]
-    np.testing.assert_array_equal(tf.reshape(found, (4, 8)), expected)
+    assert ConvBlock(5, 3, 2, stride=2)(images).shape == (None, 2, 1, 5)

@@ -60,7 +60,7 @@ def test_equals_a_loop_over_examples(float64):
 
 
 def test_convolutions_equal_a_loop_over_examples(float64):
-    """Patches and ConvBlocks with and without them, prepared and raw."""
+    """Minibatches prepared and raw."""
     plain = conv("digits", filters=((3, 3), (4, 2)), batch_size=4)
     task = noiseless(0.5, plain)
     params_P = tf.constant(task.initial(0)[0], "float64")

@@ -12,14 +12,14 @@ def started(binary, gin_files, gin_bindings, workdir, log, flags=()):
     """Returns the process of one binary.
 
     Args:
-        binary: its module in `tf_amalgam.launch`.
+        binary: its module in `tf_amalgam_launch`.
         gin_files, gin_bindings, workdir: its flags.
         log: file that its output is added to.
         flags: other flags of it, as they are written.
     """
     log = pathlib.Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", f"tf_amalgam.launch.{binary}"]
+    command = [sys.executable, "-m", f"tf_amalgam_launch.{binary}"]
     command += [f"--gin_file={name}" for name in gin_files]
     command += [f"--gin_bindings={binding}" for binding in gin_bindings]
     with open(log, "ab") as file:

@@ -6,12 +6,8 @@ import keras
 from keras import layers
 
 from tf_amalgam.data import load_dataset
-from tf_amalgam.tasks.layers import ConvBlock, ImagePatches
+from tf_amalgam.tasks.layers import ConvBlock
 from tf_amalgam.tasks.task import Task
-
-# The first convolution reads patches of up to this many numbers, if no more than so
-# many places in a row are pooled.
-PATCH_NUMBERS, PATCH_POOL = 32, 3
 
 # Pool and stride of a convolution that is given by filters and kernel size alone.
 USUAL = (2, 1)
@@ -103,15 +99,9 @@ def _convolutions(filters, shape):
     found, shape = [], (None, *shape)
     for i, entry in enumerate(filters):
         count, size, pool, stride = _four(i, entry)
-        few = size**2 * shape[-1] <= PATCH_NUMBERS and pool <= PATCH_POOL
-        patches = i == 0 and few
-        block = ConvBlock(count, size, pool, stride, of_patches=patches)
-        added: list = [ImagePatches(size, pool, stride)] if patches else []
-        added.append(block)
         before = shape
-        for layer in added:
-            shape = layer.compute_output_shape(shape)
-        found += added
+        found.append(ConvBlock(count, size, pool, stride))
+        shape = found[-1].compute_output_shape(shape)
         if min(shape[1:3]) < 1:
             raise ValueError(
                 f"filters[{i}]={entry!r} leaves nothing of its {before[1]}x{before[2]} "

@@ -12,12 +12,10 @@ import tensorflow as tf
 
 from tf_amalgam import data
 from tf_amalgam.layout import Layout, concat
-from tf_amalgam.tasks.layers import ImagePatches
 from tf_amalgam.tasks.moments import exact_moments
 
 # Layers that have nothing to train and do the same in training and inference.
 PREPARING = (
-    ImagePatches,
     keras.layers.Flatten,
     keras.layers.Permute,
     keras.layers.Rescaling,
@@ -131,9 +129,9 @@ class Task:
     def prepare(self, batch):
         """Returns a minibatch after the model's leading layers without weights.
 
-        A `Sequential` model that begins with rescaling, reshaping or patches does
-        that work once here for all who train on the minibatch. Wherever a `batch`
-        is taken, a raw or a prepared one will do.
+        A `Sequential` model that begins with rescaling or reshaping does that work
+        once here for all who train on the minibatch. Wherever a `batch` is taken, a
+        raw or a prepared one will do.
         """
         if isinstance(batch, Prepared):
             return batch
