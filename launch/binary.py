@@ -13,6 +13,12 @@ from absl import logging as absl_logging
 from tf_amalgam_launch import processors
 
 FLAGS = flags.FLAGS
+flags.DEFINE_boolean(
+    "tuned",
+    True,
+    "Have TensorFlow use oneDNN's operations and keep its memory. What is computed "
+    "differs by rounding; TF_ENABLE_ONEDNN_OPTS in the environment wins.",
+)
 
 
 def define_gin_flags():
@@ -41,7 +47,8 @@ def start(main, with_tensorflow=True):
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("tensorflow").setLevel(logging.WARNING)
         if with_tensorflow:
-            processors.set_up()
+            if FLAGS.tuned:
+                processors.set_up()
             with _without_chatter():
                 import tensorflow
 

@@ -212,7 +212,14 @@ def test_forms_take_two_meta_steps(form, name, tmp_path, eagerly):
         assert noise["redrawn"] == told[noise["kind"]]
 
 
-@pytest.mark.parametrize("name", OPTIMIZEES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Minutes, by what ResNet-28 takes, too.
+        pytest.param(name, marks=[pytest.mark.slow] * name.startswith("resnet52"))
+        for name in OPTIMIZEES
+    ],
+)
 def test_optimizees_take_two_meta_steps(name, asked, tmp_path, eagerly):
     """Each from its own file, as large as it is, on minibatches of two images."""
     macro, label, *_ = OPTIMIZEES[name]

@@ -1,5 +1,6 @@
 """Binaries as processes of their own, side by side."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -9,7 +10,7 @@ LOGS = "logs"  # folder of their output, beside what they write
 
 
 def started(binary, gin_files, gin_bindings, workdir, log, flags=()):
-    """Returns the process of one binary.
+    """Returns the process of one binary; it computes as this process does.
 
     Args:
         binary: its module in `tf_amalgam_launch`.
@@ -20,6 +21,8 @@ def started(binary, gin_files, gin_bindings, workdir, log, flags=()):
     log = pathlib.Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", f"tf_amalgam_launch.{binary}"]
+    if "TF_ENABLE_ONEDNN_OPTS" not in os.environ:  # TensorFlow's own choice is in force
+        command.append("--notuned")
     command += [f"--gin_file={name}" for name in gin_files]
     command += [f"--gin_bindings={binding}" for binding in gin_bindings]
     with open(log, "ab") as file:
