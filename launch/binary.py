@@ -14,10 +14,10 @@ from tf_amalgam_launch import processors
 
 FLAGS = flags.FLAGS
 flags.DEFINE_boolean(
-    "tuned",
+    "onednn",
     True,
-    "Have TensorFlow use oneDNN's operations and keep its memory. What is computed "
-    "differs by rounding; TF_ENABLE_ONEDNN_OPTS in the environment wins.",
+    "Have TensorFlow use oneDNN on every x86 processor; --noonednn leaves it to "
+    "TensorFlow, which computes the same to rounding. TF_ENABLE_ONEDNN_OPTS wins.",
 )
 
 
@@ -47,8 +47,7 @@ def start(main, with_tensorflow=True):
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("tensorflow").setLevel(logging.WARNING)
         if with_tensorflow:
-            if FLAGS.tuned:
-                processors.set_up()
+            processors.set_up(FLAGS.onednn)
             with _without_chatter():
                 import tensorflow
 

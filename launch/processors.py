@@ -4,14 +4,14 @@ import os
 import platform
 
 
-def set_up():
-    """Chooses TensorFlow's faster operations and has it keep its memory.
+def set_up(onednn=True):
+    """Chooses TensorFlow's faster operations, if `onednn`, and has it keep memory.
 
     It reads these choices from the environment, the first while it is loaded, and they
     hold for the whole process: this is for programs to call, not for libraries. What
     the environment already says wins.
     """
-    if platform.machine().lower() in ("x86_64", "amd64"):
+    if onednn and platform.machine().lower() in ("x86_64", "amd64"):
         # By itself TensorFlow takes oneDNN's convolutions from AVX-512 VNNI on only;
         # with AVX2 they are twice as fast as its own.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

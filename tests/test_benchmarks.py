@@ -73,6 +73,42 @@ def test_programs_take_turns(benchmark, tmp_path):
         measuring.in_turns(file, "calls", [(folder, 1), (folder, -1)], 3)
 
 
+def test_what_is_set_up_here_is_not_for_processes_of_their_own(
+    benchmark, monkeypatch, tmp_path
+):
+    measuring, file = benchmark("measuring"), tmp_path / "told.py"
+    monkeypatch.setenv("SET_UP_HERE", "1")
+    file.write_text("import os; print(int('SET_UP_HERE' in os.environ))")
+    assert measuring.child(file, "any") == 0
+
+
+def test_programs_are_compared_with_the_plain_one(benchmark, monkeypatch):
+    """Each by its own times: plain 6 s, ours 3, plain set up 4, first order 2."""
+    meta_step = benchmark("meta_step")
+    seconds = {"plain": 6.0, "ours": 3.0, "plain, set up": 4.0}
+    gigabytes = {"plain": 8.0, "ours": 1.0, "plain, set up": 7.0}
+
+    def in_turns(_, name, runs, repeats):
+        return [[2.0 if len(run) > 3 else seconds[run[0]]] * repeats for run in runs]
+
+    def start(run, repeats):
+        medians = {"build": 1.0, "first call": 1.0, "whole gigabytes": 9.0}
+        return {**medians, "gigabytes": gigabytes[run[0]]}, [seconds[run[0]]] * repeats
+
+    monkeypatch.setattr(meta_step.measuring, "in_turns", in_turns)
+    monkeypatch.setattr(meta_step, "start", start)
+    options = types.SimpleNamespace(steps=100, repeats=2, starts=1)
+    ratios, ours, step = meta_step.compare(2, options, 100.0)
+    assert [(one.against, one.value) for one in ratios] == [
+        ("plain", 2.0),
+        ("plain, set up", pytest.approx(4 / 3)),
+        ("plain", 1 / 8),
+        ("plain", 0.5),
+        ("plain", 3.0),
+    ]
+    assert (ours, step) == (1.0, 0.03)
+
+
 @pytest.mark.parametrize("value", [0.2, 0.5])
 def test_all_benchmarks_end_in_a_verdict(value, benchmark, monkeypatch, capsys):
     run, measuring = benchmark("run"), benchmark("measuring")
@@ -187,6 +223,16 @@ def test_recipes_are_compared_with_the_first(
     assert found.broke == (told == "broke")
     assert found.reached == (told == "reached")
     assert ("stopped" in found.against) == (slow == 99.0)
+
+
+def test_the_teachers_of_a_choice_rule_are_its_pool(benchmark, capsys):
+    timing = benchmark("time_to_quality")
+    words = ["--recipes", "quickstart", "--seeds", "0", "--epochs", "1"]
+    words += ["--gin_bindings", "amalgamate.scheme = 'choice'"]
+    looks = timing.looks_of("quickstart", timing.parser().parse_args(words))
+    assert "adam " in (told := capsys.readouterr().out)
+    assert "rmsprop " in told
+    assert looks.name in ("adam", "rmsprop")
 
 
 def test_a_first_recipe_without_teachers_is_refused(benchmark):

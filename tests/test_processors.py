@@ -50,7 +50,7 @@ def main(_):
             program()
         (trace,) = pathlib.Path(folder).rglob("*.xplane.pb")
         print("_MklNative" in trace.read_text(errors="replace"))
-    print(os.environ["TF_CPU_ALLOCATOR_USE_BFC"])
+    print(os.environ.get("TF_CPU_ALLOCATOR_USE_BFC"))
 
 
 binary.start(main)
@@ -103,6 +103,13 @@ def test_what_the_environment_says_wins(silent, monkeypatch):
     assert [os.environ[name] for name in NAMES[:2]] == ["0", "false"]
 
 
+def test_operations_may_be_left_to_tensorflow(silent, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    processors.set_up(onednn=False)
+    assert NAMES[0] not in os.environ
+    assert os.environ[NAMES[1]] == "true"
+
+
 def test_other_processors_keep_their_operations(silent, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     processors.set_up()
@@ -113,5 +120,10 @@ def test_other_processors_keep_their_operations(silent, monkeypatch):
     (sys.platform, platform.machine()) != ("linux", "x86_64"),
     reason="TensorFlow's oneDNN is for x86",
 )
-def test_binaries_are_set_up_before_tensorflow_is_loaded():
-    assert run(OPERATIONS).split()[-2:] == ["True", "true"]
+@pytest.mark.parametrize("flag", ["--onednn", "--noonednn"])
+def test_binaries_are_set_up_before_tensorflow_is_loaded(flag):
+    onednn, kept = run(OPERATIONS, flag).split()[-2:]
+    assert kept == "true"
+    # Without the flag it is as this processor has it.
+    usual = run(OPERATIONS.replace("binary.start(main)", "main(None)"))
+    assert onednn == ("True" if flag == "--onednn" else usual.split()[-2])

@@ -22,7 +22,7 @@ def started(binary, gin_files, gin_bindings, workdir, log, flags=()):
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", f"tf_amalgam_launch.{binary}"]
     if "TF_ENABLE_ONEDNN_OPTS" not in os.environ:  # TensorFlow's own choice is in force
-        command.append("--notuned")
+        command.append("--noonednn")
     command += [f"--gin_file={name}" for name in gin_files]
     command += [f"--gin_bindings={binding}" for binding in gin_bindings]
     with open(log, "ab") as file:
