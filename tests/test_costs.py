@@ -22,14 +22,24 @@ def small():
 def test_shares_add_up():
     clock = costs.Clock()
     clock.seconds.update(steps=9.0, data=1.0, building=5.0)
-    clock.inner_steps = 200
-    found = costs.costs(clock, {"optimizee": 2.0, "student": 1.0})
+    # Twice as many steps, at half the seconds of each.
+    clock.inner_steps.update({Objective(): 40, Objective(alpha=0.2): 160})
+    clock.inner_steps.update({Objective(teacher_forcing=True): 400})
+    pieces = {False: {"optimizee": 2.0, "student": 1.0}, True: {"optimizee": 0.5}}
+    asked = []
+
+    def pieces_of(objective):
+        asked.append(objective)
+        return pieces[objective.teacher_forcing]
+
+    found = costs.costs(clock, pieces_of)
+    assert len(asked) == 2
     assert (found.seconds, found.building) == (10.0, 5.0)
     assert found.shares == pytest.approx(
-        {"optimizee": 0.6, "student": 0.3, "data": 0.1}
+        {"optimizee": 0.675, "student": 0.225, "data": 0.1}
     )
-    assert str(found).startswith("20.0 inner steps a second (200 in 10.0 s, after 5.0")
-    assert "optimizee 60 %" in str(found)
+    assert str(found).startswith("60.0 inner steps a second (600 in 10.0 s, after 5.0")
+    assert "optimizee 68 %" in str(found)
 
 
 def test_a_run_says_what_it_took_and_writes_a_trace(tmp_path, capsys):
@@ -73,14 +83,33 @@ def test_a_trace_needs_a_folder():
         tf_amalgam.amalgamate(small(), profile=True, **SHORT)
 
 
-@pytest.mark.parametrize("second_order", [True, False])
-@pytest.mark.parametrize("taught", [True, False])
-def test_pieces(taught, second_order, monkeypatch):
-    """Each is compiled and called, and counts as often as a step needs it."""
+@pytest.fixture
+def a_second_each(monkeypatch):
+    """Each piece is compiled and called, and is then said to take a second."""
     measured = costs._seconds
     monkeypatch.setattr(
         costs, "_seconds", lambda *args: 1.0 if measured(*args) else 0.0
     )
+
+
+def test_pieces_of_teacher_forcing(a_second_each):
+    """One gradient, and the loss at the start; teachers' rules alone; ours and back."""
+    task, who = small(), helpers.players()
+    found = costs.pieces_of_a_step(
+        task,
+        who,
+        Objective(teacher_forcing=True, segment=1),
+        helpers.weights_of(who.student),
+        helpers.constants(meta_step.initial_carry(task, who, 0)),
+        helpers.constants(task.minibatches(0, 0, 4)),
+    )
+    assert found == {"optimizee": 2.0, "teachers": 1.0, "student": 2.0}
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("taught", [True, False])
+def test_pieces(taught, second_order, a_second_each):
+    """They count as often as a step needs them."""
     task, who = small(), helpers.players()
     if not taught:
         who = who._replace(teachers=(), teacher_weights=())

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from benchmarks import plain
 from tests import helpers
-from tf_amalgam import meta_step
+from tf_amalgam import meta_step, sample
 from tf_amalgam.data import Dataset, Split
 from tf_amalgam.objective import Objective
 from tf_amalgam.tasks.task import Task
@@ -60,6 +60,10 @@ OBJECTIVES = {
         alpha=0.3, distance="released", meta_loss_start="truncation"
     ),
     "min-max, Huber": Objective(alpha=0.3, distance="released", huber_delta=0.01),
+    "teacher forcing": Objective(alpha=0.3, teacher_forcing=True),
+    "teacher forcing, mean, released": Objective(
+        scheme="mean", alpha=0.3, distance="released", teacher_forcing=True, segment=3
+    ),
     "segments that divide": Objective(alpha=0.3, segment=7),
     "segments that do not": Objective(alpha=0.3, segment=3),
 }
@@ -71,6 +75,14 @@ def test_second_order_equals_finite_differences(float64, name, preset):
     task = helpers.tiny_task()
     who = helpers.players(preset=preset)
     error, size = directional_error(task, who, OBJECTIVES[name])
+    assert size > 1e-3
+    assert error < 1e-6
+
+
+def test_teacher_forcing_on_a_sample_of_coordinates(float64, monkeypatch):
+    monkeypatch.setattr(sample, "SIZE", 11)
+    objective = Objective(scheme="mean", alpha=0.3, teacher_forcing=True)
+    error, size = directional_error(helpers.tiny_task(), helpers.players(), objective)
     assert size > 1e-3
     assert error < 1e-6
 

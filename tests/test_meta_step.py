@@ -122,6 +122,47 @@ def test_losses_by_hand(float64, start):
     np.testing.assert_allclose(metrics.farthest_K, [far.count(0) / 4, far.count(1) / 4])
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_teacher_forcing_by_hand(float64, seed):
+    """A teacher walks as if alone; all others say at each point what they would do."""
+    task, who = helpers.tiny_task(), helpers.players(teachers=("adam", "sgd"))
+    weights = helpers.weights_of(who.student)
+    objective = Objective(scheme="mean", alpha=0.7, teacher_forcing=True)
+    batches = helpers.constants(task.minibatches(0, 3, 4))
+    carry = helpers.started(task, who)._replace(seed=tf.constant(seed))
+    _, after, metrics = meta_step.truncation(
+        task, who, objective, weights, carry, batches, False
+    )
+    # No scaling is what the meta-training loop asks for, not what this rests on.
+    step = meta_step.student_step(task, who.student, weights, carry.scale_P)
+    theta, states = carry.student.params_P, [s.rule_state for s in carry.teachers]
+    own, losses, distances = carry.student.rule_state, [], []
+    for i in range(4):
+        batch, t = tuple(b[i] for b in batches), np.float64(3 + i + 1)
+        loss, grads, _ = task.value_and_grad(theta, (), batch)
+        mine, own = step(grads, theta, own, tf.constant(t))
+        points = []
+        for k, rule in enumerate(who.teachers):
+            delta, states[k] = rule.update({}, grads, theta, states[k], task.layout, t)
+            points.append(theta + delta)
+        losses.append(float(loss))
+        distances.append([np.log(np.linalg.norm(mine - p)) for p in points])
+        theta = points[seed]
+    for side in (after.student, *after.teachers):
+        np.testing.assert_allclose(side.params_P, theta, rtol=1e-12)
+    for found, expected in zip(after.teachers, states, strict=True):
+        np.testing.assert_allclose(
+            helpers.flat(found.rule_state), helpers.flat(expected), rtol=1e-10
+        )
+    np.testing.assert_allclose(
+        helpers.flat(after.student.rule_state), helpers.flat(own), rtol=1e-10
+    )
+    np.testing.assert_allclose(metrics.student_losses_T, losses, rtol=1e-10)
+    np.testing.assert_allclose(metrics.teacher_losses_KT, [losses] * 2, rtol=1e-10)
+    np.testing.assert_allclose(metrics.distance_K, np.mean(distances, axis=0))
+    assert float(metrics.loss) == pytest.approx(0.7 * np.mean(distances))
+
+
 def test_alpha_zero_is_the_meta_loss_alone():
     task, who = helpers.tiny_task(), helpers.players()
     alone = who._replace(teachers=(), teacher_weights=())
@@ -186,6 +227,7 @@ def test_held_out_score_by_hand(float64):
         ({"distance": "l2"}, "Unknown distance"),
         ({"meta_loss_start": "zero"}, "Unknown meta_loss_start"),
         ({"alpha": -0.1}, "alpha must be at least 0"),
+        ({"alpha": 0.0, "teacher_forcing": True}, "needs an alpha above 0"),
         ({"segment": 0}, "segment must be at least 1"),
         ({"huber_delta": 0.1}, "goes with distance='released'"),
     ],

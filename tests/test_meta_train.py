@@ -271,6 +271,40 @@ def test_starting_from_a_saved_optimizer(uninterrupted, tmp_path):
     assert amalgam.about["initial_weights"]["sha256"]
 
 
+def test_a_stage_with_teacher_forcing(tmp_path, monkeypatch):
+    """The student comes near its teachers, unscaled; the next stage starts there."""
+    forced = {
+        "stages": ((18, 8, 0.1, True), (18, 1, 0.1)),
+        "teachers": ["adam"],
+        "preset": "released",
+        "meta_learning_rate": 0.003,
+    }
+    begun = []
+    initial_carry = meta_step.initial_carry
+
+    def told(task, players, seed, scaling):
+        begun.append((bool(players.teachers), scaling))
+        return initial_carry(task, players, seed, scaling)
+
+    monkeypatch.setattr(meta_step, "initial_carry", told)
+    whole = amalgamated(**forced)
+    # Validation and unrolls of four optimizees: nine times, eight times; then scaled.
+    unscaled = 9 * [(False, 0.0)] + 8 * 4 * [(True, 0.0)]
+    scaled = 2 * [(False, 1.0)] + 4 * [(True, 1.0)]
+    assert sorted(begun) == sorted(unscaled + scaled)
+    rows = whole.history
+    assert [row["stage"] for row in rows] == [0] * 24 + [1] * 3
+    distances = [row["distance/adam"] for row in rows]
+    assert sum(distances[21:24]) < sum(distances[:3]) - 3 * 0.5
+    # All stand where the teacher does.
+    assert all(row["last_loss"] == row["last_loss/adam"] for row in rows[:24])
+    assert rows[26]["last_loss"] != rows[26]["last_loss/adam"]
+    monkeypatch.undo()
+    with helpers.interrupted_after(5):
+        amalgamated(workdir=tmp_path, **forced)
+    same(amalgamated(workdir=tmp_path, **forced), whole)
+
+
 def test_tensorboard_scalars(uninterrupted):
     folder = uninterrupted[1] / "tensorboard"
     names = set()
@@ -315,6 +349,19 @@ MISTAKES = {
     "stage alpha": ({"stages": ((6, 1, -1.0),)}, "alpha must be at least 0"),
     "no stage": ({"stages": ()}, "at least one Stage"),
     "unroll": ({"stages": ((10, 1),)}, "truncations of 6 do not divide"),
+    "forcing alpha": ({"stages": ((6, 1, 0.0, True),)}, "needs an alpha above 0"),
+    "forcing later": (
+        {"stages": ((6, 1), (6, 1, 0.0, True))},
+        "needs an alpha above 0",
+    ),
+    "forcing alone": (
+        {"stages": ((6, 1, 0.1, True),), "teachers": ()},
+        "rnnprop has no teachers",
+    ),
+    "forcing a Choice rule": (
+        {"scheme": "choice", "choice_stages": ((6, 1, 0.1, True),)},
+        "choice has no teachers",
+    ),
     "choice": ({"choice": "choice.npz"}, "goes with scheme='choice'"),
     "choice file": (
         {"scheme": "choice", "choice": "min-max-small"},
@@ -357,14 +404,14 @@ def test_mistakes_are_explained_before_any_work(name, tmp_path, monkeypatch):
 def test_settings_are_ready_for_json():
     options = dict.fromkeys(Settings.__dataclass_fields__, 1)
     options |= {
-        "scheme": "mean",
+        "scheme": "min_max",
         "distance": "paper",
         "meta_loss_start": "unroll",
         "reduction": "sum",
         "huber_delta": None,
         "perturbation": Perturbation("fgsm", 0.01),
         "truncation_steps": 5,
-        "curriculum": Curriculum((Stage(5, 2), Stage(15, 1, 0.5))),
+        "curriculum": Curriculum((Stage(5, 2), Stage(15, 1, 0.5, True))),
         "validation_steps": None,
         "period": 2,
     }
@@ -375,4 +422,6 @@ def test_settings_are_ready_for_json():
     assert settings.meta_updates == 2 * 2 * 1 + 1 * 2 * 3
     assert [settings.truncations(i) for i in (0, 1)] == [1, 3]
     assert [settings.objective(i).alpha for i in (0, 1)] == [1, 0.5]
+    assert [settings.objective(i).scheme for i in (0, 1)] == ["min_max", "mean"]
+    assert [settings.scaling_of(i) for i in (0, 1)] == [1, 0]
     assert [settings.validated_steps(i) for i in (0, 1)] == [15, 15]

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import statistics
 import time
 from typing import NamedTuple
@@ -9,7 +10,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_amalgam import lanes
-from tf_amalgam.meta_step import segment_length, student_step, teacher_step
+from tf_amalgam.meta_step import segment_length, student_step, taught, teacher_step
+from tf_amalgam.objective import Objective
 from tf_amalgam.unroll import step_count
 
 REPEATS = 5  # measurements of a piece
@@ -21,12 +23,12 @@ class Clock:
     Attributes:
         seconds: by what they went to: `steps`, `data` (minibatches), and `building`,
             the first call of each program, which the others do not count.
-        inner_steps: taken in `steps`, by all optimizees.
+        inner_steps: taken in `steps`, by all optimizees, by objective.
     """
 
     def __init__(self):
         self.seconds: dict[str, float] = collections.defaultdict(float)
-        self.inner_steps = 0
+        self.inner_steps: collections.Counter[Objective] = collections.Counter()
 
     @contextlib.contextmanager
     def on(self, what):
@@ -66,16 +68,27 @@ class Costs(NamedTuple):
         )
 
 
-def costs(clock, pieces):
-    """Returns `Costs`: data is measured on the way, pieces are measured alone."""
-    data = clock.seconds["data"]
-    seconds, work = clock.seconds["steps"] + data, sum(pieces.values())
-    shares = {}
-    if clock.inner_steps:
-        rest = (seconds - data) / seconds
-        shares = {name: rest * part / work for name, part in pieces.items()}
+def costs(clock, pieces_of):
+    """Returns `Costs`: data is measured on the way, pieces are measured alone.
+
+    Args:
+        pieces_of: function of an objective, returns seconds of a step by piece. Those
+            that differ in α alone have the same ones.
+    """
+    data, steps = clock.seconds["data"], clock.inner_steps.total()
+    seconds, shares = clock.seconds["steps"] + data, {}
+    alike: collections.Counter = collections.Counter()
+    for objective, count in clock.inner_steps.items():
+        alike[dataclasses.replace(objective, alpha=1.0)] += count
+    work: collections.Counter = collections.Counter()
+    for objective, count in alike.items():
+        for name, part in pieces_of(objective).items():
+            work[name] += count * part
+    if steps:
+        rest = (seconds - data) / seconds / work.total()
+        shares = {name: rest * part for name, part in work.items()}
         shares["data"] = data / seconds
-    return Costs(clock.inner_steps, seconds, clock.seconds["building"], shares)
+    return Costs(steps, seconds, clock.seconds["building"], shares)
 
 
 def pieces_of_a_step(task, players, objective, weights, carry, batches):
@@ -86,12 +99,18 @@ def pieces_of_a_step(task, players, objective, weights, carry, batches):
         batches: arrays `[T, B, …]`.
     """
     student, exact = carry.student, task.exact_gradients
-    way = lanes.way_of(players.student, weights, task.layout)
-    rule_state = way.cut(student.rule_state)
+    coordinates = taught(task, players.student, objective, carry.seed)
+    way = lanes.way_of(players.student, weights, coordinates.layout)
+    rule_state = way.cut(coordinates.of(student.rule_state))
     batch = task.prepare(tuple(part[0] for part in batches))
     step = step_count(carry.step, 0, student.params_P.dtype)
     step_fn = student_step(
-        task, players.student, weights, carry.scale_P, (objective, carry.seed)
+        task,
+        players.student,
+        weights,
+        carry.scale_P,
+        (objective, carry.seed),
+        coordinates,
     )
 
     def gradient(params_P):
@@ -128,13 +147,14 @@ def pieces_of_a_step(task, players, objective, weights, carry, batches):
     optimizee = one_gradient + _seconds(
         lambda p: task.loss(p, student.model_state, batch)[0], params_P
     )
-    if objective.second_order or not exact:
+    forced = objective.teacher_forcing
+    if not forced and (objective.second_order or not exact):
         optimizee += _seconds(curved, params_P)
     segment = segment_length(objective, batches[0].shape[0], rule_state)
     again = 1.0 - 1.0 / segment
     found = {"optimizee": optimizee}
     if players.teachers:
-        count = len(players.teachers)
+        count = 0 if forced else len(players.teachers)
         found["teachers"] = count * one_gradient + _seconds(rules, params_P, at)
     found["student"] = (1.0 + again) * one_rule + _seconds(rule_back, params_P, at)
     return found

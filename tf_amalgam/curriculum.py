@@ -21,11 +21,17 @@ class Stage:
         unroll: inner steps of an unroll; a multiple of the truncation's.
         periods: at least this many.
         alpha: weight of the imitation loss; `None` takes the run's.
+        teacher_forcing: the teachers move the optimizees, each its own ones, and the
+            student learns to take the same steps (Williams and Zipser 1989): α times
+            the mean of the log distances to them, whatever the scheme, is the whole
+            loss. Without random scaling, of which no step of a teacher tells. For a
+            first stage, so that a student starts as a teacher, not as nothing.
     """
 
     unroll: int
     periods: int
     alpha: float | None = None
+    teacher_forcing: bool = False
 
     def __post_init__(self):
         for field in ("unroll", "periods"):

@@ -139,14 +139,16 @@ def amalgamate(
             the same folder continues an interrupted run. None keeps everything in
             memory.
         stages: sequence of `Stage`, or of tuples (inner steps of an unroll,
-            periods, alpha or None).
+            periods, alpha or None, teacher forcing or not; the last two may be left
+            out).
         period: meta-epochs between two validations.
         chances, max_periods, repeat_threshold, max_repeats: see `Curriculum`.
         alpha: weight of the imitation loss, unless a stage has its own.
         truncation_steps: inner steps of one truncation, T.
         meta_batch: optimizees whose meta-gradients make one meta-update.
         meta_learning_rate: Adam's, on the student's weights.
-        scaling: random scaling s = exp(U(−scaling, scaling)); 0 turns it off.
+        scaling: random scaling s = exp(U(−scaling, scaling)); 0 turns it off. There is
+            none in stages with teacher forcing.
         warmup_steps: SGD steps before an unroll, observed by every rule.
         second_order: False drops the optimizee's second derivatives (faster).
         segment: steps between kept rule states; None chooses (see `Objective`).
@@ -258,8 +260,8 @@ def amalgamate(
         pool = rules.make_pool(teachers, preset) if len(teachers) else ()
         about["teachers"] = [rules.as_config(rule) for rule in pool]
         players = Players(student, pool, tuple({} for _ in pool))
-        folder = Workdir(workdir, about) if workdir is not None else None
         trainer = Trainer(task, players, settings, strategy)
+        folder = Workdir(workdir, about) if workdir is not None else None
         return _amalgam(
             trainer, about, run.learn(trainer, weights, folder, about, **options)
         )

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tf_amalgam import amalgamation, lanes, perturbation, unroll
 from tf_amalgam.numerics import LOG_EPSILON, derive_seed
 from tf_amalgam.rules.rule import Rule
+from tf_amalgam.sample import Everything, sample_of
 from tf_amalgam.unroll import Side
 
 # Of a truncation's rule states so many bytes are kept; others are computed again.
@@ -33,7 +34,7 @@ class Carry(NamedTuple):
 class Metrics(NamedTuple):
     """What one truncation reports."""
 
-    loss: Any  # [] meta loss + α·imitation
+    loss: Any  # [] what is minimized
     meta_loss: Any  # [] mean log improvement
     imitation: Any  # []
     distance_K: Any  # [K] mean log distance to each teacher
@@ -117,7 +118,7 @@ def warm_up(task, players, carry, batches, learning_rate, scaled):
     )
 
 
-def student_step(task, rule, weights, scale_P, noise=None):
+def student_step(task, rule, weights, scale_P, noise=None, coordinates=None):
     """Returns `step(grads_P, params_P, state, step) -> (params_P, state)`.
 
     The student works on θ/s and sees s·g; its step counts s-fold (Lv et al. 2017).
@@ -126,12 +127,18 @@ def student_step(task, rule, weights, scale_P, noise=None):
     Args:
         noise: `(objective, seed)` in meta-training, None without any noise. The same
             step draws the same noise whenever it is computed.
+        coordinates: a `sample.Sample`, whose alone are moved; all by default. States
+            are those of the sample.
     """
 
-    way = lanes.way_of(rule, weights, task.layout)
+    coordinates = coordinates or Everything(task.layout)
+    layout = coordinates.layout
+    way = lanes.way_of(rule, weights, layout)
+    scale_S = coordinates.of(scale_P)
 
     def step_fn(grads_P, params_P, state, step):
-        phi, seen_P, options = weights, scale_P * grads_P, {}
+        params_S = coordinates.of(params_P)
+        phi, seen_S, options = weights, scale_S * coordinates.of(grads_P), {}
         if noise is not None:
             objective, root = noise
             seed = tf.stack([root, tf.cast(step, tf.int32)])
@@ -139,20 +146,27 @@ def student_step(task, rule, weights, scale_P, noise=None):
             if drawn is not None and drawn.draws("inner_step"):
                 phi = perturbation.add_noise(drawn, weights, seed)
             if objective.input_noise:
-                seen_P += objective.input_noise * perturbation.normal(
-                    seen_P.shape, seed, INPUT_STREAM, seen_P.dtype
+                seen_S += objective.input_noise * perturbation.normal(
+                    seen_S.shape, seed, INPUT_STREAM, seen_S.dtype
                 )
-            shape = rule.noise_shape(task.layout)
+            shape = rule.noise_shape(layout)
             if shape is not None:
                 options["noise"] = perturbation.uniform(
-                    shape, seed, RULE_STREAM, seen_P.dtype
+                    shape, seed, RULE_STREAM, seen_S.dtype
                 )
-        delta_P, state = way.update(
-            phi, seen_P, params_P / scale_P, state, step, **options
+        delta_S, state = way.update(
+            phi, seen_S, params_S / scale_S, state, step, **options
         )
-        return params_P + scale_P * delta_P, state
+        return coordinates.into(params_P, params_S + scale_S * delta_S), state
 
     return step_fn
+
+
+def taught(task, rule, objective, seed):
+    """Returns which coordinates of an optimizee a student is taught on."""
+    if objective.teacher_forcing:
+        return sample_of(rule, task.layout, seed)
+    return Everything(task.layout)
 
 
 def teacher_step(task, rule, weights):
@@ -191,6 +205,9 @@ def truncation(task, players, objective, weights, carry, batches, with_gradient=
 
         mean_i [log M(xᵢ, θᵢ) − log M(xᵢ, θ₀)] + α·mean_i combine_k d(θᵢ₊₁, θᵢ₊₁ᵏ).
 
+    With teacher forcing one of the teachers, drawn for each optimizee, makes all θᵢ;
+    θᵢ₊₁ and θᵢ₊₁ᵏ are one step away from there, and the second term is the whole loss.
+
     With a perturbation ψ the student is unrolled, and the meta-gradient taken, at
     φ + ψ (Algorithm 2); an adversarial one takes further unrolls to find ψ.
 
@@ -218,24 +235,33 @@ def truncation(task, players, objective, weights, carry, batches, with_gradient=
 
 
 def _truncation(task, players, objective, weights, carry, batches, with_gradient):
-    way = lanes.way_of(players.student, weights, task.layout)
-    rule_state = way.cut(carry.student.rule_state)
+    coordinates = taught(task, players.student, objective, carry.seed)
+    leader = None
+    if objective.teacher_forcing:
+        leader = carry.seed % len(players.teachers)
+    way = lanes.way_of(players.student, weights, coordinates.layout)
+    rule_state = way.cut(coordinates.of(carry.student.rule_state))
     segment = segment_length(objective, batches[0].shape[0], rule_state)
     if objective.meta_loss_start == "unroll":
         origin = (carry.start_params_P, carry.start_model_state)
     else:
         origin = (carry.student.params_P, carry.student.model_state)
     step_fn = student_step(
-        task, players.student, weights, carry.scale_P, (objective, carry.seed)
+        task,
+        players.student,
+        weights,
+        carry.scale_P,
+        (objective, carry.seed),
+        coordinates,
     )
 
     def pull(params_P, points):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(params_P)
             distances_K = amalgamation.log_distance(
-                params_P,
-                tf.stack(points),
-                carry.scale_P,
+                coordinates.of(params_P),
+                coordinates.of(tf.stack(points)),
+                coordinates.of(carry.scale_P),
                 objective.distance,
                 objective.huber_delta,
             )
@@ -257,6 +283,7 @@ def _truncation(task, players, objective, weights, carry, batches, with_gradient
         carry.step,
         segment=segment,
         pull=pull,
+        leader=leader,
     )
     gradient = {}
     if with_gradient:
@@ -270,10 +297,15 @@ def _truncation(task, players, objective, weights, carry, batches, with_gradient
             carry.step,
             segment=segment,
             second_order=objective.second_order,
+            led=objective.teacher_forcing,
         )
     student = forward.student
     carry = carry._replace(
-        student=student._replace(rule_state=way.joined(student.rule_state)),
+        student=student._replace(
+            rule_state=coordinates.into(
+                carry.student.rule_state, way.joined(student.rule_state)
+            )
+        ),
         teachers=forward.teachers,
         step=carry.step + batches[0].shape[0],
     )
@@ -300,8 +332,9 @@ def _metrics(objective, forward):
         imitation = tf.zeros((), losses_T.dtype)
         farthest_TK = distances_TK
         teacher_losses_KT = tf.zeros((0, losses_T.shape[0]), losses_T.dtype)
+    loss = objective.alpha * imitation
     return Metrics(
-        loss=meta_loss + objective.alpha * imitation,
+        loss=loss if objective.teacher_forcing else meta_loss + loss,
         meta_loss=meta_loss,
         imitation=imitation,
         distance_K=tf.reduce_mean(distances_TK, axis=0),

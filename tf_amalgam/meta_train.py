@@ -29,6 +29,12 @@ class Trainer:
     """
 
     def __init__(self, task: Task, players: Players, settings: Settings, strategy):
+        stages = settings.curriculum.stages
+        if not players.teachers and any(stage.teacher_forcing for stage in stages):
+            raise ValueError(
+                f"A Stage has teacher_forcing, but the {players.student.name} has no "
+                "teachers. Give some, or leave teacher_forcing out."
+            )
         self.task, self.players, self.settings = task, players, settings
         self.strategy = strategy
         self.replicas = strategy.num_replicas_in_sync
@@ -55,7 +61,7 @@ class Trainer:
         settings = self.settings
         stage = state.progress.stage
         if not state.carries:
-            state = state._replace(carries=self._start(state.meta_epoch), truncation=0)
+            state = state._replace(carries=self._start(state), truncation=0)
         weights = {k: tf.constant(v) for k, v in state.now.weights.items()}
         objective, steps = settings.objective(stage), settings.truncation_steps
         start = settings.warmup_steps + state.truncation * steps
@@ -72,7 +78,7 @@ class Trainer:
             with self.clock.on("building" if new else "steps"):
                 found = self._program("truncation", objective)(weights, carry, batches)
                 gradients.append({k: g.numpy() for k, g in found[0].items()})
-            self.clock.inner_steps += 0 if new else self.replicas * steps
+            self.clock.inner_steps[objective] += 0 if new else self.replicas * steps
             carries += self._local(found[1])
             metrics += self._local(found[2])
         total = {k: sum(g[k] for g in gradients) for k in self._names}
@@ -113,7 +119,7 @@ class Trainer:
         steps = settings.validated_steps(before.stage)
         scores, finals = [], []
         for index in range(settings.validation_optimizees):
-            carry = self._begun("validation", index, 0)
+            carry = self._begun("validation", index, 0, before.stage)
             batches = self._validation_batches(index, steps)
             score, final = self._program("validation")(
                 weights, carry, batches, self._held_out()
@@ -160,23 +166,20 @@ class Trainer:
 
     def costs(self, state: State) -> costs.Costs:
         """Returns what the steps since this trainer was made took, and for what."""
-        objective = self.settings.objective(state.progress.stage)
-        pieces: dict[str, float] = {}
-        if self.clock.inner_steps:
-            pieces = costs.pieces_of_a_step(
-                self.task,
-                self.players,
-                objective,
-                {k: tf.constant(v) for k, v in state.best.weights.items()},
-                self._begin("training", 0, 0),
-                self._batches(0, 0, 0, self.settings.truncation_steps),
-            )
-        return costs.costs(self.clock, pieces)
+        weights = {k: tf.constant(v) for k, v in state.best.weights.items()}
+        carry = self._begin("training", 0, 0, self.settings.scaling)
+        batches = self._batches(0, 0, 0, self.settings.truncation_steps)
+        return costs.costs(
+            self.clock,
+            lambda objective: costs.pieces_of_a_step(
+                self.task, self.players, objective, weights, carry, batches
+            ),
+        )
 
     def mixing(self, weights, steps):
         """Returns a Choice rule's mixing weights `[T, N, K]` on a fixed optimizee."""
         constants = {k: tf.constant(v) for k, v in weights.items()}
-        carry = self._begun("validation", 0, 0)
+        carry = self._begun("validation", 0, 0, 0)
         found = self._program("mixing")(
             constants, carry, self._validation_batches(0, steps)
         )
@@ -185,28 +188,28 @@ class Trainer:
     def from_arrays(self, arrays: dict, facts: dict) -> State:
         """Returns the state that `state.to_arrays` and `to_facts` described."""
         start = self.fresh_state({k: arrays[f"now/weights/{k}"] for k in self._names})
-        return restored(start, arrays, facts, self._begin(0, 0, 0))
+        return restored(start, arrays, facts, self._begin(0, 0, 0, 0.0))
 
     # The optimizees of a meta-epoch.
 
     def _seed(self, *names):
         return derive_seed(self.settings.seed, *names)
 
-    def _begin(self, kind, epoch, index) -> Carry:
+    def _begin(self, kind, epoch, index, scaling) -> Carry:
         carry = meta_step.initial_carry(
             self.task,
             self.players if kind != "validation" else self._alone(),
             self._seed("optimizee", kind, epoch, index),
-            self.settings.scaling,
+            scaling,
         )
         return tf.nest.map_structure(tf.constant, carry)
 
     def _alone(self):
         return Players(self.players.student, (), ())
 
-    def _begun(self, kind, epoch, index):
+    def _begun(self, kind, epoch, index, stage):
         """Returns the carry of one fresh optimizee after its warm-up."""
-        carry = self._begin(kind, epoch, index)
+        carry = self._begin(kind, epoch, index, self.settings.scaling_of(stage))
         if not self.settings.warmup_steps:
             return carry
         seed = self._seed("minibatches", kind, epoch, index)
@@ -214,9 +217,10 @@ class Trainer:
         program = self._program("warm_up", kind == "validation")
         return program(carry, tuple(map(tf.constant, batches)))
 
-    def _start(self, meta_epoch):
+    def _start(self, state):
+        epoch, stage = state.meta_epoch, state.progress.stage
         size = self.settings.meta_batch
-        return tuple(self._begun("training", meta_epoch, j) for j in range(size))
+        return tuple(self._begun("training", epoch, j, stage) for j in range(size))
 
     def _batches(self, meta_epoch, index, start, count):
         seed = self._seed("minibatches", "training", meta_epoch, index)

@@ -29,6 +29,8 @@ class Objective:
         perturbation: of the student's weights, or None.
         input_noise: σ of noise on the gradient that the student sees,
             g + N(0, σ²) (Eq. 11).
+        teacher_forcing: a teacher moves the optimizee, and α·imitation of single steps
+            is the whole loss (Williams and Zipser 1989; see `Stage`).
     """
 
     scheme: str = "min_max"
@@ -40,6 +42,7 @@ class Objective:
     segment: int | None = None
     perturbation: Perturbation | None = None
     input_noise: float = 0.0
+    teacher_forcing: bool = False
 
     def __post_init__(self):
         amalgamation.check_scheme(self.scheme)
@@ -54,6 +57,8 @@ class Objective:
             raise ValueError(
                 f"input_noise must be at least 0, received {self.input_noise!r}."
             )
+        if self.teacher_forcing and not self.alpha:
+            raise ValueError("Teacher forcing needs an alpha above 0: it is all loss.")
         if self.segment is not None and self.segment < 1:
             raise ValueError(f"segment must be at least 1, received {self.segment!r}.")
         if self.huber_delta is not None and (

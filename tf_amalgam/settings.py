@@ -97,13 +97,17 @@ class Settings:
                     f"truncations of {self.truncation_steps} do not divide. Use a "
                     "multiple, or another truncation_steps."
                 )
-        self.objective(0)
+        for number in range(len(self.curriculum.stages)):
+            self.objective(number)
 
     def objective(self, stage: int) -> Objective:
         """Returns what a truncation of this stage minimizes."""
         alpha = self.curriculum.stages[stage].alpha
+        forced = self.curriculum.stages[stage].teacher_forcing
         return Objective(
-            scheme=self.scheme,
+            # The mean of logarithms draws to the teacher whose steps the student can
+            # take; their maximum to the one whose steps it cannot.
+            scheme="mean" if forced else self.scheme,
             alpha=self.alpha if alpha is None else alpha,
             distance=self.distance,
             meta_loss_start=self.meta_loss_start,
@@ -112,7 +116,13 @@ class Settings:
             segment=self.segment,
             perturbation=self.perturbation,
             input_noise=self.input_noise,
+            teacher_forcing=forced,
         )
+
+    def scaling_of(self, stage: int) -> float:
+        """Returns the exponent of a stage's random scaling."""
+        forced = self.curriculum.stages[stage].teacher_forcing
+        return 0.0 if forced else self.scaling
 
     def truncations(self, stage: int) -> int:
         """Truncations (and so meta-updates) of one unroll of this stage."""

@@ -135,11 +135,21 @@ STUDENT_COST, TEACHER_COST, FORWARD_COST = 5, 3, 1
 
 
 def unroll_forward(
-    task, step_fn, teacher_steps, sides, origin, batches, start, *, segment, pull
+    task,
+    step_fn,
+    teacher_steps,
+    sides,
+    origin,
+    batches,
+    start,
+    *,
+    segment,
+    pull,
+    leader=None,
 ):
     """Runs the student and its teachers forward, outside any tape.
 
-    All see the same minibatches; none depends on another.
+    All see the same minibatches; none depends on another, unless a teacher leads.
 
     Args:
         step_fn: the student's `(grads_P, params_P, rule_state, step) -> (params_P,
@@ -153,6 +163,9 @@ def unroll_forward(
         pull: `(params_P, points) -> (distances_K, grads_P)` after each update, `points`
             being the K teachers' parameters, `grads_P` the gradient of what the
             distances add to the loss; not called without teachers.
+        leader: number of the teacher that moves the optimizee for all (teacher
+            forcing); what the others would have done is compared after each step and
+            then dropped.
 
     Returns:
         A `Forward`.
@@ -169,17 +182,27 @@ def unroll_forward(
             ("student", STUDENT_COST, mine),
             ("origin", FORWARD_COST, lambda: task.loss(*origin, batch)[0]),
         ]
-        for one, side in zip(teacher_steps, forward.teachers, strict=True):
+        apart = zip(teacher_steps, forward.teachers, strict=True)
+        for one, side in apart if leader is None else ():
             job = functools.partial(advance, task, one, side, batch, step)
             jobs.append(("teacher", TEACHER_COST, job))
         (loss, grads_P, moved), start_loss, *taught = in_chains(jobs)
+        if leader is not None:  # all are at one point: its gradient is everybody's
+            for one, side in apart:
+                with tf.name_scope("teacher"):
+                    params_P, state = one(grads_P, side.params_P, side.rule_state, step)
+                taught.append((loss, grads_P, Side(params_P, state, moved.model_state)))
         distances_K, pulls = tf.zeros(0, dtype), ()
-        if taught:
-            points = [side.params_P for _, _, side in taught]
+        sides = [side for _, _, side in taught]
+        if sides:
+            points = [side.params_P for side in sides]
             distances_K, *pulls = pull(moved.params_P, points)
+        if leader is not None:
+            there = tf.gather(tf.stack(points), leader)
+            moved, *sides = (s._replace(params_P=there) for s in (moved, *sides))
         return Forward(
             moved,
-            tuple(side for _, _, side in taught),
+            tuple(sides),
             Trace(
                 trace.params.write(i, student.params_P),
                 trace.grads.write(i, grads_P),
@@ -238,6 +261,7 @@ def student_adjoint(
     *,
     segment,
     second_order,
+    led=False,
 ):
     """Returns d(loss)/dφ by name, for loss = mean_t [log M_t + step loss_t].
 
@@ -248,6 +272,8 @@ def student_adjoint(
         weights: dict of the tensors φ.
         rule_state: any state of the rule: its structure, shapes and dtypes.
         second_order: whether g_t's dependence on θ_t counts.
+        led: whether a teacher moved the optimizee. No θ_t depends on φ then, nor does
+            M_t; only the step losses and the rule's states do.
     """
     steps = batches[0].shape[0]
     dtype = trace.params.dtype
@@ -275,8 +301,10 @@ def student_adjoint(
             output_gradients=(adjoint_P, adjoint_state),
             unconnected_gradients="zero",
         )
-        params_bar += _through_optimizee(i, params_P, grads_P, grads_bar)
         total = [a + b for a, b in zip(total, phi_bar, strict=True)]
+        if led:
+            return tf.zeros_like(params_bar), state_bar, total
+        params_bar += _through_optimizee(i, params_P, grads_P, grads_bar)
         return params_bar, state_bar, total
 
     def _through_optimizee(i, params_P, grads_P, grads_bar):
