@@ -234,8 +234,8 @@ def parser():
     found = measuring.parser(__doc__)
     found.add_argument("--teachers", type=int, nargs="+", default=[0, 2, 6])
     found.add_argument("--steps", type=int, default=100)
-    found.add_argument("--repeats", type=int, default=8, help="truncations of each")
-    found.add_argument("--starts", type=int, default=3, help="processes of each")
+    found.add_argument("--repeats", type=int, default=4, help="truncations of each")
+    found.add_argument("--starts", type=int, default=1, help="processes of each")
     found.add_argument("--long", action="store_true", help="also T = 1,000")
     return found
 

@@ -50,8 +50,8 @@ def main(_=None):
 
 
 def _scores(result):
-    scores = [row["score"] for row in result.validations]
-    return f"{scores[0]:+.3f} to {min(scores):+.3f} (mean log improvement)"
+    first, best = result.validations[0]["score"], result.about["best_validation"]
+    return f"{first:+.3f} to {best:+.3f} (mean log improvement)"
 
 
 def entry():

@@ -1,7 +1,9 @@
 """How programs have TensorFlow use processors; before it is loaded."""
 
+import logging
 import os
 import platform
+import sys
 
 
 def set_up(onednn=True):
@@ -11,6 +13,9 @@ def set_up(onednn=True):
     hold for the whole process: this is for programs to call, not for libraries. What
     the environment already says wins.
     """
+    if "tensorflow" in sys.modules:
+        logging.warning("TensorFlow is loaded already, and keeps its operations.")
+        onednn = False
     if onednn and platform.machine().lower() in ("x86_64", "amd64"):
         # By itself TensorFlow takes oneDNN's convolutions from AVX-512 VNNI on only;
         # with AVX2 they are twice as fast as its own.

@@ -166,11 +166,14 @@ def test_meta_gradient_of_a_choice_rule(float64, options):
     assert error < 1e-6
 
 
-def test_meta_gradient_beside_a_choice_teacher(float64):
+@pytest.mark.parametrize("forcing", [False, True])
+def test_meta_gradient_beside_a_choice_teacher(float64, forcing):
     teacher = Choice(pool=POOL, units=4)
     student = make_rule("rnnprop")
     who = Players(student, (teacher,), (helpers.weights_of(teacher, 5),))
-    objective = Objective(scheme="choice", alpha=0.3, segment=3)
+    objective = Objective(
+        scheme="choice", alpha=0.3, segment=3, teacher_forcing=forcing
+    )
     error, _ = directional_error(helpers.tiny_task(), who, objective)
     assert error < 1e-6
 

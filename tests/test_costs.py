@@ -69,6 +69,12 @@ def test_without_a_progress_bar_nothing_is_said(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_single_step_builds_and_measures_nothing(capsys):
+    shown = {**SHORT, "progress": True, "period": 1}
+    tf_amalgam.amalgamate(small(), **shown)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_finished_run_has_nothing_to_trace(tmp_path, capsys, caplog):
     shown = {**SHORT, "progress": True}
     tf_amalgam.amalgamate(small(), workdir=tmp_path, **shown)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import tf_amalgam
 from tests import helpers
-from tf_amalgam import alone, lanes, meta_step
+from tf_amalgam import alone, lanes, meta_step, sample
 from tf_amalgam.layout import Layout
 from tf_amalgam.objective import Objective
 from tf_amalgam.perturbation import Perturbation
@@ -179,6 +179,7 @@ def truncated(task, who, objective):
     "objective",
     [
         Objective(alpha=0.3, segment=2),
+        Objective(alpha=0.3, teacher_forcing=True),
         Objective(
             alpha=0.3,
             second_order=False,
@@ -189,6 +190,7 @@ def truncated(task, who, objective):
 )
 def test_truncations_are_the_same(float64, monkeypatch, objective):
     task, who = helpers.tiny_task(), helpers.players()
+    monkeypatch.setattr(sample, "SIZE", 35)  # of 39 coordinates
     whole = truncated(task, who, objective)
     divide(monkeypatch)
     cut = truncated(task, who, objective)

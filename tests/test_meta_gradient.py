@@ -113,8 +113,9 @@ def normalized_task():
     return Task("normalized", model, helpers.noise_images((4, 4, 1)), loss, 8)
 
 
-def test_batch_norm(float64):
-    objective = Objective(alpha=0.3)
+@pytest.mark.parametrize("forcing", [False, True])
+def test_batch_norm(float64, forcing):
+    objective = Objective(alpha=0.3, teacher_forcing=forcing)
     error, size = directional_error(normalized_task(), helpers.players(), objective)
     assert size > 1e-3
     assert error < 1e-6

@@ -227,7 +227,10 @@ def test_held_out_score_by_hand(float64):
         ({"distance": "l2"}, "Unknown distance"),
         ({"meta_loss_start": "zero"}, "Unknown meta_loss_start"),
         ({"alpha": -0.1}, "alpha must be at least 0"),
-        ({"alpha": 0.0, "teacher_forcing": True}, "needs an alpha above 0"),
+        (
+            {"alpha": 0.0, "teacher_forcing": True},
+            "needs teachers and an alpha above 0",
+        ),
         ({"segment": 0}, "segment must be at least 1"),
         ({"huber_delta": 0.1}, "goes with distance='released'"),
     ],

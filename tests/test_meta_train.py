@@ -349,10 +349,21 @@ MISTAKES = {
     "stage alpha": ({"stages": ((6, 1, -1.0),)}, "alpha must be at least 0"),
     "no stage": ({"stages": ()}, "at least one Stage"),
     "unroll": ({"stages": ((10, 1),)}, "truncations of 6 do not divide"),
-    "forcing alpha": ({"stages": ((6, 1, 0.0, True),)}, "needs an alpha above 0"),
+    "forcing in alpha's place": (
+        {"stages": ((6, 1, True),)},
+        "alpha must be at least 0 or None, received True",
+    ),
+    "forcing by a word": (
+        {"stages": ((6, 1, 0.1, "False"),)},
+        "teacher_forcing must be True or False, received 'False'",
+    ),
+    "forcing alpha": (
+        {"stages": ((6, 1, 0.0, True),)},
+        "needs teachers and an alpha above 0",
+    ),
     "forcing later": (
         {"stages": ((6, 1), (6, 1, 0.0, True))},
-        "needs an alpha above 0",
+        "needs teachers and an alpha above 0",
     ),
     "forcing alone": (
         {"stages": ((6, 1, 0.1, True),), "teachers": ()},

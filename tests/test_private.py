@@ -216,6 +216,7 @@ def test_meta_gradient_equals_finite_differences(float64):
     for objective in (
         Objective(scheme="mean", alpha=0.3),
         Objective(alpha=0.3, segment=3),
+        Objective(alpha=0.3, teacher_forcing=True),
     ):
         error, size = directional_error(task, who, objective)
         assert size > 1e-3

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import types
 
 import pytest
 from tf_amalgam_launch import processors
@@ -85,6 +86,7 @@ def silent(monkeypatch):
     for name in NAMES:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
 
 
 def test_what_the_environment_says_wins(silent, monkeypatch):
@@ -108,6 +110,15 @@ def test_operations_may_be_left_to_tensorflow(silent, monkeypatch):
     processors.set_up(onednn=False)
     assert NAMES[0] not in os.environ
     assert os.environ[NAMES[1]] == "true"
+
+
+def test_it_comes_too_late_where_tensorflow_is_loaded(silent, monkeypatch, caplog):
+    """Nothing is then said of operations to the processes that this one starts."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setitem(sys.modules, "tensorflow", types.ModuleType("tf"))
+    processors.set_up()
+    assert NAMES[0] not in os.environ
+    assert "TensorFlow is loaded already" in caplog.text
 
 
 def test_other_processors_keep_their_operations(silent, monkeypatch):

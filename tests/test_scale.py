@@ -279,14 +279,16 @@ def test_mistakes_are_explained(options, message):
         Scale(**options)
 
 
-@pytest.mark.parametrize("segment", [1, 3])
-def test_meta_gradient_equals_finite_differences(float64, monkeypatch, segment):
+@pytest.mark.parametrize(
+    "options", [{"segment": 1}, {"segment": 3}, {"teacher_forcing": True}]
+)
+def test_meta_gradient_equals_finite_differences(float64, monkeypatch, options):
     """Through a whole truncation, whose rule states have rows of three kinds."""
     weights = helpers.constants(trained(Scale(), 0.1))
     monkeypatch.setattr(helpers, "weights_of", lambda rule: weights)
     who = helpers.players(student="scale")
     error, size = test_meta_gradient.directional_error(
-        helpers.tiny_task(), who, Objective(alpha=0.3, segment=segment)
+        helpers.tiny_task(), who, Objective(alpha=0.3, **options)
     )
     assert size > 1e-3
     assert error < 1e-6

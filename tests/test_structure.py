@@ -30,7 +30,7 @@ LAYERS = [
     {"guarded", "tasks", "evaluated"},
     {"optimizer"},
     {"optimizers"},
-    {"saved", "unroll", "records"},
+    {"saved", "unroll", "sample", "records"},
     {"importing", "facts", "cards"},
     {"objective", "intervals", "pages"},
     {

@@ -24,7 +24,8 @@ class Stage:
         teacher_forcing: the teachers move the optimizees, each its own ones, and the
             student learns to take the same steps (Williams and Zipser 1989): α times
             the mean of the log distances to them, whatever the scheme, is the whole
-            loss. Without random scaling, of which no step of a teacher tells. For a
+            loss, on a sample of at most 4,096 coordinates an optimizee. Without random
+            scaling, of which no step of a teacher tells, in validation neither. For a
             first stage, so that a student starts as a teacher, not as nothing.
     """
 
@@ -36,9 +37,16 @@ class Stage:
     def __post_init__(self):
         for field in ("unroll", "periods"):
             _check_count(self, field, 1)
-        if self.alpha is not None and not self.alpha >= 0:
+        # A True in alpha's place is a teacher_forcing without an alpha before it.
+        number = not isinstance(self.alpha, bool)
+        if self.alpha is not None and not (number and self.alpha >= 0):
             raise ValueError(
-                f"Stage: alpha must be at least 0, received {self.alpha!r}."
+                f"Stage: alpha must be at least 0 or None, received {self.alpha!r}."
+            )
+        if not isinstance(self.teacher_forcing, bool):
+            raise ValueError(
+                "Stage: teacher_forcing must be True or False, received "
+                f"{self.teacher_forcing!r}."
             )
 
 

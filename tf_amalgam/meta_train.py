@@ -78,7 +78,8 @@ class Trainer:
             with self.clock.on("building" if new else "steps"):
                 found = self._program("truncation", objective)(weights, carry, batches)
                 gradients.append({k: g.numpy() for k, g in found[0].items()})
-            self.clock.inner_steps[objective] += 0 if new else self.replicas * steps
+            if not new:
+                self.clock.inner_steps[objective] += self.replicas * steps
             carries += self._local(found[1])
             metrics += self._local(found[2])
         total = {k: sum(g[k] for g in gradients) for k in self._names}
@@ -119,7 +120,8 @@ class Trainer:
         steps = settings.validated_steps(before.stage)
         scores, finals = [], []
         for index in range(settings.validation_optimizees):
-            carry = self._begun("validation", index, 0, before.stage)
+            scaling = settings.scaling_of(before.stage)
+            carry = self._begun("validation", index, 0, scaling)
             batches = self._validation_batches(index, steps)
             score, final = self._program("validation")(
                 weights, carry, batches, self._held_out()
@@ -179,7 +181,7 @@ class Trainer:
     def mixing(self, weights, steps):
         """Returns a Choice rule's mixing weights `[T, N, K]` on a fixed optimizee."""
         constants = {k: tf.constant(v) for k, v in weights.items()}
-        carry = self._begun("validation", 0, 0, 0)
+        carry = self._begun("validation", 0, 0, self.settings.scaling)
         found = self._program("mixing")(
             constants, carry, self._validation_batches(0, steps)
         )
@@ -207,9 +209,9 @@ class Trainer:
     def _alone(self):
         return Players(self.players.student, (), ())
 
-    def _begun(self, kind, epoch, index, stage):
+    def _begun(self, kind, epoch, index, scaling):
         """Returns the carry of one fresh optimizee after its warm-up."""
-        carry = self._begin(kind, epoch, index, self.settings.scaling_of(stage))
+        carry = self._begin(kind, epoch, index, scaling)
         if not self.settings.warmup_steps:
             return carry
         seed = self._seed("minibatches", kind, epoch, index)
@@ -218,9 +220,11 @@ class Trainer:
         return program(carry, tuple(map(tf.constant, batches)))
 
     def _start(self, state):
-        epoch, stage = state.meta_epoch, state.progress.stage
-        size = self.settings.meta_batch
-        return tuple(self._begun("training", epoch, j, stage) for j in range(size))
+        scaling = self.settings.scaling_of(state.progress.stage)
+        return tuple(
+            self._begun("training", state.meta_epoch, j, scaling)
+            for j in range(self.settings.meta_batch)
+        )
 
     def _batches(self, meta_epoch, index, start, count):
         seed = self._seed("minibatches", "training", meta_epoch, index)

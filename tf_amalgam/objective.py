@@ -58,7 +58,10 @@ class Objective:
                 f"input_noise must be at least 0, received {self.input_noise!r}."
             )
         if self.teacher_forcing and not self.alpha:
-            raise ValueError("Teacher forcing needs an alpha above 0: it is all loss.")
+            raise ValueError(
+                "teacher_forcing needs teachers and an alpha above 0, since imitation "
+                f"is the whole loss; received alpha={self.alpha!r}."
+            )
         if self.segment is not None and self.segment < 1:
             raise ValueError(f"segment must be at least 1, received {self.segment!r}.")
         if self.huber_delta is not None and (

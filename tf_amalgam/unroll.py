@@ -130,6 +130,13 @@ def advance(task, step_fn, side, batch, step):
     return loss, grads_P, Side(params_P, rule_state, model_state)
 
 
+def _moved(step_fn, side, grads_P, model_state, step):
+    """Returns the `Side` after a step whose gradient is known."""
+    with tf.name_scope("teacher"):
+        params_P, rule_state = step_fn(grads_P, side.params_P, side.rule_state, step)
+    return Side(params_P, rule_state, model_state)
+
+
 # Relative costs of one step: a gradient is 3 forward passes, the learned rule about 2.
 STUDENT_COST, TEACHER_COST, FORWARD_COST = 5, 3, 1
 
@@ -173,6 +180,7 @@ def unroll_forward(
     steps = batches[0].shape[0]
     student, teachers = sides
     dtype = student.params_P.dtype
+    none_K = tf.zeros(0, dtype)
 
     def body(i, forward):
         student, trace = forward.student, forward.trace
@@ -182,27 +190,24 @@ def unroll_forward(
             ("student", STUDENT_COST, mine),
             ("origin", FORWARD_COST, lambda: task.loss(*origin, batch)[0]),
         ]
-        apart = zip(teacher_steps, forward.teachers, strict=True)
-        for one, side in apart if leader is None else ():
+        pairs = list(zip(teacher_steps, forward.teachers, strict=True))
+        for one, side in pairs if leader is None else []:
             job = functools.partial(advance, task, one, side, batch, step)
             jobs.append(("teacher", TEACHER_COST, job))
-        (loss, grads_P, moved), start_loss, *taught = in_chains(jobs)
+        (loss, grads_P, moved), start_loss, *apart = in_chains(jobs)
+        losses, ends = [loss for loss, _, _ in apart], [side for _, _, side in apart]
         if leader is not None:  # all are at one point: its gradient is everybody's
-            for one, side in apart:
-                with tf.name_scope("teacher"):
-                    params_P, state = one(grads_P, side.params_P, side.rule_state, step)
-                taught.append((loss, grads_P, Side(params_P, state, moved.model_state)))
-        distances_K, pulls = tf.zeros(0, dtype), ()
-        sides = [side for _, _, side in taught]
-        if sides:
-            points = [side.params_P for side in sides]
+            losses = [loss for _ in pairs]
+            ends = [_moved(*pair, grads_P, moved.model_state, step) for pair in pairs]
+        points, distances_K, pulls = [side.params_P for side in ends], none_K, ()
+        if points:
             distances_K, *pulls = pull(moved.params_P, points)
         if leader is not None:
             there = tf.gather(tf.stack(points), leader)
-            moved, *sides = (s._replace(params_P=there) for s in (moved, *sides))
+            moved, *ends = (side._replace(params_P=there) for side in (moved, *ends))
         return Forward(
             moved,
-            tuple(sides),
+            tuple(ends),
             Trace(
                 trace.params.write(i, student.params_P),
                 trace.grads.write(i, grads_P),
@@ -212,7 +217,7 @@ def unroll_forward(
                 write_all(trace.pulls, i, pulls),
             ),
             forward.start_losses.write(i, start_loss),
-            write_all(forward.teacher_losses, i, [loss for loss, _, _ in taught]),
+            write_all(forward.teacher_losses, i, losses),
             forward.distances.write(i, distances_K),
         )
 
