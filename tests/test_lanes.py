@@ -154,6 +154,7 @@ def test_who_takes_all_coordinates_at_once(monkeypatch):
     for where, name, answer in (
         (tf.config, "list_logical_devices", lambda kind: [kind]),
         (lanes.compiled, "available", lambda: False),
+        (tf.config, "functions_run_eagerly", lambda: True),
     ):
         with monkeypatch.context() as there:
             there.setattr(where, name, answer)

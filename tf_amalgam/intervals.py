@@ -10,6 +10,7 @@ from tf_amalgam import participants, plots
 
 COLUMNS = 6  # at most so many panels beside one another
 GREY = "#666666"
+LEAST_HEIGHT = 1.7  # inches, of a whole figure
 SMALL = 7  # points, of what is beside the data
 
 
@@ -47,7 +48,8 @@ def by_optimizee(blocks, labels, styles):
     # A block's name goes on over the panels beside the first, if there are any.
     panels_wide = 0.07 * max(len(block.name) for block in blocks) / columns
     width = max(1.55, panels_wide) + (0.5 + 0.055 * max(map(len, labels))) / columns
-    height = 0.75 + 0.165 * len(labels)
+    # The key below needs its room, however few the rows are.
+    height = max(0.75 + 0.165 * len(labels), LEAST_HEIGHT / (rows * len(blocks)))
     figure, axes = plots.canvas(rows * len(blocks), columns, width, height)
     colors = [styles[label].color for label in labels]
     for b, block in enumerate(blocks):

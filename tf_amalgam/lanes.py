@@ -29,6 +29,7 @@ def way_of(rule, weights, layout):
         or rule.noise_shape(layout) is not None
         or layout.size < LEAST
         or not compiled.available()
+        or tf.config.functions_run_eagerly()  # chunks are a gain only if compiled
         # A GPU has other caches, and is idle between small chunks.
         or bool(tf.config.list_logical_devices("GPU"))
     )

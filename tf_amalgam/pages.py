@@ -3,13 +3,12 @@
 import base64
 import html
 import pathlib
-import tempfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from tf_amalgam import files, plots, records
+from tf_amalgam import files, records
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 76em;
@@ -34,8 +33,6 @@ summary { cursor: pointer; }
 """
 # What stands above this line in a page of Markdown is its reader's own.
 FOLLOWS = "<!-- amalgam-report writes what follows -->"
-# Dots per inch of a picture beside a Markdown page, which is as wide as its text.
-SMALL = 90
 
 
 class Section(NamedTuple):
@@ -44,7 +41,7 @@ class Section(NamedTuple):
     Attributes:
         name: of its files.
         title, caption: what it is, and how to read it.
-        figure: of matplotlib.
+        figure: of matplotlib, which pages show once it is written as a picture.
         table: a data frame.
         marks: a data frame like `table` with the classes of its cells.
         pictures: paths of PNG files.
@@ -89,13 +86,10 @@ def _html(section):
             rows = f"<summary>{len(section.table)} rows</summary>"
             table = f"<details>{rows}{table}</details>"
         return f"{heading}<p>{caption}</p>{table}"
-    images = [path.read_bytes() for path in section.pictures]
-    if section.figure is not None:
-        images.append(_png(section.figure))
     pictures = "".join(
         f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,'
-        f'{base64.b64encode(image).decode("ascii")}">'
-        for image in images
+        f'{base64.b64encode(path.read_bytes()).decode("ascii")}">'
+        for path in section.pictures
     )
     return f"<figure>{heading}{pictures}<figcaption>{caption}</figcaption></figure>"
 
@@ -160,12 +154,9 @@ def write_markdown(path, title, facts, sections):
                 for i in range(len(section.table))
             ]
             parts.append(records.markdown([head, *rows]))
-        images = {picture.name: picture.read_bytes() for picture in section.pictures}
-        if section.figure is not None:
-            images[f"{section.name}.png"] = _png(section.figure, SMALL)
-        for name, image in images.items():
-            files.write_bytes(folder / name, image)
-            parts.append(f"![{section.title}]({folder.name}/{name})")
+        for picture in section.pictures:
+            files.write_bytes(folder / picture.name, picture.read_bytes())
+            parts.append(f"![{section.title}]({folder.name}/{picture.name})")
     files.write_text(path, "\n\n".join(part for part in parts if part) + "\n")
 
 
@@ -183,10 +174,3 @@ def _text(value):
     for sign in ("\\", "|", "<", "*", "_", "`", "["):
         value = value.replace(sign, f"\\{sign}")
     return value
-
-
-def _png(figure, dpi=100):
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "figure.png"
-        plots.write(figure, path, dpi)
-        return path.read_bytes()

@@ -50,11 +50,7 @@ def write_report(
     evaluated.check_terms(found)
     given = evaluated.gather(found, pool, reference, rivals)
     sections = _sections(given, found, sorted((folder / SAMPLES).glob("*.png")))
-    for one in sections:
-        for suffix in (".png", ".svg") if one.figure is not None else ():
-            plots.write(one.figure, output / f"{one.name}{suffix}")
-        if one.numbers is not None:
-            _write_csv(one.numbers, output / f"{one.name}.csv")
+    sections = [_written(one, output) for one in sections]
     _write_csv(given.runs, output / "runs.csv")
     missing = facts.missing_runs(given.runs, records.read_order(folder))
     _write_csv(pd.DataFrame({"missing": missing}), output / "missing.csv")
@@ -80,6 +76,18 @@ def _sections(given, found, samples):
         *([images] if samples else []),
         *(one for one in tables if one.name != FIRST),
     ]
+
+
+def _written(section, output):
+    """Writes a section's figure and numbers; returns it with the figure's picture."""
+    if section.numbers is not None:
+        _write_csv(section.numbers, output / f"{section.name}.csv")
+    if section.figure is None:
+        return section
+    png, svg = (output / f"{section.name}{suffix}" for suffix in (".png", ".svg"))
+    plots.write(section.figure, png)
+    plots.write(section.figure, svg)
+    return section._replace(pictures=[png])
 
 
 def _write_csv(table, path):
