@@ -380,12 +380,14 @@ def test_a_saved_state_of_another_model_is_refused():
     ("coordinates", "chunk_size", "expected"),
     [
         (100, 2**14, (1, 100)),
-        (370_506, 2**14, (23, 16112)),  # whole vectors of 16
+        (370_506, 2**14, (23, 16112)),  # an odd number of vectors of 16
+        (2**15, 2**14, (2, 2**14)),  # no more than asked for
+        (2**15, 2**14 + 16, (2, 2**14 + 16)),
         (10, 4, (3, 4)),
         (57, 20, (3, 19)),  # no more than asked for
         (33, 16, (3, 16)),
         (21, 10, (3, 7)),
-        (49, 48, (2, 32)),
+        (49, 48, (2, 48)),
         (0, 4, (1, 0)),
     ],
 )
@@ -402,9 +404,9 @@ def test_chunks_are_even(coordinates, chunk_size, expected):
 @pytest.mark.parametrize(
     ("device", "size"),
     [
-        ("/job:localhost/replica:0/task:0/device:CPU:0", 2**14),  # TensorFlow
-        ("TFRT_CPU_0", 2**14),  # JAX
-        ("cpu", 2**14),  # PyTorch
+        ("/job:localhost/replica:0/task:0/device:CPU:0", chunks.CPU_SIZE),  # TensorFlow
+        ("TFRT_CPU_0", chunks.CPU_SIZE),  # JAX
+        ("cpu", chunks.CPU_SIZE),  # PyTorch
         ("/job:localhost/replica:0/task:0/device:GPU:0", 2**19),
         ("cuda:0", 2**19),
         ("mps:0", 2**19),
@@ -415,11 +417,11 @@ def test_chunks_are_larger_on_a_gpu(device, size):
 
 
 def test_chunks_by_default():
-    assert chunks.default_size(keras.Variable(1.0)) == 2**14
-    assert chunks.default_size(tf.Variable(1.0)) == 2**14
+    assert chunks.default_size(keras.Variable(1.0)) == chunks.CPU_SIZE
+    assert chunks.default_size(tf.Variable(1.0)) == chunks.CPU_SIZE
     optimizer = tf_amalgam.RNNProp()
     assert optimizer.get_config()["chunk_size"] is None
-    optimizer.build([keras.Variable(np.zeros(2**14 + 1, "float32"))])
+    optimizer.build([keras.Variable(np.zeros(chunks.CPU_SIZE + 1, "float32"))])
     assert optimizer._state[-1].shape == (2, 20, 2**13 + 16)
 
 

@@ -18,7 +18,7 @@ MULTIPLE = 16
 # Coordinates of a chunk, if nobody says: on a CPU all that a step touches stays in the
 # cache; a GPU is idle between small kernels (5 M parameters on an H200: 4 and 2 ns a
 # parameter under JAX, 69 and 4 under PyTorch).
-CPU_SIZE, GPU_SIZE = 2**14, 2**19
+CPU_SIZE, GPU_SIZE = 2**14 + MULTIPLE, 2**19
 
 
 class Chunk(NamedTuple):
@@ -56,9 +56,21 @@ def divide(coordinates, chunk_size):
     if coordinates <= chunk_size:
         return 1, coordinates
     size = -(-coordinates // -(-coordinates // chunk_size))
-    whole_vectors = -(-size // MULTIPLE) * MULTIPLE
-    size = whole_vectors if whole_vectors <= chunk_size else size
+    size = vectors if (vectors := odd_vectors(size)) <= chunk_size else size
     return -(-coordinates // size), size
+
+
+def odd_vectors(size):
+    """Returns the least number from `size` on that is an odd number of vectors.
+
+    Numbers a power of two apart share places of a cache, so that the rows of a matrix
+    would push one another out of it.
+
+    Example:
+        >>> odd_vectors(504), odd_vectors(512), odd_vectors(2**14)
+        (528, 528, 16400)
+    """
+    return (-(-size // MULTIPLE) | 1) * MULTIPLE
 
 
 def joined(value, coordinates):
