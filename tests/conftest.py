@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# As `amalgam-report` does; the suite's processes share the cores besides.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import keras
 import pytest
