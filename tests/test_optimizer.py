@@ -418,16 +418,20 @@ def test_chunks_are_even(coordinates, chunk_size, expected):
     ],
 )
 def test_chunks_are_larger_on_a_gpu(device, size):
-    assert chunks.default_size(types.SimpleNamespace(device=device)) == size
+    variable = types.SimpleNamespace(device=device)
+    assert chunks.default_size(variable, 10**6) == size
 
 
 def test_chunks_by_default():
-    assert chunks.default_size(keras.Variable(1.0)) == chunks.CPU_SIZE
-    assert chunks.default_size(tf.Variable(1.0)) == chunks.CPU_SIZE
-    optimizer = tf_amalgam.RNNProp()
-    assert optimizer.get_config()["chunk_size"] is None
-    optimizer.build([keras.Variable(np.zeros(chunks.CPU_SIZE + 1, "float32"))])
-    assert optimizer._state[-1].shape == (2, 20, 2**13 + 16)
+    for make in (keras.Variable, tf.Variable):
+        for coordinates in (1, 2**16):
+            assert chunks.default_size(make(1.0), coordinates) == 2**16
+        assert chunks.default_size(make(1.0), 2**16 + 1) == chunks.CPU_SIZE
+    for coordinates, shape in ((2**16, (1, 20, 2**16)), (2**16 + 1, (4, 20, 16400))):
+        optimizer = tf_amalgam.RNNProp()
+        assert optimizer.get_config()["chunk_size"] is None
+        optimizer.build([keras.Variable(np.zeros(coordinates, "float32"))])
+        assert optimizer._state[-1].shape == shape
 
 
 def test_new_variables_get_keras_own_error():

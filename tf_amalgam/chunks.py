@@ -19,6 +19,9 @@ MULTIPLE = 16
 # cache; a GPU is idle between small kernels (5 M parameters on an H200: 4 and 2 ns a
 # parameter under JAX, 69 and 4 under PyTorch).
 CPU_SIZE, GPU_SIZE = 2**14 + MULTIPLE, 2**19
+# Up to so many are taken at once on a CPU, too: states that are no chunks need not be
+# copied, a fifth of a step.
+CPU_WHOLE = 2**16
 
 
 class Chunk(NamedTuple):
@@ -40,10 +43,12 @@ class Chunk(NamedTuple):
         return ops.take(ops.convert_to_tensor(table_RN, dtype), tensors, axis=1)
 
 
-def default_size(variable):
-    """Returns how many coordinates a chunk has where nobody says, by a device."""
+def default_size(variable, coordinates):
+    """Returns how many of so many coordinates a chunk has at most, by a device."""
     value = variable.value if isinstance(variable, keras.Variable) else variable
-    return CPU_SIZE if "CPU" in str(value.device).upper() else GPU_SIZE
+    if "CPU" not in str(value.device).upper():
+        return GPU_SIZE
+    return CPU_WHOLE if coordinates <= CPU_WHOLE else CPU_SIZE
 
 
 def divide(coordinates, chunk_size):

@@ -38,7 +38,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         chunk_size: a larger model's coordinates are updated at most so many at a time,
             so that the working memory of a step is bounded; rules that couple
             coordinates (Scale) update all at once. None: 2¹⁴, some 30 MB for RNNProp,
-            or 2¹⁹ beside a GPU, which needs more at once to be busy.
+            from 2¹⁶ coordinates on; or 2¹⁹ beside a GPU, which needs more at once to
+            be busy.
         guard: True, or a `Guard`: an analytic rule takes over for a while where the
             rule's steps are not finite or out of bounds, the loss climbs, or the rule,
             back after such a fall, gains less than half as fast (losses are seen
@@ -107,8 +108,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._layout = Layout.of(variables)
-        at_most = self.chunk_size or default_size(variables[0])
-        self._chunks = divide(self._layout.size, at_most)
+        size = self._layout.size
+        at_most = self.chunk_size or default_size(variables[0], size)
+        self._chunks = divide(size, at_most)
         with self._beside(variables[0]):
             self._state = self._variables_of(self.rule, self.state_dtype)
             if self.guard:
