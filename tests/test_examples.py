@@ -31,7 +31,7 @@ def test_load_and_use(capsys):
 
 def test_amalgamate_my_model(tmp_path):
     main = example("amalgamate_my_model").main
-    amalgam, found = main(tmp_path, stages=((20, 1, 0.1),), period=1, epochs=2)
+    amalgam, found = main(tmp_path, stages=((100, 1, 0.1),), period=1, epochs=2)
     assert {r["optimizer"] for r in found} == {"student", "adam", "rmsprop"}
     assert len(found) == 9
     assert amalgam.finished
