@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ import sys
 
 import gin
 import pytest
+from tf_amalgam_launch import report
 
 from tests import helpers
 from tests.test_gin import TINY
@@ -134,6 +136,13 @@ def test_import(tmp_path):
     about = saved.read(tmp_path / "mine.npz")[2]["about"]
     assert about["scheme"] == "mean"
     assert [teacher["rule"] for teacher in about["teachers"]] == ["sgd", "adam"]
+
+
+def test_a_report_multiplies_on_one_thread(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setattr(report.binary, "start", lambda *_, **__: None)
+    report.entry()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
 
 
 WITHOUT = "gin_configs/experiments/figure2_original.gin"

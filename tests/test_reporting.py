@@ -472,6 +472,12 @@ def test_a_few_records_make_a_page_too(tmp_path):
     )
 
 
+@pytest.mark.filterwarnings("error:constrained_layout not applied")
+def test_figures_of_two_optimizers_have_room(tmp_path):
+    page = reporting.write_report(written(few(), tmp_path))
+    assert (page.parent / "figure5.png").is_file()
+
+
 def test_everything_diverged(tmp_path):
     changes = {"diverged": True, "test": {}, "curves": {"loss": [], "val_loss": []}}
     written([record("Train", "ours", 0, 0, **changes)], tmp_path)
