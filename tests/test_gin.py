@@ -160,7 +160,32 @@ def test_every_experiment_is_on_the_page():
         assert name in text or (size and f"`_{size}`" in text), name
 
 
-@pytest.mark.parametrize("name", NAMED)
+# Files that differ from another one by the size of the noise alone → that one.
+OF_SIZE = {
+    name: name[: name.rindex("_")] + "_1e-3"
+    for name in NAMED
+    if name.startswith("figure6")
+} | {"table6_input_noise_1e-1": "table6_input_noise_1e-2"}
+RUN = [name for name in NAMED if OF_SIZE.get(name, name) == name]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if name not in RUN])
+def test_files_of_other_sizes_differ_by_them_alone(name):
+    mine, other = (
+        [
+            line
+            for line in (ROOT / f"experiments/{which}.gin").read_text().splitlines()
+            if not line.startswith("#")
+        ]
+        for which in (name, OF_SIZE[name])
+    )
+    assert mine[:-1] == other[:-1]
+    bindings.parse([f"gin_configs/experiments/{name}.gin"])
+    key = "Perturbation.radius" if "figure6" in name else "amalgamate.input_noise"
+    assert gin.query_parameter(key) == float(name.rpartition("_")[2])
+
+
+@pytest.mark.parametrize("name", RUN)
 def test_named_experiments_take_two_meta_steps(name, tmp_path, eagerly):
     files = ["gin_configs/forms/cpu.gin", f"gin_configs/experiments/{name}.gin"]
     amalgam = bindings.run("amalgamate", files, TINY, tmp_path)

@@ -42,6 +42,12 @@ def trained(optimizer, epochs=3, net=None, **compile_options):
     return helpers.flat(net.get_weights()), history.history["loss"]
 
 
+def go_on(net):
+    """Returns the weights after another epoch."""
+    net.fit(*DATA, batch_size=8, shuffle=False, verbose=0)
+    return helpers.flat(net.get_weights())
+
+
 FEATURES = {
     "plain": {},
     "clipnorm": {"clipnorm": 0.05},
@@ -93,8 +99,7 @@ def test_learning_rate_can_be_set():
         trained(optimizer, 1, net)
         optimizer.learning_rate = 0.001
         assert float(optimizer.learning_rate) == pytest.approx(0.001)
-        net.fit(*DATA, batch_size=8, epochs=1, shuffle=False, verbose=0)
-        return helpers.flat(net.get_weights())
+        return go_on(net)
 
     np.testing.assert_allclose(
         halved(keras_adam.AdaptedAdam()), halved(keras.optimizers.Adam(0.01)), atol=1e-4
@@ -155,21 +160,20 @@ def test_mirrored_equals_single(name):
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_keras_file_continues_exactly(name, epochs, tmp_path):
-    """Saved in the middle of the warm-up (1 epoch of 12 steps) and after it."""
-    net = model()
-    trained(OPTIMIZERS[name](warmup_steps=18), epochs, net)
-    net.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
-    assert type(again.optimizer) is OPTIMIZERS[name]
-    assert again.optimizer.warmup_steps == 18
-    assert int(again.optimizer.iterations) == 12 * epochs
-    for each in (net, again):
-        each.fit(*DATA, batch_size=8, epochs=2, shuffle=False, verbose=0)
-    np.testing.assert_array_equal(
-        helpers.flat(again.get_weights()), helpers.flat(net.get_weights())
-    )
+def test_keras_file_continues_exactly(name, tmp_path):
+    """Saved in the middle of the warm-up, after 12 steps, and after it."""
+    nets = [model()]
+    trained(OPTIMIZERS[name](warmup_steps=18), 1, nets[0])
+    for epochs in (1, 2):
+        nets[-1].save(tmp_path / "model.keras")
+        again = keras.models.load_model(tmp_path / "model.keras")
+        assert type(again.optimizer) is OPTIMIZERS[name]
+        assert again.optimizer.warmup_steps == 18
+        assert int(again.optimizer.iterations) == 12 * epochs
+        nets.append(again)
+        first, *others = (go_on(net) for net in nets)
+        for weights in others:
+            np.testing.assert_array_equal(weights, first)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
@@ -337,16 +341,11 @@ def test_recurrent_state_may_be_half_as_large(dtype, chunk_size, tmp_path):
     net.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     assert again.optimizer.state_dtype == dtype
-    for each in (net, again):
-        each.fit(*DATA, batch_size=8, epochs=1, shuffle=False, verbose=0)
-    np.testing.assert_array_equal(
-        helpers.flat(again.get_weights()), helpers.flat(net.get_weights())
-    )
+    np.testing.assert_array_equal(go_on(again), go_on(net))
 
 
 def test_a_saved_state_does_not_know_its_chunks(tmp_path):
     """Saved in the middle of training by one chunk size, it goes on in another."""
-    go_on = {"batch_size": 8, "epochs": 1, "shuffle": False, "verbose": 0}
     optimizer = functools.partial(
         tf_amalgam.load, "choice-large", warmup_steps=4, guard=True
     )
@@ -359,11 +358,9 @@ def test_a_saved_state_does_not_know_its_chunks(tmp_path):
         other.compile(optimizer=optimizer(chunk_size=chunk_size), loss=net.loss)
         other.optimizer.build(other.trainable_variables)
         other.load_weights(tmp_path / "net.weights.h5")
-        other.fit(*DATA, **go_on)
-        ends.append(helpers.flat(other.get_weights()))
-    net.fit(*DATA, **go_on)
+        ends.append(go_on(other))
+    expected = go_on(net)
     for end in ends:
-        expected = helpers.flat(net.get_weights())
         np.testing.assert_allclose(end, expected, rtol=1e-5, atol=1e-6)
 
 
