@@ -63,9 +63,11 @@ setup(
         "console_scripts": [
             "amalgamate=tf_amalgam_launch.amalgamate:entry",
             "amalgam-evaluate=tf_amalgam_launch.evaluate:entry",
+            "amalgam-export=tf_amalgam_launch.export:entry",
             "amalgam-grid-search=tf_amalgam_launch.grid_search:entry",
             "amalgam-import=tf_amalgam_launch.import_weights:entry",
             "amalgam-report=tf_amalgam_launch.report:entry",
+            "amalgam-train-zoo=tf_amalgam_launch.train_zoo:entry",
         ]
     },
 )

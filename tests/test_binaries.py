@@ -14,7 +14,7 @@ from tf_amalgam_launch import report
 
 from tests import helpers
 from tests.test_gin import TINY
-from tf_amalgam import bindings, records, rules, saved
+from tf_amalgam import bindings, plan, records, rules, saved
 
 FILE = "gin_configs/experiments/quickstart.gin"
 MANY = "gin_configs/experiments/mnist_evaluate.gin"
@@ -54,6 +54,15 @@ def test_amalgamate_then_evaluate(tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
     assert "| mine " in evaluated.stdout
     assert (tmp_path / "evaluation" / "curves.png").is_file()
+    exported = binary(
+        "export",
+        f"--workdir={tmp_path}/run",
+        f"--output={tmp_path}/mine.npz",
+        f"--evaluation={tmp_path}/evaluation",
+    )
+    assert exported.returncode == 0, exported.stderr
+    assert "made by: amalgamate " in exported.stdout
+    assert "## Results" in (tmp_path / "mine.md").read_text()
     reported = binary("report", f"{tmp_path}/evaluation", "--reference=mine")
     assert reported.returncode == 0, reported.stderr
     page = tmp_path / "evaluation" / "report" / "index.html"
@@ -136,6 +145,12 @@ def test_import(tmp_path):
     about = saved.read(tmp_path / "mine.npz")[2]["about"]
     assert about["scheme"] == "mean"
     assert [teacher["rule"] for teacher in about["teachers"]] == ["sgd", "adam"]
+
+
+def test_the_plan_is_listed(tmp_path):
+    run = binary("train_zoo", f"--workdir={tmp_path}", "--list")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("not begun") == len(plan.entries())
 
 
 def test_a_report_multiplies_on_one_thread(monkeypatch):

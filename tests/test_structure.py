@@ -24,7 +24,7 @@ LAYERS = [
     {"rules", "sweep", "frames", "workers", "chunks", "plots", "weights"},
     {
         *("data", "amalgamation", "perturbation", "curriculum", "guard"),
-        *("private_gradients", "participants", "compiled"),
+        *("private_gradients", "participants", "compiled", "measured"),
     },
     {"advance", "lanes"},
     {"guarded", "tasks", "evaluated"},
@@ -41,8 +41,8 @@ LAYERS = [
     {"meta_train", "checkpoints"},
     {"workdir"},
     {"run", "replicates", "reporting"},
-    {"experiment", "lineup", "trial"},
-    {"evaluation"},
+    {"experiment", "lineup", "trial", "exporting"},
+    {"evaluation", "plan"},
     {"tuning"},
     {"bindings"},
 ]
@@ -144,9 +144,11 @@ def test_console_scripts_exist():
     assert {name for name, _ in scripts} == {
         "amalgamate",
         "amalgam-evaluate",
+        "amalgam-export",
         "amalgam-grid-search",
         "amalgam-import",
         "amalgam-report",
+        "amalgam-train-zoo",
     }
     for _, module in scripts:
         assert "\ndef entry():\n" in (ROOT / "launch" / f"{module}.py").read_text()

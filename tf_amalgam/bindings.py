@@ -11,6 +11,7 @@ from tf_amalgam import (
     evaluation,
     experiment,
     files,
+    plan,
     replicates,
     rules,
     tasks,
@@ -21,7 +22,7 @@ from tf_amalgam.curriculum import Stage
 from tf_amalgam.lineup import KerasOptimizer
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.registry import unknown
-from tf_amalgam.workdir import CONFIG_FILE
+from tf_amalgam.workdir import CONFIG_FILE, MADE_FILE
 
 OPERATIVE_FILE = "operative_config.gin"
 
@@ -135,14 +136,14 @@ def check_given(name):
 def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     """Parses the configuration and calls one of the functions above with it.
 
-    The configuration is written into `workdir`, and the operative one (with every
-    default), also when the run was interrupted. Records of an evaluation each hold the
-    operative one.
+    The configuration is written into `workdir`, what it was put together from, and the
+    operative one (with every default), also when the run was interrupted. Records of an
+    evaluation each hold the operative one.
 
     Args:
         name: of the function.
         gin_files, gin_bindings, workdir: what it runs, and where.
-        write_config: whether to write these two files; a process that does a share of
+        write_config: whether to write these files; a process that does a share of
             another's work leaves that one's.
         **others: arguments that no configuration holds.
     """
@@ -154,8 +155,14 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     kept = {"configuration": gin.operative_config_str} if name == "evaluate" else {}
     try:
         result = _REGISTERED[name](workdir=workdir, **kept, **others)
+    except ValueError:  # refused: the folder may be another experiment's
+        write_config = False
+        raise
     finally:
         if write_config and workdir.is_dir():
+            made = {"gin_files": gin_files, "gin_bindings": gin_bindings}
+            told = {key: [str(one) for one in given] for key, given in made.items()}
+            files.write_json(workdir / MADE_FILE, told)
             files.write_text(workdir / CONFIG_FILE, configuration)
             files.write_text(workdir / OPERATIVE_FILE, gin.operative_config_str())
     return result
@@ -180,6 +187,41 @@ def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1, command=
         command=command,
         configuration=gin.config_str(),
     )
+
+
+def train_zoo(
+    only,
+    gin_files,
+    gin_bindings,
+    workdir,
+    count=0,
+    parallel=1,
+    into=None,
+    command="",
+):
+    """Trains entries of the plan in a form (see `plan.train`).
+
+    Args:
+        only: names of entries; all where it is empty.
+        gin_files, gin_bindings: the form, and what wins over it.
+        workdir: folder of a folder for each run.
+        count: replicates of each; 0 is one plain run.
+        parallel: replicates at the same time.
+        into: folder to export finished ones to, or None.
+        command: what was typed, for the READMEs of replicates.
+    """
+    for entry in plan.chosen(only):  # mistakes show before any work
+        parse([*gin_files, entry.gin_file], gin_bindings)
+        check_given("amalgamate")
+
+    def one(experiment, folder):
+        given = ([*gin_files, experiment], gin_bindings, folder)
+        if count:
+            run_replicates(count, *given, parallel, command)
+        else:
+            run("amalgamate", *given)
+
+    plan.train(only, workdir, one, into)
 
 
 def _root_seed():

@@ -5,16 +5,16 @@ import dataclasses
 import functools
 import math
 import os
+import shlex
 import textwrap
-import tomllib
 from collections.abc import Mapping
 
 from tf_amalgam import rules, saved, words
 from tf_amalgam.rules.choice import Choice
 
-# How the shipped ones were made, their licence; what `benchmarks/zoo.py` measured.
-MADE = saved.ZOO / "made.toml"
+# What was measured of the shipped ones and the teachers, by `benchmarks/zoo.py`.
 RESULTS = saved.ZOO / "results.csv"
+BEHIND = 0.1  # share of the oracle's loss above which it is a failure
 SCHEMES = {"mean": "mean", "min_max": "min-max", "choice": "optimal choice"}
 
 
@@ -23,7 +23,7 @@ class Card:
     """What is known of one optimizer; `print` it to read it.
 
     Attributes:
-        name: by which `load` knows it, or its path.
+        name: by which `load` knows it, or its path, or that of an exported file.
         rule: of `tf_amalgam.rules`.
         hyperparameters: of the rule, by name; an analytic rule's are those of the
             `paper` preset.
@@ -34,11 +34,18 @@ class Card:
         trained_on: the optimizee of its meta-training, in words; empty where it has
             not been trained, or is not known.
         meta_updates: how many its weights have seen; None where that is not known.
+        meta_updates_in_all: of the whole training, out of which they are the best.
         validation: mean log improvement of held-out loss then (lower is better).
+        preset: of its training.
+        seed: root of its training's randomness; None where that is not known.
+        hours: that the whole training took, on this `machine`; NaN where not known.
+        machine: number and kind of processor cores.
         command: that made it; empty where it is not known.
         licence: of its weights; empty where it is not known.
         sha256: of its weights, which `load` checks; empty for a teacher.
-        results: what it reached on fresh optimizees, as `zoo/results.csv` has it.
+        validations: dicts of meta-update, stage, steps, score and what followed.
+        replicates: dicts of what became of the runs out of which it was chosen.
+        results: what it reached on fresh optimizees, rows of `measured.results`.
     """
 
     name: str
@@ -49,39 +56,49 @@ class Card:
     noise: str = ""
     trained_on: str = ""
     meta_updates: int | None = None
+    meta_updates_in_all: int | None = None
     validation: float = math.nan
+    preset: str = ""
+    seed: int | None = None
+    hours: float = math.nan
+    machine: str = ""
     command: str = ""
     licence: str = ""
     sha256: str = ""
+    validations: tuple[dict, ...] = ()
+    replicates: tuple[dict, ...] = ()
     results: tuple[dict, ...] = ()
 
     def __str__(self):
         """Returns the card as text, a fact a line."""
-        facts = {
-            "what": self.what,
+        lines = [self.name]
+        for fact, told in {"what": self.what, **self.facts()}.items():
+            lines += textwrap.wrap(
+                f"{fact}: {told}",
+                88,
+                initial_indent="  ",
+                subsequent_indent="    ",
+                break_on_hyphens=False,
+            )
+        if self.results:
+            lines += [f"  {terms(self.results[0])}:"]
+            lines += [f"    {_result(row)}" for row in self.results]
+            lines += [f"  known failures: {line}" for line in failures(self)]
+        return "\n".join(lines)
+
+    def facts(self) -> dict:
+        """Returns what is known beside what it is, in words, by title."""
+        numbers = [f"{key} {value}" for key, value in self.hyperparameters.items()]
+        found = {
             "trained on": self.trained_on,
             "meta-updates": self._training(),
+            "training": self._effort(),
             "made by": self.command,
             "licence": self.licence,
             "SHA-256": self.sha256,
+            "hyperparameters": "" if self.sha256 else ", ".join(numbers),
         }
-        if not self.sha256:
-            numbers = [f"{key} {value}" for key, value in self.hyperparameters.items()]
-            facts["hyperparameters"] = ", ".join(numbers)
-        lines = [self.name]
-        for fact, told in facts.items():
-            if told:
-                lines += textwrap.wrap(
-                    f"{fact}: {told}",
-                    88,
-                    initial_indent="  ",
-                    subsequent_indent="    ",
-                    break_on_hyphens=False,
-                )
-        if self.results:
-            lines += [f"  {_terms(self.results[0])}:"]
-            lines += [f"    {_result(row)}" for row in self.results]
-        return "\n".join(lines)
+        return {fact: told for fact, told in found.items() if told}
 
     @property
     def what(self) -> str:
@@ -99,10 +116,23 @@ class Card:
     def _training(self):
         if self.meta_updates is None:
             return ""
+        told = f"{self.meta_updates}"
+        if self.meta_updates_in_all not in (None, self.meta_updates):
+            told = f"the first {told} of {self.meta_updates_in_all}"
         return (
-            f"{self.meta_updates}; held-out log improvement {self.validation:.2f} "
-            "(lower is better)"
+            f"{told}; held-out log improvement {self.validation:.2f} (lower is better)"
         )
+
+    def _effort(self):
+        told = [f"{self.preset} preset"] if self.preset else []
+        told += [f"seed {self.seed}"] if self.seed is not None else []
+        if math.isfinite(self.hours):
+            told += [f"{60.0 * self.hours:.0f} minutes on {self.machine}"]
+        if self.validations and self.validations[-1]["then"] != "finish":
+            told += ["not finished"]
+        if len(self.replicates) > 1:
+            told += [f"the best of {len(self.replicates)} replicates"]
+        return ", ".join(told)
 
 
 class Cards(Mapping):
@@ -155,8 +185,6 @@ def card(name_or_path) -> Card:
         return Card(name, rule.name, rule.get_config(), results=_results(name))
     rule, _, header = saved.find(name)
     about = header["about"]
-    shipped = name in saved.shipped_names()
-    made = _made() if shipped else {}
     updates = about.get("best_after_meta_updates", about.get("meta_updates"))
     return Card(
         name,
@@ -171,11 +199,18 @@ def card(name_or_path) -> Card:
         noise=words.noise(about),
         trained_on=_optimizee(about.get("task")),
         meta_updates=updates,
+        meta_updates_in_all=about.get("meta_updates"),
         validation=about.get("best_validation", math.nan),
-        command=_command(made.get("optimizers", {}).get(name)),
-        licence=about.get("licence", made.get("licence", "")),
+        preset=about.get("preset", ""),
+        seed=about.get("root_seed", about.get("seed")),
+        hours=about.get("seconds", math.nan) / 3600.0,
+        machine=about.get("versions", {}).get("machine", ""),
+        command=_command(about.get("made")),
+        licence=about.get("licence", ""),
         sha256=header["sha256"],
-        results=_results(name) if shipped else (),
+        validations=tuple(about.get("validations", ())),
+        replicates=tuple(about.get("replicates", ())),
+        results=_results(name) if name in saved.shipped_names() else (),
     )
 
 
@@ -193,46 +228,77 @@ def _optimizee(task):
 def _command(made):
     if not made:
         return ""
-    files = [f"--gin_file=gin_configs/{file}" for file in made["gin_files"]]
-    place = f" ({made['file']} of its folder)" if "file" in made else ""
-    return " ".join(["amalgamate", *files, "--workdir=FOLDER"]) + place
+    command = ["amalgamate", *(f"--gin_file={file}" for file in made["gin_files"])]
+    command += ["--workdir=FOLDER"]
+    command += [f"--gin_bindings={line}" for line in made["gin_bindings"]]
+    place = f"  # its folder {made['part']}" if made["part"] else ""
+    return shlex.join(command) + place
 
 
-def _terms(row):
+def terms(row) -> str:
+    """Returns in words how results were measured."""
     preset = f"{row['preset']} preset, " if row["kind"] == "analytic" else ""
     return (
-        f"measured ({preset}warm-up of {row['warmup_steps']} steps at "
-        f"{row['warmup_learning_rate']}; losses at the best of {row['epochs']} epochs)"
+        f"measured ({preset}warm-up of {row['warmup_steps']:.0f} steps at "
+        f"{row['warmup_learning_rate']}; losses at the best of {row['epochs']:.0f} "
+        "epochs)"
     )
 
 
+def loss(value, deviation="") -> str:
+    """Returns a loss, and its standard deviation where there is one."""
+    return " ± ".join(f"{v:.4f}" for v in (value, deviation) if v != "")
+
+
+def failures(card) -> list[str]:
+    """Returns where an optimizer fails, by its results, a line for each optimizee.
+
+    A failure is a run that diverged, or a mean validation loss that is more than a
+    tenth above the oracle's.
+    """
+    found = []
+    for row in card.results:
+        where, diverged = row["optimizee"], row["diverged"]
+        if diverged:
+            found.append(f"{where}: {diverged:.0f} of {row['seeds']:.0f} runs diverged")
+        elif row["oracle"]:
+            above = row["validation_loss"] / row["oracle_loss"] - 1.0
+            if above > BEHIND:
+                found.append(f"{where}: {above:.1%} above {row['oracle']}, the oracle")
+    return found
+
+
 def _result(row):
-    told = f"{row['optimizee']}: {float(row['validation_loss']):.4f}"
-    if row["validation_sd"]:
-        told += f" ± {float(row['validation_sd']):.4f}"
-    told += f" validation, {float(row['test_loss']):.4f} test"
-    if row["test_accuracy"]:
-        told += f", accuracy {float(row['test_accuracy']):.4f}"
-    if int(row["diverged"]):
-        told += f", {row['diverged']} diverged"
-    told += f" ({row['seeds']} seeds)"
-    if row["oracle"] and row["oracle"] != row["optimizer"]:
-        told += f"; oracle {row['oracle']} {float(row['oracle_loss']):.4f}"
+    told = f"{row['optimizee']}: {loss(row['validation_loss'], row['validation_sd'])}"
+    told += f" validation, {loss(row['test_loss'])} test"
+    if accuracy := loss(row["test_accuracy"]):
+        told += f", accuracy {accuracy}"
+    if row["diverged"]:
+        told += f", {row['diverged']:.0f} diverged"
+    told += f" ({row['seeds']:.0f} seeds)"
+    for kind in ("oracle", "rival"):
+        if row.get(kind) and row[kind] != row["optimizer"]:
+            told += f"; {kind} {row[kind]} {loss(row[f'{kind}_loss'])}"
     return told
 
 
 @functools.cache
-def _made():
-    return tomllib.loads(MADE.read_text())
-
-
-@functools.cache
-def _table():
+def measurements() -> tuple[dict, ...]:
+    """Returns the rows of `zoo/results.csv`, none where there is no such file."""
     if not RESULTS.is_file():
         return ()
     with open(RESULTS, newline="") as file:
-        return tuple(csv.DictReader(file))
+        return tuple(
+            {k: _number(v) for k, v in r.items()} for r in csv.DictReader(file)
+        )
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _results(name):
-    return tuple(row for row in _table() if row["optimizer"] == name)
+    return tuple(row for row in measurements() if row["optimizer"] == name)

@@ -318,6 +318,7 @@ def _train_choice(trainer, about, folder, options):
         "initial_weights": "fresh",
         "teachers": [],
         **settings.describe(),
+        "root_seed": about.get("root_seed", about["seed"]),
     }
     inner = Workdir(folder.path / CHOICE_FOLDER, told) if folder else None
     weights = rule.init_weights(derive_seed(settings.seed, "student"))

@@ -54,8 +54,9 @@ class Guard:
         size: a learned step longer than so many times the fallback's is out of bounds.
         cosine: so is one whose cosine with the fallback's is below this.
         climb: the loss has climbed when its running average has lost more than this
-            share of all that was gained (since the warm-up, once it is over; any share
-            where the optimizer fell before), and more than its noise explains.
+            share of all that was gained (since the warm-up, once it is over) and a
+            tenth of the loss at the start (any share where the optimizer fell
+            before), and more than its noise explains.
         patience: steps of the first fallback; each further one is four times as long.
             After so many, again and again, the optimizer, back, must have gained half
             of what the fallback gained in as many. The fallback takes over, too, where

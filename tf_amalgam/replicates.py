@@ -128,19 +128,34 @@ def students(workdir) -> dict[int, pathlib.Path]:
     return begun(workdir, saved.STUDENT_FILE)
 
 
-def summarize(workdir):
-    """Writes a line for each replicate with a student, and draws their validations."""
-    rows, curves = [], {}
+def fates(workdir, part="") -> list[dict]:
+    """Returns what became of each replicate that has a student, by number.
+
+    What cannot be read is left out with a warning.
+
+    Args:
+        workdir: folder of the replicates.
+        part: folder inside each to look at instead.
+    """
+    rows = []
     for number, folder in students(workdir).items():
         try:
-            validations = read_csv(folder / VALIDATION_FILE)
-            rows.append({"replicate": number, **_fate(folder, validations)})
+            rows.append({"replicate": number, **fate(folder / part)})
         except (ValueError, OSError, KeyError) as error:
             logging.warning("%s is left out of the summary: %s", folder.name, error)
-            continue
-        curves[folder.name] = [(row["update"], row["score"]) for row in validations]
+    return rows
+
+
+def summarize(workdir):
+    """Writes a line for each replicate with a student, and draws their validations."""
+    rows = fates(workdir)
     if not rows:
         return
+    curves = {}
+    for row in rows:
+        folder = students(workdir)[row["replicate"]]
+        validations = read_csv(folder / VALIDATION_FILE)
+        curves[folder.name] = [(row["update"], row["score"]) for row in validations]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -164,10 +179,14 @@ def _check_seeds(workdir, seed):
             )
 
 
-def _fate(folder, validations):
-    """Returns what became of a replicate."""
+def fate(folder) -> dict:
+    """Returns what became of a run.
+
+    Raises:
+        ValueError, OSError, KeyError: where its files are missing or damaged.
+    """
     _, _, header = saved.read(folder)
-    about = header["about"]
+    about, validations = header["about"], read_csv(folder / VALIDATION_FILE)
     return {
         "seed": about["seed"],
         "meta_updates": about["meta_updates"],

@@ -115,6 +115,10 @@ def outcome(about, state) -> dict:
         "best_after_meta_updates": state.best_updates,
         "best_validation": state.best_score,
         "seconds": state.seconds,
+        "validations": [
+            {key: row[key] for key in ("update", "stage", "steps", "score", "then")}
+            for row in state.validations
+        ],
         "versions": records.versions(),
     }
 

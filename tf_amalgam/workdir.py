@@ -10,6 +10,7 @@ from tf_amalgam.state import to_arrays, to_facts
 
 SETTINGS_FILE = "settings.json"
 CONFIG_FILE = "config.gin"
+MADE_FILE = "made.json"
 HISTORY_FILE = "history.csv"
 VALIDATION_FILE = "validation.csv"
 CURVES_FILE = "curves.png"
@@ -32,6 +33,7 @@ if it was interrupted; another experiment needs another folder.
 | `untrained.npz` | the same before meta-training, to compare it with |
 | `settings.json` | every setting that changes the result |
 | `config.gin`, `operative_config.gin` | the configuration, and every value it used |
+| `made.json` | the gin files and bindings that it was put together from |
 | `history.csv` | one line per meta-update: losses, distances, gradient norm |
 | `validation.csv` | one line per validation, and what the curriculum did then |
 | `curves.png` | both, drawn |

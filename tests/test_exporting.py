@@ -1,0 +1,205 @@
+"""A trained optimizer with its card, to hand on."""
+
+import json
+import math
+import shutil
+
+import gin
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_amalgam
+from tests import helpers
+from tests.test_gin import TINY
+from tests.test_reporting import few, written
+from tf_amalgam import bindings, cards, exporting, saved
+from tf_amalgam.workdir import read_csv
+
+FILES = ["gin_configs/experiments/quickstart.gin"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of an Optimal Choice run."""
+    folder = tmp_path_factory.mktemp("run")
+    lines = [
+        *TINY,
+        "amalgamate.task = @tasks.quadratic()",
+        "amalgamate.scheme = 'choice'",
+        "data_dir = '/home/me'",
+        "Train/tasks.conv.data_dir = '/home/me'",
+    ]
+    tf.config.run_functions_eagerly(True)
+    try:
+        bindings.run("amalgamate", FILES, lines, folder)
+    finally:
+        tf.config.run_functions_eagerly(False)
+        gin.clear_config()
+    return folder
+
+
+@pytest.fixture
+def replicates(run, tmp_path):
+    """Three of them, the second one the best; the last one's score is lost."""
+    rule, weights, header = saved.read(run)
+    for i, score in enumerate((-0.5, -1.5, math.nan)):
+        folder = tmp_path / f"replicate-{i}"
+        shutil.copytree(run, folder)
+        saved.save(
+            folder / "student.npz",
+            rule,
+            {**weights, "head/bias": np.array([float(i)])},
+            warmup_steps=header["warmup_steps"],
+            warmup_learning_rate=header["warmup_learning_rate"],
+            about={**header["about"], "best_validation": score, "seed": i},
+        )
+    return tmp_path
+
+
+def strict(path):
+    def refuse(token):
+        raise AssertionError(token)
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_a_run_becomes_four_files(run, tmp_path):
+    output = tmp_path / "out" / "mine.npz"
+    card = tf_amalgam.export(run, output, licence="CC0-1.0")
+    names = {path.name for path in output.parent.iterdir()}
+    assert names == {"mine.npz", "mine.md", "mine.json", "mine.png"}
+    rule, weights, header = saved.read(run)
+    again, same, told = saved.read(output)
+    assert again == rule
+    np.testing.assert_array_equal(helpers.flat(same), helpers.flat(weights))
+    assert told["warmup_steps"] == header["warmup_steps"]
+    assert tf_amalgam.load(output).warmup_steps == header["warmup_steps"]
+    # What the folder says, and nothing of where somebody's data lie.
+    assert (card.name, card.sha256) == ("mine", header["sha256"])
+    assert (card.licence, card.preset, card.seed) == ("CC0-1.0", "paper", 0)
+    assert 0 < card.hours < 0.1
+    assert "CPU cores" in card.machine
+    assert card.command.startswith(f"amalgamate --gin_file={FILES[0]} --workdir=FOLDER")
+    assert "'--gin_bindings=amalgamate.stages = [(4, 1)]'" in card.command
+    assert "/home/me" not in card.command
+    rows = read_csv(run / "validation.csv")
+    assert [r["score"] for r in card.validations] == [r["score"] for r in rows]
+    page = (output.parent / "mine.md").read_text()
+    assert page.startswith("# mine\n\nRnnprop, taught by optimal choice of adam, rms")
+    for line in (f"| {card.sha256} |", "(mine.png)", card.command):
+        assert line in page
+    assert "Results" not in page
+    read = strict(output.parent / "mine.json")
+    assert read["what"] == card.what
+    assert read["validations"] == [dict(row) for row in card.validations]
+    # The file tells it all again.
+    assert tf_amalgam.card(output).command == card.command
+
+
+def test_the_choice_rule_of_a_run(run, tmp_path):
+    card = exporting.export(run, tmp_path / "rule.npz", part="choice")
+    assert card.what == "a Choice rule that mixes adam, rmsprop"
+    assert card.command.endswith("  # its folder choice")
+    assert card.seed == 0  # what its own comes from
+    assert card.sha256 == saved.read(run / "choice")[2]["sha256"]
+
+
+def test_the_best_of_replicates(replicates, tmp_path):
+    card = exporting.export(replicates, tmp_path / "out" / "best.npz")
+    assert saved.read(tmp_path / "out" / "best.npz")[1]["head/bias"] == [1.0]
+    assert [row["chosen"] for row in card.replicates] == [False, True, False]
+    assert card.facts()["training"].endswith("the best of 3 replicates")
+    page = (tmp_path / "out" / "best.md").read_text()
+    assert (
+        "\n| 1 (this one) | 1    | 2            | -1.500          | yes      |\n"
+        in page
+    )
+    read = strict(tmp_path / "out" / "best.json")
+    assert [r["best_validation"] for r in read["replicates"]] == [-0.5, -1.5, None]
+
+
+def test_results_of_an_evaluation(run, tmp_path):
+    """Means of the records, the oracle beside them; of no other weights."""
+    sha256 = saved.read(run)[2]["sha256"]
+    found = few()
+    for record in found:
+        if record["optimizer"] == "ours":
+            record["optimizer_config"] = {"weights_sha256": sha256}
+        last = 0.4 + 0.2 * record["seed"] if record["optimizer"] == "ours" else 0.4
+        losses = record["curves"]["val_loss"]
+        losses[:] = [*[0.9] * (len(losses) - 1), last]
+    folder = written(found, tmp_path / "evaluation")
+    given = {"evaluation": folder, "rivals": ["adam"]}
+    output = tmp_path / "mine.npz"
+    card = exporting.export(run, output, label="ours", **given)
+    (row,) = card.results
+    assert row["validation_loss"] == pytest.approx(0.5)
+    assert (row["oracle"], row["rival"], row["seeds"]) == ("adam", "adam", 2)
+    assert row["oracle_loss"] == pytest.approx(0.4)
+    assert cards.failures(card) == ["Train: 25.0% above adam, the oracle"]
+    page = output.with_suffix(".md").read_text()
+    cells = [cell.strip() for cell in page.split("| Train ")[1].split("|")]
+    assert cells[1] == "0.5000 ± 0.1414"
+    assert cells[4:7] == ["0 of 2", "adam 0.4000", "adam 0.4000"]
+    assert "\n- Train: 25.0% above adam, the oracle\n" in page
+    with pytest.raises(ValueError, match="no records of 'mine' .*It has adam, ours"):
+        exporting.export(run, output, **given)
+    with pytest.raises(ValueError, match="no records of her. There are: adam, ours"):
+        exporting.export(run, output, label="ours", evaluation=folder, rivals=["her"])
+    with pytest.raises(ValueError, match="no records of 'ours' with the weights"):
+        exporting.export(run, output, label="ours", part="choice", **given)
+    with pytest.raises(ValueError, match="rivals are of an evaluation's records"):
+        exporting.export(run, output, rivals=["adam"])
+
+
+def test_other_replicates_under_one_label_are_left_out(run, tmp_path):
+    found, sha256 = few(), saved.read(run)[2]["sha256"]
+    for record in found:
+        if record["optimizer"] == "ours":
+            weights = sha256 if record["seed"] else "another's"
+            record["optimizer_config"] = {"weights_sha256": weights}
+            record["replicate"] = record["seed"]
+    folder = written(found, tmp_path / "evaluation")
+    card = exporting.export(run, tmp_path / "mine.npz", evaluation=folder, label="ours")
+    assert [row["seeds"] for row in card.results] == [1]
+    assert "best rival" not in (tmp_path / "mine.md").read_text()
+
+
+def test_an_optimizee_without_a_rival():
+    row = {"optimizee": "MLP", "validation_loss": 1.0, "validation_sd": "", "seeds": 1}
+    row |= {"test_loss": 1.0, "test_accuracy": "", "diverged": 0, "epochs": 3}
+    row |= {"oracle": "adam", "oracle_loss": 1.0, "rival": "", "rival_loss": ""}
+    row |= {"kind": "learned", "warmup_steps": 100, "warmup_learning_rate": 0.05}
+    other = {**row, "optimizee": "FMNIST", "rival": "her", "rival_loss": 0.5}
+    page = exporting.markdown(cards.Card("m", "rnnprop", {}, results=(row, other)))
+    assert "| adam 1.0000 | –          |" in page
+    assert "| adam 1.0000 | her 0.5000 |" in page
+    assert "None: no run diverged, and no mean is more than 10% above" in page
+
+
+def test_a_refused_call_leaves_what_made_a_folder(run):
+    before = (run / "made.json").read_text()
+    lines = ["amalgamate.task = @tasks.quadratic()", "amalgamate.alpha = 0.3"]
+    with pytest.raises(ValueError, match="another experiment"):
+        bindings.run("amalgamate", FILES, lines, run)
+    gin.clear_config()
+    assert (run / "made.json").read_text() == before
+
+
+def test_what_is_missing_is_said(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no trained optimizer at"):
+        exporting.export(tmp_path, tmp_path / "mine.npz")
+    with pytest.raises(FileNotFoundError, match="no trained optimizer at .*/other"):
+        exporting.export(run, tmp_path / "mine.npz", part="other")
+    with pytest.raises(ValueError, match="output must end in .npz, received mine"):
+        exporting.export(run, "mine")
+
+
+def test_diverged_runs_are_failures():
+    row = {"optimizee": "MLP", "diverged": 1, "seeds": 3, "validation_loss": ""}
+    fine = {"optimizee": "CIFAR", "diverged": 0, "validation_loss": 1.05}
+    fine |= {"oracle": "adam", "oracle_loss": 1.0}
+    alone = {"optimizee": "FMNIST", "diverged": 0, "oracle": "", "oracle_loss": ""}
+    card = cards.Card("mine", "rnnprop", {}, results=(row, fine, alone))
+    assert cards.failures(card) == ["MLP: 1 of 3 runs diverged"]

@@ -1,0 +1,121 @@
+"""The optimizers that ship: what trains each, one after another."""
+
+import pathlib
+
+import gin
+import pytest
+import tensorflow as tf
+
+import tf_amalgam
+from tests.test_gin import SHORT, TINY
+from tf_amalgam import bindings, plan, saved
+from tf_amalgam.meta_train import Trainer
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FORM = "gin_configs/forms/cpu.gin"
+
+
+@pytest.fixture(autouse=True)
+def cleared():
+    yield
+    gin.clear_config()
+
+
+@pytest.fixture
+def eagerly():
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def test_all_that_ships_is_planned():
+    entries = plan.entries()
+    assert set(saved.shipped_names()) <= set(entries)
+    for entry in entries.values():
+        assert (ROOT / entry.gin_file).is_file()
+        assert entry.run in entries
+        assert entry.part in ("", "choice")
+
+
+@pytest.mark.parametrize("form", ["cpu", "released"])
+def test_every_entry_is_configured(form):
+    for entry in plan.entries().values():
+        bindings.parse([f"gin_configs/forms/{form}.gin", entry.gin_file])
+        bindings.check_given("amalgamate")
+
+
+def test_names_are_taken_in_the_plans_order():
+    assert [e.name for e in plan.chosen([])] == list(plan.entries())
+    some = plan.chosen(["rnnprop", "choice-large"])
+    assert [entry.name for entry in some] == ["choice-large", "rnnprop"]
+    with pytest.raises(ValueError, match=r"Unknown entry .*'rnnpop'.*'rnnprop'"):
+        plan.chosen(["rnnpop"])
+
+
+def test_what_fails_does_not_hold_up_the_others(tmp_path, caplog):
+    calls = []
+
+    def one(file, folder):
+        calls.append((pathlib.Path(file).stem, folder))
+        if "choice" in file:
+            raise RuntimeError("10 meta-gradients in a row were not finite")
+
+    names = ["rnnprop", "choice-small", "choice-rule-small", "stronger"]
+    with pytest.raises(RuntimeError, match="These failed: choice-small. All others"):
+        plan.train(names, tmp_path, one)
+    assert calls == [
+        ("figure1_choice_small", tmp_path / "choice-small"),
+        ("figure2_rnnprop", tmp_path / "rnnprop"),
+        ("figure2_stronger", tmp_path / "stronger"),
+    ]
+    assert "choice-small: 10 meta-gradients" in caplog.text
+    with pytest.raises(ValueError, match="Unknown entry"):
+        plan.train(["rnnprop", "no"], tmp_path, one)
+    assert len(calls) == 3
+
+
+LINES = [*TINY, *SHORT, "amalgamate.task = @tasks.quadratic()"]
+
+
+def test_an_entry_and_its_choice_rule_are_trained_and_exported(
+    tmp_path, eagerly, monkeypatch
+):
+    names = ["choice-small", "choice-rule-small"]
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    train = lambda: bindings.train_zoo(names, [FORM], LINES, runs, into=out)  # noqa: E731
+    train()
+    for name, rule in (("choice-small", "rnnprop"), ("choice-rule-small", "choice")):
+        card = tf_amalgam.card(out / f"{name}.npz")
+        assert (card.rule, card.licence) == (rule, "Apache-2.0")
+        assert f"--gin_file={FORM}" in card.command
+        assert (out / f"{name}.md").is_file()
+    told = plan.standing(runs).splitlines()
+    (line,) = [row for row in told if row.startswith("| choice-small ")]
+    assert "| finished, 2 meta-updates, best " in line
+    (line,) = [row for row in told if row.startswith("| rnnprop ")]
+    assert [cell.strip() for cell in line.split("|")[2:4]] == [
+        "figure2_rnnprop",
+        "not begun",
+    ]
+    # The same call again trains nothing.
+    monkeypatch.setattr(Trainer, "step", None)
+    train()
+
+
+def test_replicates_of_an_entry(tmp_path, eagerly):
+    bindings.train_zoo(
+        ["rnnprop"], [FORM], LINES, tmp_path, count=2, into=tmp_path / "out"
+    )
+    card = tf_amalgam.card(tmp_path / "out" / "rnnprop.npz")
+    assert len(card.replicates) == 2
+    assert plan.standing(tmp_path).count("finished, 2 meta-updates") == 2
+
+
+def test_mistakes_show_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="Unknown entry of the plan"):
+        bindings.train_zoo(["no"], [FORM], [], tmp_path / "runs")
+    with pytest.raises(ValueError, match="alfa"):
+        bindings.train_zoo([], [FORM], ["amalgamate.alfa = 1"], tmp_path / "runs")
+    with pytest.raises(ValueError, match="No optimizee is given"):
+        bindings.train_zoo([], [], [], tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,79 @@
+"""What optimizers reached on optimizees, out of an evaluation's records, for cards."""
+
+import math
+
+from tf_amalgam import frames, terms
+
+TERMS = ("warmup_steps", "warmup_learning_rate")
+
+
+def results(records, rivals=()):
+    """Returns a data frame, a row for each optimizer on each optimizee.
+
+    Losses are means over runs that did not diverge: `validation_loss` the best one of
+    all epochs, `test_…` of that epoch's weights. `oracle` is the best of the pool by
+    validation on that optimizee, `rival` the best of some others; each with its mean
+    validation loss.
+
+    Args:
+        records: as `records.read_all` returns them.
+        rivals: labels of optimizers to hold the others against.
+
+    Raises:
+        ValueError: where records were made on other terms than others, or for a rival
+            that there is no record of.
+    """
+    terms.check(records)
+    runs = frames.runs(records)
+    labels = list(dict.fromkeys(runs["optimizer"]))
+    if unknown := [label for label in rivals if label not in labels]:
+        raise ValueError(
+            f"There are no records of {', '.join(unknown)}. There are: "
+            f"{', '.join(labels)}."
+        )
+    means = runs.groupby(["task", "optimizer"])["best_val_loss"].mean()
+    table = runs.groupby(["optimizer", "kind", "task"], sort=False, as_index=False).agg(
+        seeds=("seed", "nunique"),
+        epochs=("epochs", "max"),
+        diverged=("diverged", "sum"),
+        validation_loss=("best_val_loss", "mean"),
+        validation_sd=("best_val_loss", "std"),
+        test_loss=("test_at_best_loss", "mean"),
+        test_accuracy=("test_at_best_accuracy", "mean"),
+    )
+    pools = {"oracle": frames.pool_of(runs), "rival": list(rivals)}
+    for name, pool in pools.items():
+        best = frames.oracle(runs, pool)
+        table[name] = [best.get(task, "") for task in table["task"]]
+        table[f"{name}_loss"] = [
+            means[task, best[task]] if task in best else math.nan
+            for task in table["task"]
+        ]
+    presets = {r["optimizer"]: r["settings"]["preset"] for r in records}
+    table["preset"] = table["optimizer"].map(presets)
+    for name in TERMS:
+        (table[name],) = {record["settings"][name] for record in records}
+    return table.rename(columns={"task": "optimizee"})
+
+
+def check_weights(records, expected):
+    """Raises ValueError where records were made with other weights than expected.
+
+    Args:
+        records: as `records.read_all` returns them.
+        expected: dict of label → SHA-256; others are not looked at.
+    """
+    for record in records:
+        name = record["optimizer"]
+        weights = record["optimizer_config"].get("weights_sha256")
+        if name in expected and weights != expected[name]:
+            raise ValueError(
+                f"A record of {name} was made with weights {weights}; expected "
+                f"{expected[name]}. Evaluate those."
+            )
+
+
+def rows(table, label) -> list[dict]:
+    """Returns the rows of one optimizer as dicts; what is not known is ""."""
+    found = table[table["optimizer"] == label].astype(object)
+    return found.where(found.notna(), "").to_dict("records")

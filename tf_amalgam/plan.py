@@ -1,0 +1,124 @@
+"""The optimizers that ship, or are to: what trains each, how far each has come."""
+
+import dataclasses
+import functools
+import logging
+import pathlib
+import tomllib
+
+from tf_amalgam import exporting, records, replicates, saved
+from tf_amalgam.rules.registry import unknown
+
+PLAN = saved.ZOO / "plan.toml"
+LICENCE = "Apache-2.0"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One optimizer of the plan.
+
+    Attributes:
+        name: by which `load` will know it.
+        run: name of the folder that it comes out of.
+        experiment: that trains it, a file of `gin_configs/experiments`.
+        part: folder of the run that holds it; empty for the student.
+    """
+
+    name: str
+    run: str
+    experiment: str
+    part: str = ""
+
+    @property
+    def gin_file(self) -> str:
+        """The experiment's file."""
+        return f"gin_configs/experiments/{self.experiment}.gin"
+
+
+@functools.cache
+def entries() -> dict[str, Entry]:
+    """Returns the plan, most important first, by name."""
+    told = tomllib.loads(PLAN.read_text())
+    found = {}
+    for name, entry in told.items():
+        run = entry.get("of", name)
+        experiment = told[run]["experiment"]
+        found[name] = Entry(name, run, experiment, entry.get("part", ""))
+    return found
+
+
+def chosen(names) -> list[Entry]:
+    """Returns the entries of some names, in the plan's order; all where none is given.
+
+    Raises:
+        ValueError: for a name that is not in the plan; the known ones are listed.
+    """
+    for name in names:
+        if name not in entries():
+            raise ValueError(unknown("entry of the plan", name, tuple(entries())))
+    return [e for e in entries().values() if not names or e.name in names]
+
+
+def train(names, workdir, one, into=None):
+    """Trains what is chosen, one after another; finished ones are left as they are.
+
+    The same call continues an interrupted one. What diverges does not hold up the
+    others.
+
+    Args:
+        names: of entries; an empty sequence takes all.
+        workdir: folder of a folder for each run.
+        one: `(gin file of the experiment, folder)` trains one.
+        into: folder to export finished ones to, with their cards; None exports none.
+
+    Raises:
+        ValueError: for an unknown name, before any work.
+        RuntimeError: naming those that failed, after all others have ended.
+    """
+    workdir, failed = pathlib.Path(workdir), []
+    wanted = chosen(names)
+    for run in dict.fromkeys(entry.run for entry in wanted):
+        try:
+            one(entries()[run].gin_file, workdir / run)
+        except RuntimeError as error:
+            logging.error("%s: %s", run, error)
+            failed.append(run)
+        for entry in wanted:
+            if into is not None and entry.run == run and run not in failed:
+                ship(entry, workdir, into)
+    if failed:
+        raise RuntimeError(
+            f"These failed: {', '.join(failed)}. All others have ended; the same "
+            "command continues these from their last checkpoint."
+        )
+
+
+def ship(entry, workdir, into):
+    """Writes an entry with its card into a folder; returns the card."""
+    output = pathlib.Path(into) / f"{entry.name}.npz"
+    run = pathlib.Path(workdir) / entry.run
+    return exporting.export(run, output, part=entry.part, licence=LICENCE)
+
+
+def standing(workdir) -> str:
+    """Returns a table in Markdown: how far each entry has come."""
+    rows = [("entry", "experiment", "standing")]
+    for entry in entries().values():
+        told = _standing(pathlib.Path(workdir) / entry.run, entry.part)
+        rows.append((entry.name, entry.experiment, told))
+    return records.markdown(rows)
+
+
+def _standing(run, part):
+    folders = list(replicates.begun(run).values()) or [run]
+    told = [_progress(folder / part) for folder in folders]
+    return "; ".join(told)
+
+
+def _progress(folder):
+    if not (folder / saved.STUDENT_FILE).is_file():
+        return "not begun"
+    told = replicates.fate(folder)
+    standing = "finished" if told["finished"] else "under way"
+    best = told["best_validation"]
+    return f"{standing}, {told['meta_updates']} meta-updates, best {best:+.2f}"
