@@ -78,6 +78,7 @@ def test_amalgamate_then_evaluate(tmp_path):
         assert message in refused.stderr
 
 
+@pytest.mark.slow
 def test_replicates(tmp_path):
     flags = [f"--gin_file={FILE}", f"--workdir={tmp_path}", "--replicates=2"]
     flags += [f"--gin_bindings={line}" for line in TINY]
@@ -216,22 +217,30 @@ def test_the_remedies_that_are_named_help():
 @pytest.mark.parametrize(
     ("module", "flags", "message"),
     [
-        (
-            "amalgamate",
-            [f"--gin_file={WITHOUT}", "--workdir=x"],
-            "error: No optimizee is given",
-        ),
         ("amalgamate", [f"--gin_file={FILE}"], "Flag --workdir must have a value"),
         (
             "amalgamate",
             ["--gin_file=nothing.gin", "--workdir=x"],
             "error: Unknown gin file",
         ),
-        ("import_weights", ["--output=x.npz"], "Flag --checkpoint must have a value"),
-        (
+        # Others of the kinds above.
+        pytest.param(
+            "amalgamate",
+            [f"--gin_file={WITHOUT}", "--workdir=x"],
+            "error: No optimizee is given",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "import_weights",
+            ["--output=x.npz"],
+            "Flag --checkpoint must have a value",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "import_weights",
             ["--checkpoint=nothing", "--output=x.npz"],
             "error: There is no checkpoint at nothing",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -29,6 +29,7 @@ def test_load_and_use(capsys):
     assert "SHA-256" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_amalgamate_my_model(tmp_path):
     main = example("amalgamate_my_model").main
     amalgam, found = main(tmp_path, stages=((100, 1, 0.1),), period=1, epochs=2)

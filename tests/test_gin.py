@@ -216,7 +216,14 @@ KINDS = (
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "cpu"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(form, marks=[pytest.mark.slow] * (form == "cpu_paper"))
+        for form in FORMS
+        if form != "cpu"
+    ],
+)
 def test_forms_take_two_meta_steps(form, name, tmp_path, eagerly):
     files = [
         f"gin_configs/{part}.gin" for part in (f"forms/{form}", "experiments/" + name)
@@ -240,8 +247,8 @@ def test_forms_take_two_meta_steps(form, name, tmp_path, eagerly):
 @pytest.mark.parametrize(
     "name",
     [
-        # Minutes, by what ResNet-28 takes, too.
-        pytest.param(name, marks=[pytest.mark.slow] * name.startswith("resnet52"))
+        # Half a minute, or minutes.
+        pytest.param(name, marks=[pytest.mark.slow] * name.startswith("resnet"))
         for name in OPTIMIZEES
     ],
 )

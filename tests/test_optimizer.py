@@ -48,6 +48,20 @@ def go_on(net):
     return helpers.flat(net.get_weights())
 
 
+# All optimizers. Analytic ones differ by elementwise arithmetic alone, which adam's has
+# all of: the others are slow.
+EVERY = [
+    pytest.param(
+        name,
+        marks=[pytest.mark.slow] * (name in rules.TEACHERS and name != "adam"),
+    )
+    for name in sorted(OPTIMIZERS)
+]
+COORDINATEWISE = [
+    one for one in EVERY if OPTIMIZERS[one.values[0]].rule_type.coordinatewise
+]
+
+
 FEATURES = {
     "plain": {},
     "clipnorm": {"clipnorm": 0.05},
@@ -148,7 +162,7 @@ def test_embeddings_train():
     np.testing.assert_allclose(ours, embedded(keras.optimizers.SGD(0.05)), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EVERY)
 def test_mirrored_equals_single(name):
     single, _ = trained(OPTIMIZERS[name](warmup_steps=4), 2)
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
@@ -159,7 +173,7 @@ def test_mirrored_equals_single(name):
     np.testing.assert_allclose(mirrored, single, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EVERY)
 def test_keras_file_continues_exactly(name, tmp_path):
     """Saved in the middle of the warm-up, after 12 steps, and after it."""
     nets = [model()]
@@ -176,7 +190,7 @@ def test_keras_file_continues_exactly(name, tmp_path):
             np.testing.assert_array_equal(weights, first)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EVERY)
 def test_config_makes_the_same_optimizer(name):
     original = OPTIMIZERS[name](clipnorm=1.0, warmup_steps=3)
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(original))
@@ -223,9 +237,6 @@ def test_optimizer_step_equals_the_rule():
         params = params + np.asarray(delta)
     ours = np.concatenate([np.ravel(v.numpy()) for v in variables])
     np.testing.assert_allclose(ours, params, atol=1e-6)
-
-
-COORDINATEWISE = sorted(n for n, c in OPTIMIZERS.items() if c.rule_type.coordinatewise)
 
 
 @pytest.mark.parametrize("name", COORDINATEWISE)

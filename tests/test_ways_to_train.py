@@ -272,26 +272,22 @@ def by_a_student(way, guard):
     return WAYS[way](lambda **kwargs: tf_amalgam.load(SHIPPED, **options, **kwargs))
 
 
-@pytest.fixture(scope="module")
-def fitted():
-    return {guard: by_a_student("fit", guard) for guard in (None, True)}
+@functools.cache
+def fitted(guard):
+    return by_a_student("fit", guard)
 
 
-# A guarded optimizer takes its student's steps too, so that alone it goes the ways
-# that must agree; all others are slow.
-ALONE = [
-    pytest.param(None, way, marks=[pytest.mark.slow] * (way not in SAME))
-    for way in WAYS
-]
+# A guarded optimizer takes its student's steps: that one alone is slow.
+ALONE = [pytest.param(None, way, marks=pytest.mark.slow) for way in WAYS]
 
 
 @pytest.mark.parametrize(("guard", "way"), [*ALONE, *((True, way) for way in WAYS)])
-def test_a_trained_optimizer_goes_every_way(guard, way, fitted):
+def test_a_trained_optimizer_goes_every_way(guard, way):
     found = by_a_student(way, guard)
     assert np.all(np.isfinite(found))
     assert np.abs(found - by_sgd(way)).max() > 0.02
     if way in SAME:
-        np.testing.assert_allclose(found, fitted[guard], atol=2e-4)
+        np.testing.assert_allclose(found, fitted(guard), atol=2e-4)
 
 
 def by_keras_file(net, _, folder):

@@ -82,8 +82,18 @@ def test_noise_moves_the_meta_gradient(name, noise):
         assert noisy > loss
 
 
+# Noise of size zero is none before it comes to a rule: one of each kind, others slow.
+QUICK = ("rnnprop", "scale")
+
+
 @pytest.mark.parametrize("noise", NOISE)
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK))
+        for name in LEARNED
+    ],
+)
 def test_noise_of_size_zero_is_none(name, noise):
     for found, expected in zip(
         run(name, **NOISE[noise](0.0)), clean(name), strict=True
