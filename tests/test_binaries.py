@@ -36,37 +36,40 @@ def binary(module, *flags):
     )
 
 
+def printed(module, *flags):
+    """Returns what a binary prints that ends well."""
+    run = binary(module, *flags)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
 def test_amalgamate_then_evaluate(tmp_path):
     tiny = [f"--gin_bindings={line}" for line in TINY]
     flags = [f"--gin_file={FILE}", f"--workdir={tmp_path}/run", *tiny, "--profile"]
-    run = binary("amalgamate", *flags)
-    assert run.returncode == 0, run.stderr
+    run = printed("amalgamate", *flags)
     assert list(tmp_path.glob("run/tensorboard/plugins/profile/*/*.xplane.pb"))
-    assert f"Trained optimizer: {tmp_path}/run/student.npz" in run.stdout
+    assert f"Trained optimizer: {tmp_path}/run/student.npz" in run
     chosen = {"mine": f"{tmp_path}/run/student.npz", "adam": "adam"}
-    evaluated = binary(
+    evaluated = printed(
         "evaluate",
         f"--gin_file={FILE}",
         f"--workdir={tmp_path}/evaluation",
         *tiny,
         f"--gin_bindings=evaluate.optimizers = {chosen}",
     )
-    assert evaluated.returncode == 0, evaluated.stderr
-    assert "| mine " in evaluated.stdout
+    assert "| mine " in evaluated
     assert (tmp_path / "evaluation" / "curves.png").is_file()
-    exported = binary(
+    exported = printed(
         "export",
         f"--workdir={tmp_path}/run",
         f"--output={tmp_path}/mine.npz",
         f"--evaluation={tmp_path}/evaluation",
     )
-    assert exported.returncode == 0, exported.stderr
-    assert "made by: amalgamate " in exported.stdout
+    assert "made by: amalgamate " in exported
     assert "## Results" in (tmp_path / "mine.md").read_text()
-    reported = binary("report", f"{tmp_path}/evaluation", "--reference=mine")
-    assert reported.returncode == 0, reported.stderr
+    reported = printed("report", f"{tmp_path}/evaluation", "--reference=mine")
     page = tmp_path / "evaluation" / "report" / "index.html"
-    assert reported.stdout.strip() == str(page)
+    assert reported.strip() == str(page)
     assert "Reference: mine" in page.read_text()
     for flags, message in (
         ([], "expected one folder of records"),
@@ -82,9 +85,8 @@ def test_amalgamate_then_evaluate(tmp_path):
 def test_replicates(tmp_path):
     flags = [f"--gin_file={FILE}", f"--workdir={tmp_path}", "--replicates=2"]
     flags += [f"--gin_bindings={line}" for line in TINY]
-    run = binary("amalgamate", *flags)
-    assert run.returncode == 0, run.stderr
-    assert f"2 replicates: {tmp_path}/replicates.csv" in run.stdout
+    run = printed("amalgamate", *flags)
+    assert f"2 replicates: {tmp_path}/replicates.csv" in run
     told = (tmp_path / "README.md").read_text()
     assert shlex.join(["amalgamate", *flags]) in told
     refused = binary("amalgamate", *flags, "--profile")
@@ -96,8 +98,7 @@ def test_processes_divide_an_evaluation(tmp_path):
     flags = [f"--gin_file={MANY}", f"--workdir={tmp_path}"]
     flags += [f"--gin_bindings={line}" for line in TINY]
     flags += ["--gin_bindings=evaluate.seeds = [0, 1]"]
-    run = binary("evaluate", *flags, "--parallel=2")
-    assert run.returncode == 0, run.stderr
+    printed("evaluate", *flags, "--parallel=2")
     assert len(records.read_all(tmp_path)) == 4
     logs = sorted(path.name for path in (tmp_path / "logs").iterdir())
     assert logs == ["worker-0.txt", "worker-1.txt"]
@@ -114,44 +115,40 @@ def test_processes_divide_an_evaluation(tmp_path):
 
 
 def test_grid_search(tmp_path):
-    run = binary(
+    run = printed(
         "grid_search",
         "--gin_file=gin_configs/experiments/grid_search.gin",
         f"--workdir={tmp_path}",
         *(f"--gin_bindings={line}" for line in TINY),
         "--gin_bindings=grid_search.teachers = ['sgd']",
     )
-    assert run.returncode == 0, run.stderr
-    assert "| teacher | 0.01 " in run.stdout
-    assert f"{tmp_path}/pool.gin" in run.stdout
+    assert "| teacher | 0.01 " in run
+    assert f"{tmp_path}/pool.gin" in run
     assert (tmp_path / "pool.gin").is_file()
 
 
 def test_import(tmp_path):
     weights = rules.RNNProp().init_weights(4)
     helpers.released_checkpoint(tmp_path / "1" / "weights", weights)
-    run = binary(
+    run = printed(
         "import_weights", f"--checkpoint={tmp_path}/1", f"--output={tmp_path}/mine.npz"
     )
-    assert run.returncode == 0, run.stderr
-    assert f"tf_amalgam.load('{tmp_path}/mine.npz')" in run.stdout
+    assert f"tf_amalgam.load('{tmp_path}/mine.npz')" in run
     assert saved.load(tmp_path / "mine.npz").rule.normalizer == "constant"
-    said = binary(
+    printed(
         "import_weights",
         f"--checkpoint={tmp_path}/1",
         f"--output={tmp_path}/mine.npz",
         *("--scheme=mean", "--teachers=sgd,adam"),
     )
-    assert said.returncode == 0, said.stderr
     about = saved.read(tmp_path / "mine.npz")[2]["about"]
     assert about["scheme"] == "mean"
     assert [teacher["rule"] for teacher in about["teachers"]] == ["sgd", "adam"]
 
 
 def test_the_plan_is_listed(tmp_path):
-    run = binary("train_zoo", f"--workdir={tmp_path}", "--list")
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("not begun") == len(plan.entries())
+    run = printed("train_zoo", f"--workdir={tmp_path}", "--list")
+    assert run.count("not begun") == len(plan.entries())
 
 
 def test_a_report_multiplies_on_one_thread(monkeypatch):

@@ -86,7 +86,7 @@ def test_a_run_becomes_four_files(run, tmp_path):
     rows = read_csv(run / "validation.csv")
     assert [r["score"] for r in card.validations] == [r["score"] for r in rows]
     page = (output.parent / "mine.md").read_text()
-    assert page.startswith("# mine\n\nRnnprop, taught by optimal choice of adam, rms")
+    assert page.startswith("# mine\n\nrnnprop, taught by optimal choice of adam, rms")
     for line in (f"| {card.sha256} |", "(mine.png)", card.command):
         assert line in page
     assert "Results" not in page
@@ -95,6 +95,22 @@ def test_a_run_becomes_four_files(run, tmp_path):
     assert read["validations"] == [dict(row) for row in card.validations]
     # The file tells it all again.
     assert tf_amalgam.card(output).command == card.command
+
+
+def test_weights_that_training_began_with_are_said(run, tmp_path):
+    first = saved.read(run)[2]["sha256"]
+    lines = [*TINY, "amalgamate.task = @tasks.quadratic()"]
+    lines.append(f"amalgamate.initial_weights = '{run}/student.npz'")
+    tf.config.run_functions_eagerly(True)
+    try:
+        bindings.run("amalgamate", FILES, lines, tmp_path / "again")
+    finally:
+        tf.config.run_functions_eagerly(False)
+        gin.clear_config()
+    card = exporting.export(tmp_path / "again", tmp_path / "again.npz")
+    assert card.facts()["begun from"] == f"trained ones, SHA-256 {first}"
+    assert "begun from" not in exporting.export(run, tmp_path / "run.npz").facts()
+    assert str(run) not in (tmp_path / "again.md").read_text()
 
 
 def test_the_choice_rule_of_a_run(run, tmp_path):

@@ -102,6 +102,14 @@ def test_an_entry_and_its_choice_rule_are_trained_and_exported(
     train()
 
 
+def test_what_cannot_be_read_is_listed_as_that(tmp_path):
+    (tmp_path / "rnnprop").mkdir()
+    (tmp_path / "rnnprop" / "student.npz").write_text("hello")
+    told = plan.standing(tmp_path)
+    assert told.count("not begun") == len(plan.entries()) - 1
+    assert "| cannot be read (" in told
+
+
 def test_replicates_of_an_entry(tmp_path, eagerly):
     bindings.train_zoo(
         ["rnnprop"], [FORM], LINES, tmp_path, count=2, into=tmp_path / "out"

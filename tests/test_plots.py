@@ -28,6 +28,22 @@ def test_meta_training_draws_any_history(tmp_path):
     assert sizes["whole"] > sizes["empty"]
 
 
+@pytest.mark.parametrize("first", [-1.6, 0.3, 13.7, 400.0])
+def test_validations_can_be_read_off(first, monkeypatch):
+    """At least two numbers stand beside what is drawn, wherever it begins."""
+    drawn = []
+    monkeypatch.setattr(plots, "write", lambda figure, path: drawn.append(figure))
+    points = [(0, first), (10, -1.7), (20, -2.2)]
+    plots.validations({"mine": points}, "v.png")
+    rows = [{"update": update, "score": score} for update, score in points]
+    plots.meta_training([{"update": 1, "meta_loss": -0.2}], rows, "m.png")
+    for axis in (drawn[0].axes[0], drawn[1].axes[3]):
+        low, high = axis.get_ylim()
+        assert low <= -2.2
+        assert high >= first
+        assert sum(low <= tick <= high for tick in axis.get_yticks()) >= 2
+
+
 def test_losses_by_learning_rate_draws_what_diverged_too(tmp_path):
     inf = float("inf")
     losses = {"adam": {0.1: 0.5, 1.0: inf}, "sgd": {0.1: inf, 1.0: inf}}

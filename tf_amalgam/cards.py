@@ -36,6 +36,7 @@ class Card:
         meta_updates: how many its weights have seen; None where that is not known.
         meta_updates_in_all: of the whole training, out of which they are the best.
         validation: mean log improvement of held-out loss then (lower is better).
+        begun_from: the weights that it began with, in words; empty for fresh ones.
         preset: of its training.
         seed: root of its training's randomness; None where that is not known.
         hours: that the whole training took, on this `machine`; NaN where not known.
@@ -58,6 +59,7 @@ class Card:
     meta_updates: int | None = None
     meta_updates_in_all: int | None = None
     validation: float = math.nan
+    begun_from: str = ""
     preset: str = ""
     seed: int | None = None
     hours: float = math.nan
@@ -92,6 +94,7 @@ class Card:
         found = {
             "trained on": self.trained_on,
             "meta-updates": self._training(),
+            "begun from": self.begun_from,
             "training": self._effort(),
             "made by": self.command,
             "licence": self.licence,
@@ -201,6 +204,7 @@ def card(name_or_path) -> Card:
         meta_updates=updates,
         meta_updates_in_all=about.get("meta_updates"),
         validation=about.get("best_validation", math.nan),
+        begun_from=_origin(about.get("initial_weights")),
         preset=about.get("preset", ""),
         seed=about.get("root_seed", about.get("seed")),
         hours=about.get("seconds", math.nan) / 3600.0,
@@ -223,6 +227,13 @@ def _optimizee(task):
         f"{task['name']} ({task['dataset']}, {parameters:,} parameters, minibatches "
         f"of {task['batch_size']})"
     )
+
+
+def _origin(weights):
+    """Returns in words what a header says of the weights that training began with."""
+    if not isinstance(weights, dict):
+        return ""
+    return f"trained ones, SHA-256 {weights['sha256']}"
 
 
 def _command(made):

@@ -8,8 +8,8 @@ import pathlib
 from tf_amalgam import cards, files, plots, records, replicates, saved
 from tf_amalgam.workdir import MADE_FILE, VALIDATION_FILE, read_csv
 
-# Parameters that say where somebody's data lie, or how a run is shown.
-PRIVATE = ("data_dir", "progress", "checkpoint_seconds")
+# Parameters that say where somebody's files lie, or how a run is shown.
+PRIVATE = ("data_dir", "initial_weights", "progress", "checkpoint_seconds")
 
 
 def export(
@@ -86,7 +86,7 @@ def markdown(card) -> str:
     """Returns a card as a page of Markdown, beside the picture of its validations."""
     facts = card.facts()
     command = facts.pop("made by", "")
-    parts = [f"# {card.name}", _sentence(card.what), _table([("", ""), *facts.items()])]
+    parts = [f"# {card.name}", f"{card.what}.", _table([("", ""), *facts.items()])]
     if command:
         parts.append(f"```bash\n{command}\n```")
     if card.validations:
@@ -94,7 +94,7 @@ def markdown(card) -> str:
     if card.replicates:
         parts += ["## Replicates", _replicates(card.replicates)]
     if card.results:
-        parts += ["## Results", _sentence(cards.terms(card.results[0]))]
+        parts += ["## Results", f"{cards.terms(card.results[0])}."]
         parts += [_measured(card.results), "## Known failures"]
         lines = [f"- {line}" for line in cards.failures(card)]
         parts.append(
@@ -103,10 +103,6 @@ def markdown(card) -> str:
             f"than {cards.BEHIND:.0%} above the oracle's."
         )
     return "\n\n".join(parts) + "\n"
-
-
-def _sentence(words):
-    return f"{words[0].upper()}{words[1:]}."
 
 
 def _table(rows):

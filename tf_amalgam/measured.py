@@ -56,23 +56,6 @@ def results(records, rivals=()):
     return table.rename(columns={"task": "optimizee"})
 
 
-def check_weights(records, expected):
-    """Raises ValueError where records were made with other weights than expected.
-
-    Args:
-        records: as `records.read_all` returns them.
-        expected: dict of label → SHA-256; others are not looked at.
-    """
-    for record in records:
-        name = record["optimizer"]
-        weights = record["optimizer_config"].get("weights_sha256")
-        if name in expected and weights != expected[name]:
-            raise ValueError(
-                f"A record of {name} was made with weights {weights}; expected "
-                f"{expected[name]}. Evaluate those."
-            )
-
-
 def rows(table, label) -> list[dict]:
     """Returns the rows of one optimizer as dicts; what is not known is ""."""
     found = table[table["optimizer"] == label].astype(object)

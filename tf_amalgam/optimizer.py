@@ -37,9 +37,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             such numbers cannot average, and all computations stay in float32.
         chunk_size: a larger model's coordinates are updated at most so many at a time,
             so that the working memory of a step is bounded; rules that couple
-            coordinates (Scale) update all at once. None: of more than 2¹⁶ 2¹⁴ at a
-            time, some 30 MB for RNNProp; or 2¹⁹ beside a GPU, which needs more at once
-            to be busy.
+            coordinates (Scale) update all at once. None: models of more than
+            2¹⁶ take 2¹⁴ at a time, some 30 MB for RNNProp; beside a GPU, which needs
+            more at once to be busy, it is 2¹⁹.
         guard: True, or a `Guard`: an analytic rule takes over for a while where the
             rule's steps are not finite or out of bounds, the loss climbs, or the rule,
             back after such a fall, gains less than half as fast (losses are seen

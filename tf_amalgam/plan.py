@@ -118,7 +118,10 @@ def _standing(run, part):
 def _progress(folder):
     if not (folder / saved.STUDENT_FILE).is_file():
         return "not begun"
-    told = replicates.fate(folder)
+    try:
+        told = replicates.fate(folder)
+    except (ValueError, OSError, KeyError) as error:
+        return f"cannot be read ({error})"
     standing = "finished" if told["finished"] else "under way"
     best = told["best_validation"]
     return f"{standing}, {told['meta_updates']} meta-updates, best {best:+.2f}"

@@ -36,8 +36,7 @@ def meta_training(history, validations, path):
     ) if finite else None
     axes[1][1].set(title="Validation (held-out log improvement)", ylabel="nats")
     for axis in (axes[0][0], axes[1][1]):
-        # An untrained student may be tens of nats off; what follows matters.
-        axis.set_yscale("symlog", linthresh=2.0)
+        _in_nats(axis)
     for row in axes:
         for axis in row:
             axis.set_xlabel("meta-update")
@@ -62,10 +61,20 @@ def validations(curves, path):
         axis.plot(x, y, marker="o", ms=3, color=color, ls=line, label=label)
     axis.set(title="Validation (held-out log improvement)", xlabel="meta-update")
     axis.set_ylabel("nats")
-    axis.set_yscale("symlog", linthresh=2.0)
+    _in_nats(axis)
     beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
     axis.legend(frameon=False, fontsize=8, **(beside if many else {}))
     write(figure, path)
+
+
+def _in_nats(axis):
+    """Makes room for log improvements that are drawn already.
+
+    An untrained student may be tens of nats off, where what follows matters. Where none
+    is, that scale would lack ticks.
+    """
+    if max(map(abs, axis.get_ylim())) > 4.0:
+        axis.set_yscale("symlog", linthresh=2.0)
 
 
 def mixing(trace_TNK, tensors, members, path):
