@@ -70,7 +70,7 @@ def test_while_the_fallback_stays_recurrent_state_is_at_its_start():
     state = dict(
         zip(
             rules.RNNProp().init_state(optimizer._layout)._fields,
-            optimizer._state,
+            optimizer._state[0],
             strict=True,
         )
     )

@@ -220,7 +220,7 @@ def test_who_fell_must_keep_up_with_the_fallback(gain, lags):
     assert bool(seen[99]) == bool(seen[-1]) == lags
     if lags:
         # Averages of gradients, of .01 each, began anew.
-        m, v = (part.numpy() for part in optimizer._kept.fallback)
+        m, v = (part.numpy() for part in optimizer._kept.fallback[0])
         np.testing.assert_allclose(m, 0.01, rtol=1e-4)
         np.testing.assert_allclose(v, 1e-4 * (1.0 - 0.999**300), rtol=1e-4)
         assert reports[99]["fallback_left"] == 400  # four times as long

@@ -42,8 +42,9 @@ def advance(
     Like any Keras optimizer it leaves alone what has no gradient, and its state.
 
     Args:
-        state: list of variables, of Keras or of the backend; in chunks, `[C, …, S]`,
-            where a rule's coordinates do not depend on one another.
+        state: list of blocks, lists of variables of Keras or of the backend: in chunks,
+            `[C, …, S]`, where a rule's coordinates do not depend on one another; else
+            one block.
         place: a `Place`.
         grads_P, params_P: of the tensors at `place`.
         step: gradients seen so far, this one included.
@@ -83,9 +84,10 @@ def advance(
         if not place.whole:
             vectors = [*(_among_zeros(v, place) for v in vectors), _has_one(place)]
         return rows(update_in_chunks(step_fn, state, vectors, place.layout), place)
-    values = [rows(ops.convert_to_tensor(part), place) for part in state]
+    [block] = state
+    values = [rows(ops.convert_to_tensor(part), place) for part in block]
     delta_P, values = step_fn(vectors, values, place.part)
-    for variable, value in zip(state, values, strict=True):
+    for variable, value in zip(block, values, strict=True):
         whole = with_rows(ops.convert_to_tensor(variable), value, place)
         variable.assign(ops.cast(whole, variable.dtype))
     return delta_P

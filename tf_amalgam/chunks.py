@@ -4,7 +4,9 @@ A learned rule needs some kilobytes of working memory a coordinate (RNNProp: gat
 2 × 80 numbers, and what becomes of them), far more than its state. Rules whose
 coordinates do not depend on one another may take them a chunk at a time. So each part
 of their state is stored as `[C, …, S]`: C chunks of S coordinates, the last one padded.
-A chunk is one row, which is read and written in place, and stays in the cache.
+A chunk is one row, which is read and written in place, and stays in the cache. Beside a
+CPU, on TensorFlow, each chunk has variables of its own, `[1, …, S]`, that no copy is
+made of. The variables of one chunk, or of all, are a block.
 """
 
 from typing import Any, NamedTuple
@@ -19,9 +21,12 @@ MULTIPLE = 16
 # cache; a GPU is idle between small kernels (5 M parameters on an H200: 4 and 2 ns a
 # parameter under JAX, 69 and 4 under PyTorch).
 CPU_SIZE, GPU_SIZE = 2**14 + MULTIPLE, 2**19
-# Up to so many are taken at once on a CPU, too: states that are no chunks need not be
-# copied, a fifth of a step.
-CPU_WHOLE = 2**16
+# Up to so many are taken at once on a CPU, too, and by each chunk with variables of its
+# own: states that are not rows of larger ones need not be copied, a third of a step.
+CPU_WHOLE = 2**16 + MULTIPLE
+# Chunks with variables of their own are independent: so many may be under way, one on
+# each core; working memory is of so many.
+UNDER_WAY = 4
 
 
 class Chunk(NamedTuple):
@@ -43,12 +48,23 @@ class Chunk(NamedTuple):
         return ops.take(ops.convert_to_tensor(table_RN, dtype), tensors, axis=1)
 
 
+def on_cpu(variable):
+    """Returns whether a variable of Keras or of the backend is in a CPU's memory."""
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    return "CPU" in str(value.device).upper()
+
+
+def apart(variable):
+    """Returns whether each chunk has variables of its own, beside this variable."""
+    return keras.backend.backend() == "tensorflow" and on_cpu(variable)
+
+
 def default_size(variable, coordinates):
     """Returns how many of so many coordinates a chunk has at most, by a device."""
-    value = variable.value if isinstance(variable, keras.Variable) else variable
-    if "CPU" not in str(value.device).upper():
+    if not on_cpu(variable):
         return GPU_SIZE
-    return CPU_WHOLE if coordinates <= CPU_WHOLE else CPU_SIZE
+    whole = coordinates <= CPU_WHOLE or apart(variable)
+    return CPU_WHOLE if whole else CPU_SIZE
 
 
 def divide(coordinates, chunk_size):
@@ -78,9 +94,9 @@ def odd_vectors(size):
     return (-(-size // MULTIPLE) | 1) * MULTIPLE
 
 
-def joined(value, coordinates):
-    """Returns a part of a state, NumPy's `[C, …, S]`, as `[…, P]`."""
-    value = np.moveaxis(value, 0, -2)
+def joined(blocks, coordinates):
+    """Returns a part of a state, NumPy's `[C, …, S]` of each block, as `[…, P]`."""
+    value = np.moveaxis(np.concatenate(blocks), 0, -2)
     return value.reshape(*value.shape[:-2], -1)[..., :coordinates]
 
 
@@ -92,28 +108,63 @@ def cut(value, count, size):
     return np.moveaxis(value, -2, 0)
 
 
-def update_in_chunks(step_fn, state, vectors, layout):
+def update_in_chunks(step_fn, blocks, vectors, layout):
     """Returns delta_P of a whole step; the state is changed in place.
 
     Args:
         step_fn: `(vectors, state, layout) -> (delta, state)` of some coordinates,
             states being lists of tensors `[…, S]`.
-        state: list of variables `[C, …, S]`, of the backend or of Keras.
+        blocks: list of blocks, or one: lists of variables `[C, …, S]`, of the backend
+            or of Keras.
         vectors: list of `[P]`.
         layout: of the P coordinates.
     """
-    count, size = (state[0].shape[0], state[0].shape[-1]) if state else (1, layout.size)
+    state = blocks[0]
+    if not state:
+        return step_fn(vectors, [], layout)[0]
+    rows, *_, size = state[0].shape
+    count = rows * len(blocks)
     if count == 1:
-        values = [ops.convert_to_tensor(v)[0] for v in state]
-        delta_P, after = step_fn(vectors, values, layout)
-        for variable, value in zip(state, after, strict=True):
-            variable.assign(ops.cast(value[None], variable.dtype))
-        return delta_P
-    loops = {"tensorflow": _tensorflow_loop, "jax": _jax_loop, "torch": _torch_loop}
+        return _update_one(step_fn, state, vectors, layout)
     padding = [[0, count * size - layout.size]]
     cut = [ops.reshape(ops.pad(v, padding), (count, size)) for v in vectors]
-    deltas_CS = loops[keras.backend.backend()](step_fn, state, cut, layout)
-    return ops.reshape(deltas_CS, (count * size,))[: layout.size]
+    if len(blocks) > 1:
+        deltas_P = ops.concatenate(_block_by_block(step_fn, blocks, cut, layout))
+    else:
+        loops = {"tensorflow": _tensorflow_loop, "jax": _jax_loop, "torch": _torch_loop}
+        deltas_CS = loops[keras.backend.backend()](step_fn, state, cut, layout)
+        deltas_P = ops.reshape(deltas_CS, (count * size,))
+    return deltas_P[: layout.size]
+
+
+def _update_one(step_fn, state, vectors, place):
+    """Returns the delta of a block's only chunk; `place` is `step_fn`'s."""
+    values = [ops.convert_to_tensor(v)[0] for v in state]
+    delta, after = step_fn(vectors, values, place)
+    for variable, value in zip(state, after, strict=True):
+        variable.assign(ops.cast(value[None], variable.dtype))
+    return delta
+
+
+def _block_by_block(step_fn, blocks, vectors, layout):
+    """Returns the deltas of blocks of one chunk each, as a list; for TensorFlow."""
+    import tensorflow as tf
+
+    _, size = vectors[0].shape
+
+    def taken(vectors, values, start):
+        return step_fn(vectors, values, Chunk(layout, start, size))
+
+    # Traced once for all; run eagerly, it would be traced anew at each step.
+    step = tf.function(taken, autograph=False) if tf.inside_function() else taken
+    deltas: list = []
+    for i, block in enumerate(blocks):
+        start = tf.constant(i * size)
+        done = deltas[i - UNDER_WAY : i + 1 - UNDER_WAY] if i >= UNDER_WAY else []
+        with tf.control_dependencies(done):
+            mine = [v[i] for v in vectors]
+            deltas.append(_update_one(step, block, mine, start))
+    return deltas
 
 
 def _tensorflow_loop(step_fn, state, vectors, layout):

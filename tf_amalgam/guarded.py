@@ -18,7 +18,7 @@ from tf_amalgam.guard import (
 class Kept(NamedTuple):
     """Variables that a guard needs, of Keras or of the backend."""
 
-    fallback: list  # the fallback's state
+    fallback: list  # blocks of the fallback's state
     best: Any  # [P] parameters where the loss was lowest
     averages: list  # moving averages of the parameters (EMA); [] without
     watch: Watch

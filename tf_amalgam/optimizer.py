@@ -10,7 +10,7 @@ from keras import ops
 
 from tf_amalgam import rules
 from tf_amalgam.advance import Place, advance
-from tf_amalgam.chunks import cut, default_size, divide, joined
+from tf_amalgam.chunks import apart, cut, default_size, divide, joined
 from tf_amalgam.guard import Guard, Watch
 from tf_amalgam.guarded import Kept, Moment, guarded_step
 from tf_amalgam.layout import Layout, concat
@@ -37,8 +37,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             such numbers cannot average, and all computations stay in float32.
         chunk_size: a larger model's coordinates are updated at most so many at a time,
             so that the working memory of a step is bounded; rules that couple
-            coordinates (Scale) update all at once. None: models of more than
-            2¹⁶ take 2¹⁴ at a time, some 30 MB for RNNProp; beside a GPU, which needs
+            coordinates (Scale) update all at once. None: 2¹⁶ at a time on TensorFlow
+            (up to four of these side by side), elsewhere models of more than 2¹⁶ take
+            2¹⁴, some 30 MB for RNNProp; beside a GPU, which needs
             more at once to be busy, it is 2¹⁹.
         guard: True, or a `Guard`: an analytic rule takes over for a while where the
             rule's steps are not finite or out of bounds, the loss climbs, or the rule,
@@ -97,10 +98,11 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         self.state_dtype, self.chunk_size = state_dtype, chunk_size
         self.guard = Guard.of(guard)
         self._loss = None  # of the step that is being taken, where it is known
-        self._guarded: list = []  # what the guard keeps, see `_kept`
+        self._guarded: list = []  # what else the guard keeps, see `_kept`
         self._layout = Layout((), ())  # known when built
-        self._chunks = (1, 0)  # their number and size
-        self._state: list = []
+        self._chunks = (1, 1, 0)  # blocks, chunks of a block, coordinates of a chunk
+        self._state: list = []  # blocks, lists of variables
+        self._fallback: list = []  # the same of the guard's fallback
 
     def build(self, variables):
         """Creates the rule's state for these trainable variables."""
@@ -110,14 +112,17 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         self._layout = Layout.of(variables)
         size = self._layout.size
         at_most = self.chunk_size or default_size(variables[0], size)
-        self._chunks = divide(size, at_most)
+        count, size = divide(size, at_most)
+        several = apart(variables[0])
+        self._chunks = (count, 1, size) if several else (1, count, size)
         with self._beside(variables[0]):
-            self._state = self._variables_of(self.rule, self.state_dtype)
+            self._state = self._blocks_of(self.rule, self.state_dtype)
             if self.guard:
                 with _eagerly():
                     params_P = _flat(variables)
+                fallback = self.guard.fallback
+                self._fallback = self._blocks_of(fallback, "float32", "fallback_")
                 self._guarded = [
-                    *self._variables_of(self.guard.fallback, "float32", "fallback_"),
                     self.add_variable(
                         (self._layout.size,),
                         initializer=lambda shape, dtype: params_P,
@@ -131,36 +136,37 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         """What the guard keeps; Keras tracks lists of variables, but not tuples."""
         if not self._guarded:
             return None
-        count = len(Watch._fields)
+        best, *watch = self._guarded
         return Kept(
-            list(self._guarded[: -count - 1]),
-            self._guarded[-count - 1],
+            [list(block) for block in self._fallback],
+            best,
             list(self._model_variables_moving_average) if self.use_ema else [],
-            Watch(*self._guarded[-count:]),
+            Watch(*watch),
         )
 
-    def _variables_of(self, rule, small_dtype, prefix=""):
-        """Returns variables that hold a rule's state."""
-        (count, size), layout = self._chunks, self._layout
+    def _blocks_of(self, rule, small_dtype, prefix=""):
+        """Returns blocks of variables that hold a rule's state."""
+        (blocks, count, size), layout = self._chunks, self._layout
         if rule.coordinatewise:
             # All start alike: one is enough, where a whole state may be gigabytes.
             layout = Layout(("one",), ((1,),))
         with _eagerly():
             state = rule.init_state(layout)
-        found = []
-        for (place, *path), part in leaves(state):
+
+        def variable(block, place, path, part):
             field, shape = state._fields[place], tuple(part.shape)
-            if rule.coordinatewise:
-                shape = (count, *shape[:-1], size)
-            found.append(
-                self.add_variable(
-                    shape=shape,
-                    initializer=functools.partial(_filled, part),
-                    dtype=small_dtype if field in rule.recurrent else "float32",
-                    name=prefix + "_".join([field, *map(str, path)]),
-                )
+            name = [field, *path] if blocks == 1 else [field, *path, block]
+            return self.add_variable(
+                shape=(count, *shape[:-1], size) if rule.coordinatewise else shape,
+                initializer=functools.partial(_filled, part),
+                dtype=small_dtype if field in rule.recurrent else "float32",
+                name=prefix + "_".join(map(str, name)),
             )
-        return found
+
+        return [
+            [variable(i, place, path, part) for (place, *path), part in leaves(state)]
+            for i in range(blocks if rule.coordinatewise else 1)
+        ]
 
     def get_config(self):
         config = super().get_config()
@@ -173,11 +179,12 @@ class RuleOptimizer(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store):
         """Stores what Keras does, states `[…, P]` whatever their chunks."""
-        in_chunks = self._in_chunks
-        for i, variable in enumerate(self.variables):
-            value = ops.convert_to_numpy(variable)
-            whole = id(variable) not in in_chunks
-            store[str(i)] = value if whole else joined(value, self._layout.size)
+        for i, stored in enumerate(self._stored):
+            store[str(i)] = (
+                joined([ops.convert_to_numpy(v) for v in stored], self._layout.size)
+                if isinstance(stored, tuple)
+                else ops.convert_to_numpy(stored)
+            )
 
     def load_own_variables(self, store):
         """Reads what `save_own_variables` stored, into chunks of this optimizer's size.
@@ -185,29 +192,34 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         Raises:
             ValueError: where it is the state of a model of another size.
         """
-        in_chunks = self._in_chunks
-        if len(store.keys()) != len(self.variables):
+        if len(store.keys()) != len(self._stored):
             super().load_own_variables(store)  # tells that it does not
             return
-        for i, variable in enumerate(self.variables):
+        for i, stored in enumerate(self._stored):
             value = store[str(i)]
-            if id(variable) in in_chunks:
-                if value.shape[-1] != self._layout.size:
-                    raise ValueError(
-                        f"The saved state of {self.name} is of a model with "
-                        f"{value.shape[-1]:,} trainable parameters, this one has "
-                        f"{self._layout.size:,}. Load it into the model that it was "
-                        "saved with."
-                    )
-                count, *_, size = variable.shape
-                value = cut(np.asarray(value), count, size)
-            variable.assign(value)
+            if not isinstance(stored, tuple):
+                stored.assign(value)
+                continue
+            if value.shape[-1] != self._layout.size:
+                raise ValueError(
+                    f"The saved state of {self.name} is of a model with "
+                    f"{value.shape[-1]:,} trainable parameters, this one has "
+                    f"{self._layout.size:,}. Load it into the model that it was "
+                    "saved with."
+                )
+            count, *_, size = stored[0].shape
+            chunks = cut(np.asarray(value), len(stored) * count, size)
+            for block, variable in enumerate(stored):
+                variable.assign(chunks[block * count : (block + 1) * count])
 
     @property
-    def _in_chunks(self) -> set:
-        """Identities of the variables that are stored in chunks."""
-        found = list(self._state) if self.rule.coordinatewise else []
-        return {id(v) for v in found + (self._kept.fallback if self._kept else [])}
+    def _stored(self) -> list:
+        """This optimizer's variables; those of all blocks of a part as one tuple."""
+        blocks = [self._fallback, self._state if self.rule.coordinatewise else []]
+        of_all = [part for each in blocks for part in zip(*each, strict=True)]
+        parts = {id(part[0]): part for part in of_all}
+        inside = {id(v) for part in of_all for v in part[1:]}
+        return [parts.get(id(v), v) for v in self.variables if id(v) not in inside]
 
     @contextlib.contextmanager
     def _beside(self, variable):

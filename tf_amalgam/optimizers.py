@@ -172,10 +172,11 @@ class Choice(LearnedOptimizer):
                 "This optimizer has no mixing weights yet: it knows no variables. "
                 "Train with it first, or call optimizer.build(variables)."
             )
-        names = [variable.name for variable in self._state]
-        last = self._state[names.index(f"hidden_{self.rule.layers - 1}")]
         layout = self._layout
-        last_HP = joined(ops.convert_to_numpy(last), layout.size)
+        parts = list(zip(*self._state, strict=True))
+        start = f"hidden_{self.rule.layers - 1}"
+        [last] = [part for part in parts if part[0].name.startswith(start)]
+        last_HP = joined([ops.convert_to_numpy(v) for v in last], layout.size)
         weights = {k: ops.convert_to_tensor(v) for k, v in self.rule_weights.items()}
         shares_KP = self.rule.mixing_weights(weights, ops.cast(last_HP, "float32"))
         pieces = layout.segments(ops.convert_to_numpy(shares_KP))
