@@ -240,6 +240,14 @@ def test_optimizer_step_equals_the_rule():
     np.testing.assert_allclose(ours, params, atol=1e-6)
 
 
+@pytest.fixture(params=["variables of their own", "rows of one"])
+def chunks_are(request, monkeypatch):
+    """Chunks as beside a CPU, or as beside a GPU."""
+    if request.param == "rows of one":
+        monkeypatch.setattr(chunks, "apart", lambda *_: False)
+
+
+@pytest.mark.usefixtures("chunks_are")
 @pytest.mark.parametrize("name", COORDINATEWISE)
 def test_a_large_model_is_updated_in_chunks(name):
     """Chunks of 20, of which 57 parameters leave a rest, as if all at once."""
@@ -251,6 +259,7 @@ def test_a_large_model_is_updated_in_chunks(name):
         np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("chunks_are")
 @pytest.mark.parametrize("name", ["choice", "rnnprop"])
 def test_chunks_where_some_variables_have_no_gradient(name):
     def moved(**options):
@@ -271,6 +280,7 @@ def test_chunks_where_some_variables_have_no_gradient(name):
     np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("chunks_are")
 def test_chunks_on_several_replicas_and_under_xla():
     options = {"warmup_steps": 4, "chunk_size": 20}
     whole, _ = trained(tf_amalgam.RNNProp(warmup_steps=4), 2)
@@ -357,7 +367,7 @@ def test_recurrent_state_may_be_half_as_large(dtype, chunk_size, tmp_path):
     np.testing.assert_array_equal(go_on(again), go_on(net))
 
 
-def test_a_saved_state_does_not_know_its_chunks(tmp_path):
+def test_a_saved_state_does_not_know_its_chunks(tmp_path, monkeypatch):
     """Saved in the middle of training by one chunk size, it goes on in another."""
     optimizer = functools.partial(
         tf_amalgam.load, "choice-large", warmup_steps=4, guard=True
@@ -372,6 +382,8 @@ def test_a_saved_state_does_not_know_its_chunks(tmp_path):
         other.optimizer.build(other.trainable_variables)
         other.load_weights(tmp_path / "net.weights.h5")
         ends.append(go_on(other))
+        # From here on as rows of one variable, as beside a GPU.
+        monkeypatch.setattr(chunks, "apart", lambda *_: False)
     expected = go_on(net)
     for end in ends:
         np.testing.assert_allclose(end, expected, rtol=1e-5, atol=1e-6)
@@ -439,14 +451,23 @@ def test_chunks_are_larger_on_a_gpu(device, size, monkeypatch):
 def test_chunks_by_default():
     """On a CPU each has variables of its own; elsewhere they are rows of one."""
     for make in (keras.Variable, tf.Variable):
-        for coordinates in (1, 2**16, 10**7):
+        for coordinates in (1, 2**16, 100 * (2**16 + 16)):
             assert chunks.default_size(make(1.0), coordinates) == 2**16 + 16
-    for coordinates, count, size in ((2**16, 1, 2**16), (2**16 + 17, 2, 32784)):
-        optimizer = tf_amalgam.RNNProp()
+        assert chunks.default_size(make(1.0), 10**7) == chunks.CPU_SIZE
+
+    def shapes(coordinates, **options):
+        optimizer = tf_amalgam.RNNProp(**options)
         assert optimizer.get_config()["chunk_size"] is None
         optimizer.build([keras.Variable(np.zeros(coordinates, "float32"))])
-        last = [block[-1].shape for block in optimizer._state]
-        assert last == [(1, 20, size)] * count
+        return [block[-1].shape for block in optimizer._state]
+
+    assert shapes(2**16) == [(1, 20, 2**16)]
+    assert shapes(2**16 + 17) == [(1, 20, 32784)] * 2
+    # What is cast is copied anyway.
+    assert shapes(2**16 + 17, state_dtype="bfloat16") == [(4, 20, 16400)]
+    variable = keras.Variable(1.0)
+    assert chunks.arranged(variable, 500, 5, "float32") == (100, 1, 5)
+    assert chunks.arranged(variable, 501, 5, "float32") == (1, 101, 5)
 
 
 def test_new_variables_get_keras_own_error():

@@ -5,8 +5,8 @@ A learned rule needs some kilobytes of working memory a coordinate (RNNProp: gat
 coordinates do not depend on one another may take them a chunk at a time. So each part
 of their state is stored as `[C, …, S]`: C chunks of S coordinates, the last one padded.
 A chunk is one row, which is read and written in place, and stays in the cache. Beside a
-CPU, on TensorFlow, each chunk has variables of its own, `[1, …, S]`, that no copy is
-made of. The variables of one chunk, or of all, are a block.
+CPU, on TensorFlow, each chunk has variables of its own, `[1, …, S]`, of which no copies
+are made. The variables of one chunk, or of all, one for each part, are a block.
 """
 
 from typing import Any, NamedTuple
@@ -24,9 +24,13 @@ CPU_SIZE, GPU_SIZE = 2**14 + MULTIPLE, 2**19
 # Up to so many are taken at once on a CPU, too, and by each chunk with variables of its
 # own: states that are not rows of larger ones need not be copied, a third of a step.
 CPU_WHOLE = 2**16 + MULTIPLE
-# Chunks with variables of their own are independent: so many may be under way, one on
-# each core; working memory is of so many.
-UNDER_WAY = 4
+# At most so many chunks have variables of their own: the first step takes longer by a
+# tenth of a second for each, and memory that is given up and taken anew at each step is
+# scattered (25 M parameters, RNNProp: 14.6 GB in all instead of 9.5).
+BLOCKS = 100
+# They need not wait for one another, but only so many are under way: the second fills
+# idle cores, and each takes working memory.
+UNDER_WAY = 2
 
 
 class Chunk(NamedTuple):
@@ -54,17 +58,37 @@ def on_cpu(variable):
     return "CPU" in str(value.device).upper()
 
 
-def apart(variable):
-    """Returns whether each chunk has variables of its own, beside this variable."""
-    return keras.backend.backend() == "tensorflow" and on_cpu(variable)
+def apart(variable, chunks, state_dtype="float32"):
+    """Returns whether each of so many chunks has variables of its own.
+
+    Not where they are cast at each step: that copies them, and takes their memory
+    (5 M parameters in bfloat16: 3.6 GB instead of 2.0).
+    """
+    tensorflow = keras.backend.backend() == "tensorflow"
+    few = chunks <= BLOCKS and state_dtype == "float32"
+    return tensorflow and on_cpu(variable) and few
 
 
-def default_size(variable, coordinates):
+def default_size(variable, coordinates, state_dtype="float32"):
     """Returns how many of so many coordinates a chunk has at most, by a device."""
     if not on_cpu(variable):
         return GPU_SIZE
-    whole = coordinates <= CPU_WHOLE or apart(variable)
+    chunks, _ = divide(coordinates, CPU_WHOLE)
+    whole = chunks == 1 or apart(variable, chunks, state_dtype)
     return CPU_WHOLE if whole else CPU_SIZE
+
+
+def arranged(variable, coordinates, chunk_size, state_dtype):
+    """Returns (blocks, chunks of a block, coordinates of a chunk) beside a variable.
+
+    Args:
+        chunk_size: at most; None for the default.
+    """
+    at_most = chunk_size or default_size(variable, coordinates, state_dtype)
+    count, size = divide(coordinates, at_most)
+    if apart(variable, count, state_dtype):
+        return count, 1, size
+    return 1, count, size
 
 
 def divide(coordinates, chunk_size):
@@ -96,8 +120,9 @@ def odd_vectors(size):
 
 def joined(blocks, coordinates):
     """Returns a part of a state, NumPy's `[C, …, S]` of each block, as `[…, P]`."""
-    value = np.moveaxis(np.concatenate(blocks), 0, -2)
-    return value.reshape(*value.shape[:-2], -1)[..., :coordinates]
+    rows = [np.moveaxis(block, 0, -2) for block in blocks]
+    rows = [row.reshape(*row.shape[:-2], -1) for row in rows]
+    return np.concatenate(rows, axis=-1)[..., :coordinates]
 
 
 def cut(value, count, size):
@@ -125,7 +150,11 @@ def update_in_chunks(step_fn, blocks, vectors, layout):
     rows, *_, size = state[0].shape
     count = rows * len(blocks)
     if count == 1:
-        return _update_one(step_fn, state, vectors, layout)
+        values = [ops.convert_to_tensor(v)[0] for v in state]
+        delta_P, after = step_fn(vectors, values, layout)
+        for variable, value in zip(state, after, strict=True):
+            variable.assign(ops.cast(value[None], variable.dtype))
+        return delta_P
     padding = [[0, count * size - layout.size]]
     cut = [ops.reshape(ops.pad(v, padding), (count, size)) for v in vectors]
     if len(blocks) > 1:
@@ -137,33 +166,41 @@ def update_in_chunks(step_fn, blocks, vectors, layout):
     return deltas_P[: layout.size]
 
 
-def _update_one(step_fn, state, vectors, place):
-    """Returns the delta of a block's only chunk; `place` is `step_fn`'s."""
-    values = [ops.convert_to_tensor(v)[0] for v in state]
-    delta, after = step_fn(vectors, values, place)
-    for variable, value in zip(state, after, strict=True):
-        variable.assign(ops.cast(value[None], variable.dtype))
-    return delta
-
-
 def _block_by_block(step_fn, blocks, vectors, layout):
     """Returns the deltas of blocks of one chunk each, as a list; for TensorFlow."""
     import tensorflow as tf
 
     _, size = vectors[0].shape
+    kinds = [(v.dtype, v.shape) for v in blocks[0]]
 
-    def taken(vectors, values, start):
-        return step_fn(vectors, values, Chunk(layout, start, size))
+    def one(i, vectors, handles):
+        values = [
+            tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=h, dtype=dtype), shape)
+            for h, (dtype, shape) in zip(handles, kinds, strict=True)
+        ]
+        delta, after = step_fn(
+            [tf.gather(v, i) for v in vectors],
+            [value[0] for value in values],
+            Chunk(layout, i * size, size),
+        )
+        for h, value, (dtype, _) in zip(handles, after, kinds, strict=True):
+            value = tf.cast(value[None], dtype)
+            tf.raw_ops.AssignVariableOp(resource=h, value=value)
+        return delta, i + UNDER_WAY
 
-    # Traced once for all; run eagerly, it would be traced anew at each step.
-    step = tf.function(taken, autograph=False) if tf.inside_function() else taken
+    if tf.inside_function():
+        # Traced and optimized once for all; run eagerly, it would be at each step.
+        whole = {"_noinline": True}
+        one = tf.function(one, autograph=False, experimental_attributes=whole)
     deltas: list = []
+    numbers = [tf.constant(i) for i in range(UNDER_WAY)]
     for i, block in enumerate(blocks):
-        start = tf.constant(i * size)
-        done = deltas[i - UNDER_WAY : i + 1 - UNDER_WAY] if i >= UNDER_WAY else []
-        with tf.control_dependencies(done):
-            mine = [v[i] for v in vectors]
-            deltas.append(_update_one(step, block, mine, start))
+        # Handles: of several replicas' variables it would take the first block's for
+        # all. A chunk gets its number, and may begin, when an earlier one is done. (Not
+        # a constant, or TensorFlow would optimize a copy for each.)
+        delta, number = one(numbers[i], vectors, [v.handle for v in block])
+        deltas.append(delta)
+        numbers.append(number)
     return deltas
 
 

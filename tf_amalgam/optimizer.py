@@ -10,7 +10,7 @@ from keras import ops
 
 from tf_amalgam import rules
 from tf_amalgam.advance import Place, advance
-from tf_amalgam.chunks import apart, cut, default_size, divide, joined
+from tf_amalgam.chunks import arranged, cut, joined
 from tf_amalgam.guard import Guard, Watch
 from tf_amalgam.guarded import Kept, Moment, guarded_step
 from tf_amalgam.layout import Layout, concat
@@ -37,10 +37,10 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             such numbers cannot average, and all computations stay in float32.
         chunk_size: a larger model's coordinates are updated at most so many at a time,
             so that the working memory of a step is bounded; rules that couple
-            coordinates (Scale) update all at once. None: 2¹⁶ at a time on TensorFlow
-            (up to four of these side by side), elsewhere models of more than 2¹⁶ take
-            2¹⁴, some 30 MB for RNNProp; beside a GPU, which needs
-            more at once to be busy, it is 2¹⁹.
+            coordinates (Scale) update all at once. None: up to 2¹⁶; models of more
+            than 6.5 million, those of more than 2¹⁶ with a small `state_dtype`, or on
+            another backend than TensorFlow, take 2¹⁴, some 30 MB for RNNProp; beside a
+            GPU, which needs more at once to be busy, it is 2¹⁹.
         guard: True, or a `Guard`: an analytic rule takes over for a while where the
             rule's steps are not finite or out of bounds, the loss climbs, or the rule,
             back after such a fall, gains less than half as fast (losses are seen
@@ -111,10 +111,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
         self._layout = Layout.of(variables)
         size = self._layout.size
-        at_most = self.chunk_size or default_size(variables[0], size)
-        count, size = divide(size, at_most)
-        several = apart(variables[0])
-        self._chunks = (count, 1, size) if several else (1, count, size)
+        wanted = (self.chunk_size, self.state_dtype)
+        self._chunks = arranged(variables[0], size, *wanted)
         with self._beside(variables[0]):
             self._state = self._blocks_of(self.rule, self.state_dtype)
             if self.guard:
