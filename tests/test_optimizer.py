@@ -464,6 +464,7 @@ def test_chunks_by_default():
     assert shapes(2**16) == [(1, 20, 2**16)]
     assert shapes(2**16 + 17) == [(1, 20, 32784)] * 2
     # What is cast is copied anyway.
+    assert shapes(2**16, state_dtype="bfloat16") == [(1, 20, 2**16)]
     assert shapes(2**16 + 17, state_dtype="bfloat16") == [(4, 20, 16400)]
     variable = keras.Variable(1.0)
     assert chunks.arranged(variable, 500, 5, "float32") == (100, 1, 5)
