@@ -164,7 +164,8 @@ def test_time_to_quality_needs_real_data(benchmark, monkeypatch, capsys):
     assert "give --data_dir" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("level", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [True, False])
 def test_a_recipe_is_timed_until_its_student_is_level(level, benchmark, capsys):
     """After one meta-update: beside the teachers' warm-up it is, in training not."""
     timing = benchmark("time_to_quality")

@@ -94,6 +94,7 @@ def test_replicates(tmp_path):
     assert "--profile goes with one run" in refused.stderr
 
 
+@pytest.mark.slow
 def test_processes_divide_an_evaluation(tmp_path):
     flags = [f"--gin_file={MANY}", f"--workdir={tmp_path}"]
     flags += [f"--gin_bindings={line}" for line in TINY]

@@ -334,6 +334,34 @@ def test_a_shared_choice_rule_is_taken_as_it_is(finished, tmp_path):
     )
 
 
+def test_a_choice_rule_is_given_by_what_differs(tmp_path):
+    with helpers.interrupted_after(1):
+        tf_amalgam.amalgamate(
+            helpers.tiny_task(),
+            workdir=tmp_path,
+            preset="released",
+            choice={"rate_range": 3.0},
+            **SMALL,
+        )
+    rule, weights, _ = saved.read(tmp_path / "choice")
+    pool = rules.choice_pool("small", "released")
+    assert rule == Choice(pool=pool, rate_range=3.0)
+    assert np.any(weights["rate/bias"])
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"pool": POOL}, "give that as teachers"),
+        ({"rate": 3.0}, "Its hyperparameters: pool, units, .*rate_range"),
+        ({"rate_range": -1.0}, "rate_range must be at least 0"),
+    ],
+)
+def test_choice_fields_out_of_place(choice, message):
+    with pytest.raises(ValueError, match=message):
+        tf_amalgam.amalgamate(helpers.tiny_task(), choice=choice, **SMALL)
+
+
 def test_a_choice_rule_is_trained_without_random_scaling(finished):
     """The amalgamation target alone is scaled (C.3), unless said otherwise."""
     clean, _ = finished
@@ -343,6 +371,7 @@ def test_a_choice_rule_is_trained_without_random_scaling(finished):
     assert scaled.choice.history != clean.choice.history
 
 
+@pytest.mark.slow
 def test_each_replicate_has_its_own(finished):
     runs = [
         tf_amalgam.amalgamate(helpers.tiny_task(), replicate=i, **SMALL) for i in (0, 1)

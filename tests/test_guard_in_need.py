@@ -64,9 +64,8 @@ def check(name, make_net, data, epochs, **options):
     return optimizer.guard_report
 
 
-@pytest.mark.parametrize(
-    "name", ["rnnprop", pytest.param("choice-large", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rnnprop", "choice-large"])
 def test_absurd_input_scale(name):
     """Inputs a thousand times too large: the warm-up alone would kill the net."""
     report = check(name, mlp, digits(1000.0), epochs=20)

@@ -180,12 +180,17 @@ def truncated(task, who, objective):
     "objective",
     [
         Objective(alpha=0.3, segment=2),
-        Objective(alpha=0.3, teacher_forcing=True),
-        Objective(
-            alpha=0.3,
-            second_order=False,
-            input_noise=0.1,
-            perturbation=Perturbation("gaussian", 0.1, redrawn="inner_step"),
+        pytest.param(
+            Objective(alpha=0.3, teacher_forcing=True), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            Objective(
+                alpha=0.3,
+                second_order=False,
+                input_noise=0.1,
+                perturbation=Perturbation("gaussian", 0.1, redrawn="inner_step"),
+            ),
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -218,6 +223,7 @@ def test_validations_are_the_same(float64, monkeypatch):
     np.testing.assert_allclose(score(), whole, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_devices_take_lanes_of_their_own(monkeypatch):
     def amalgamated(replicas):
         return tf_amalgam.amalgamate(

@@ -84,7 +84,9 @@ def test_it_is_a_keras_optimizer(uninterrupted, tmp_path):
     assert made.warmup_steps == 4
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3, 6])
+@pytest.mark.parametrize(
+    "stop_after", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 6))]
+)
 def test_resumed_equals_uninterrupted(uninterrupted, tmp_path, stop_after):
     """Interrupted between unrolls (1, 2) and in the middle of one (3, 6)."""
     whole, _ = uninterrupted

@@ -240,7 +240,12 @@ def test_optimizer_step_equals_the_rule():
     np.testing.assert_allclose(ours, params, atol=1e-6)
 
 
-@pytest.fixture(params=["variables of their own", "rows of one"])
+@pytest.fixture(
+    params=[
+        "variables of their own",
+        pytest.param("rows of one", marks=pytest.mark.slow),
+    ]
+)
 def chunks_are(request, monkeypatch):
     """Chunks as beside a CPU, or as beside a GPU."""
     if request.param == "rows of one":
@@ -345,8 +350,15 @@ def test_a_strategy_of_one_replica(kind, name):
     np.testing.assert_allclose(alone, plain, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("chunk_size", [20, 1000])
+@pytest.mark.parametrize(
+    ("dtype", "chunk_size"),
+    [
+        ("bfloat16", 20),
+        ("float16", 1000),
+        pytest.param("float16", 20, marks=pytest.mark.slow),
+        pytest.param("bfloat16", 1000, marks=pytest.mark.slow),
+    ],
+)
 def test_recurrent_state_may_be_half_as_large(dtype, chunk_size, tmp_path):
     net = model()
     optimizer = tf_amalgam.RNNProp(

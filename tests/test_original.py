@@ -94,6 +94,7 @@ def test_mistakes_are_explained():
         Original(preprocessing="log")
 
 
+@pytest.mark.slow
 def test_it_learns_a_family_of_quadratics():
     """Of five seeds the means were 1.3 to 1.7, the least of any member .65."""
     task = helpers.quadratics()

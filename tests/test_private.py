@@ -210,19 +210,27 @@ def test_noise_seeds_belong_to_minibatches():
         task.value_and_grad(tf.constant(task.initial(0)[0]), (), first_batch(task)[:2])
 
 
-def test_meta_gradient_equals_finite_differences(float64):
-    """Through clipping, on both sides of the clip, with noise."""
-    task, who = noisy(), helpers.players()
-    for objective in (
-        Objective(scheme="mean", alpha=0.3),
+@pytest.mark.parametrize(
+    "objective",
+    [
         Objective(alpha=0.3, segment=3),
-        Objective(alpha=0.3, teacher_forcing=True),
-    ):
-        error, size = directional_error(task, who, objective)
-        assert size > 1e-3
-        assert error < 1e-6
-    error, _ = directional_error(task, who, Objective(alpha=0.3, second_order=False))
-    assert error > 1e-3
+        pytest.param(Objective(scheme="mean", alpha=0.3), marks=pytest.mark.slow),
+        pytest.param(
+            Objective(alpha=0.3, teacher_forcing=True), marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_meta_gradient_equals_finite_differences(float64, objective):
+    """Through clipping, on both sides of the clip, with noise."""
+    error, size = directional_error(noisy(), helpers.players(), objective)
+    assert size > 1e-3
+    assert error < 1e-6
+
+
+@pytest.mark.slow
+def test_a_first_order_meta_gradient_is_another(float64):
+    objective = Objective(alpha=0.3, second_order=False)
+    assert directional_error(noisy(), helpers.players(), objective)[0] > 1e-3
 
 
 def test_two_halves_equal_one_whole():
@@ -248,6 +256,7 @@ def amalgamated(task, replicas):
     return helpers.flat(tf_amalgam.amalgamate(task, **lesson).weights)
 
 
+@pytest.mark.slow
 def test_replicas_do_not_change_what_is_learned():
     """Every optimizee of the meta-batch has its own noise, on whatever device."""
     single, mirrored = (amalgamated(noisy(), replicas) for replicas in (1, 2))

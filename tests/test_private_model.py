@@ -126,6 +126,7 @@ with tf.distribute.MirroredStrategy(devices).scope():
 """
 
 
+@pytest.mark.slow
 def test_mirrored_equals_single(tmp_path):
     """In a process of its own: TensorFlow confuses strategies of different sizes."""
     path = tmp_path / "found.npz"

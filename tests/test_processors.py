@@ -131,9 +131,8 @@ def test_other_processors_keep_their_operations(silent, monkeypatch):
     (sys.platform, platform.machine()) != ("linux", "x86_64"),
     reason="TensorFlow's oneDNN is for x86",
 )
-@pytest.mark.parametrize(
-    "flag", ["--noonednn", pytest.param("--onednn", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["--noonednn", "--onednn"])
 def test_binaries_are_set_up_before_tensorflow_is_loaded(flag):
     onednn, kept = run(OPERATIONS, flag).split()[-2:]
     assert kept == "true"

@@ -103,6 +103,23 @@ def record(task, optimizer, replicate, seed, **changes):
     return {**found, **changes}
 
 
+# A picture of one point.
+DOT = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNg"
+    "AAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Empty pictures instead of figures: most of a page's time is their text."""
+    monkeypatch.setattr(
+        plots,
+        "write",
+        lambda figure, path: files.write_bytes(path, base64.b64decode(DOT)),
+    )
+
+
 def planted():
     return [
         record(task, optimizer, replicate, seed)
@@ -393,6 +410,7 @@ def test_any_reference_will_do(reference):
     assert not fifth.duplicated(["task", "optimizer"]).any()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_where_the_whole_pool_diverged_there_is_no_oracle(tmp_path):
     found = planted()
     for one in found:
@@ -414,6 +432,7 @@ def test_unequal_terms_are_refused(tmp_path):
         reporting.write_report(written(found, tmp_path))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_private_run_without_a_claim_has_no_finite_epsilon(tmp_path):
     found = [record("Train", "adam", 0, seed) for seed in range(2)]
     for one, epsilon in zip(found, (None, 2.0), strict=True):
@@ -423,6 +442,7 @@ def test_a_private_run_without_a_claim_has_no_finite_epsilon(tmp_path):
     assert set(table["epsilon"]) == {math.inf}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_delta_stands_beside_epsilon_where_any_optimizee_is_private(tmp_path):
     found = [record(t, "adam", 0, seed) for t in TASKS for seed in range(2)]
     found += [record("MLP", "sgd", 0, seed) for seed in range(2)]
@@ -442,6 +462,7 @@ def test_delta_stands_beside_epsilon_where_any_optimizee_is_private(tmp_path):
     assert "1e-05" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_no_delta_without_a_private_optimizee(tmp_path):
     folder = written([record("Train", "adam", 0, seed) for seed in range(2)], tmp_path)
     reporting.write_report(folder)
@@ -494,6 +515,7 @@ def test_labels_are_escaped(tmp_path):
     assert "&lt;b&gt;&amp;" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_pool_and_the_reference_can_be_named(tmp_path):
     folder = written(planted(), tmp_path)
     page = reporting.write_report(
@@ -558,6 +580,7 @@ def test_a_page_of_markdown(tmp_path):
     assert rows["oracle"] == rows["adam"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_words_above_the_report_are_kept(tmp_path):
     page = tmp_path / "results.md"
     folder = written(few(), tmp_path / "records")
@@ -576,6 +599,7 @@ def test_words_above_the_report_are_kept(tmp_path):
         assert rest.strip() == f"#{title.strip()}{below}".strip()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_against_rivals(tmp_path):
     """The best of some by validation, on each optimizee, as the oracle is chosen."""
     folder = written(planted(), tmp_path / "records")

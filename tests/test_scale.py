@@ -349,6 +349,7 @@ def test_keras_optimizer_leaves_a_tensor_without_gradient_alone():
     np.testing.assert_allclose(third, expected[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_a_family_of_quadratics():
     """Of four seeds the means were 3.5 to 3.9, the least of any member 1.6."""
     task = helpers.quadratics()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -156,7 +157,8 @@ def amalgamate(
         perturbation: a `Perturbation` of the student's weights in meta-training.
         input_noise: σ of noise on the gradients that the student sees there.
         choice: for scheme `"choice"`: None trains a Choice rule over `teachers`, with
-            the learning rates of `rules.choice_pool` for those given by name; a
+            the learning rates of `rules.choice_pool` for those given by name, and so
+            does a mapping of other fields of `rules.Choice` (`{"rate_range": 3.0}`); a
             `rules.Choice` trains that one; a path or name of a trained one takes it
             as it is (shared by several students). Its pool must then be `teachers`,
             where these are given.
@@ -328,9 +330,15 @@ def _train_choice(trainer, about, folder, options):
 
 def _choice(choice, teachers, preset, rates):
     """Returns the Choice rule, its weights or None, and what identifies these."""
-    if choice is None:
+    if choice is None or isinstance(choice, Mapping):
+        if "pool" in (choice or {}):
+            raise ValueError(
+                "choice holds a pool; give that as teachers, and as choice only the "
+                "other hyperparameters of the Choice rule."
+            )
         pool = rules.choice_pool(POOL if teachers is None else teachers, preset, rates)
-        return rules.make_rule("choice", preset, pool=pool), None, {}
+        fields = {"pool": pool, **(choice or {})}
+        return rules.make_rule("choice", preset, **fields), None, {}
     if isinstance(choice, Choice):
         _check_pool(choice, teachers, preset, rates)
         return choice, None, {}
