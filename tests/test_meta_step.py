@@ -185,13 +185,19 @@ def test_alpha_zero_is_the_meta_loss_alone():
 def test_segments_are_chosen_by_memory():
     big = [tf.zeros((100_000, 83))]
     medium, small = [tf.zeros((10_000, 83))], [tf.zeros((10, 83))]
-    assert meta_step.segment_length(Objective(), 100, small) == 1
-    # 316 MiB, 633 MiB: the second is above what may be kept.
-    assert meta_step.segment_length(Objective(), 100, medium) == 1
-    assert meta_step.segment_length(Objective(), 200, medium) == 2
-    assert meta_step.segment_length(Objective(), 100, big) == 10
-    assert meta_step.segment_length(Objective(), 1000, big) == 32
-    assert meta_step.segment_length(Objective(segment=7), 5, big) == 5
+
+    def chosen(steps, state, teachers=(), **options):
+        return meta_step.segment_length(Objective(**options), steps, state, teachers)
+
+    assert chosen(100, small) == 1
+    # 316 MiB, 633 MiB: the second is above what may be kept, beside teachers both are.
+    assert chosen(100, medium) == 1
+    assert chosen(200, medium) == 2
+    assert chosen(100, medium, ("a teacher",)) == 2
+    assert chosen(200, medium, ("a teacher",)) == 3
+    assert chosen(100, big) == 10
+    assert chosen(1000, big) == 32
+    assert chosen(5, big, segment=7) == 5
 
 
 def test_held_out_score_by_hand(float64):

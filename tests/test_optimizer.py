@@ -465,7 +465,13 @@ def test_chunks_by_default():
     for make in (keras.Variable, tf.Variable):
         for coordinates in (1, 2**16, 100 * (2**16 + 16)):
             assert chunks.default_size(make(1.0), coordinates) == 2**16 + 16
-        assert chunks.default_size(make(1.0), 10**7) == chunks.CPU_SIZE
+        # Of larger models larger ones, so that there are no more than a hundred.
+        for coordinates, size in (
+            (100 * (2**16 + 16) + 1, 2**17 + 16),
+            (25_025_000, 2**18 + 16),
+            (100 * (2**18 + 16) + 1, chunks.CPU_SIZE),
+        ):
+            assert chunks.default_size(make(1.0), coordinates) == size
 
     def shapes(coordinates, **options):
         optimizer = tf_amalgam.RNNProp(**options)

@@ -26,8 +26,10 @@ CPU_SIZE, GPU_SIZE = 2**14 + MULTIPLE, 2**19
 CPU_WHOLE = 2**16 + MULTIPLE
 # At most so many chunks have variables of their own: the first step takes longer by a
 # tenth of a second for each, and memory that is given up and taken anew at each step is
-# scattered (25 M parameters, RNNProp: 14.6 GB in all instead of 9.5).
+# scattered (25 M parameters, RNNProp, in chunks of 2^16: 14.6 GB instead of 9.5).
 BLOCKS = 100
+# So they are larger for larger models (25 M parameters: 10.8 GB).
+CPU_APART = (CPU_WHOLE, 2**17 + MULTIPLE, 2**18 + MULTIPLE)
 # They need not wait for one another, but only so many are under way: the second fills
 # idle cores, and each takes working memory.
 UNDER_WAY = 2
@@ -73,9 +75,12 @@ def default_size(variable, coordinates, state_dtype="float32"):
     """Returns how many of so many coordinates a chunk has at most, by a device."""
     if not on_cpu(variable):
         return GPU_SIZE
-    chunks, _ = divide(coordinates, CPU_WHOLE)
-    whole = chunks == 1 or apart(variable, chunks, state_dtype)
-    return CPU_WHOLE if whole else CPU_SIZE
+    if coordinates <= CPU_WHOLE:
+        return CPU_WHOLE
+    for size in CPU_APART:
+        if apart(variable, divide(coordinates, size)[0], state_dtype):
+            return size
+    return CPU_SIZE
 
 
 def arranged(variable, coordinates, chunk_size, state_dtype):

@@ -150,7 +150,9 @@ def pieces_of_a_step(task, players, objective, weights, carry, batches):
     forced = objective.teacher_forcing
     if not forced and (objective.second_order or not exact):
         optimizee += _seconds(curved, params_P)
-    segment = segment_length(objective, batches[0].shape[0], rule_state)
+    segment = segment_length(
+        objective, batches[0].shape[0], rule_state, players.teachers
+    )
     again = 1.0 - 1.0 / segment
     found = {"optimizee": optimizee}
     if players.teachers:

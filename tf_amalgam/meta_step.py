@@ -13,7 +13,10 @@ from tf_amalgam.sample import Everything, sample_of
 from tf_amalgam.unroll import Side
 
 # Of a truncation's rule states so many bytes are kept; others are computed again.
+# Beside teachers it is less by what a second network at a time takes (Train, 128
+# examples).
 KEPT_STATE_BYTES = 320 * 2**20
+SECOND_NETWORK_BYTES = 96 * 2**20
 
 # Streams of random numbers beside those of the weights' tensors (0, 1, …).
 INPUT_STREAM, RULE_STREAM = 1000, 1001
@@ -181,11 +184,11 @@ def teacher_step(task, rule, weights):
     return step_fn
 
 
-def segment_length(objective, steps, rule_state):
+def segment_length(objective, steps, rule_state, teachers):
     """Returns the segment that `objective` asks for, or a good default.
 
-    It is the shortest whose kept states fit into `KEPT_STATE_BYTES`; from √T on longer
-    ones would need more inside.
+    It is the shortest whose kept states fit into `KEPT_STATE_BYTES`, beside teachers
+    less `SECOND_NETWORK_BYTES`; from √T on longer ones would need more inside.
     """
     if objective.segment is not None:
         return min(objective.segment, steps)
@@ -193,7 +196,8 @@ def segment_length(objective, steps, rule_state):
         part.shape.num_elements() * part.dtype.size
         for part in tf.nest.flatten(rule_state)
     )
-    shortest = -(-steps * state_bytes // KEPT_STATE_BYTES)
+    kept_bytes = KEPT_STATE_BYTES - (SECOND_NETWORK_BYTES if teachers else 0)
+    shortest = -(-steps * state_bytes // kept_bytes)
     return max(1, min(shortest, math.isqrt(steps - 1) + 1))
 
 
@@ -241,7 +245,9 @@ def _truncation(task, players, objective, weights, carry, batches, with_gradient
         leader = carry.seed % len(players.teachers)
     way = lanes.way_of(players.student, weights, coordinates.layout)
     rule_state = way.cut(coordinates.of(carry.student.rule_state))
-    segment = segment_length(objective, batches[0].shape[0], rule_state)
+    segment = segment_length(
+        objective, batches[0].shape[0], rule_state, players.teachers
+    )
     if objective.meta_loss_start == "unroll":
         origin = (carry.start_params_P, carry.start_model_state)
     else:

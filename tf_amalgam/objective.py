@@ -24,8 +24,8 @@ class Objective:
         second_order: whether the meta-gradient goes through the optimizee's own
             gradient; False is the faster first-order approximation.
         segment: steps between two kept rule states, those between are computed
-            again; `None` keeps as many as fit into 320 MiB, and at least √T. The
-            meta-gradient is the same to rounding.
+            again; `None` keeps as many as fit into 320 MiB (224 MiB beside teachers),
+            and at least √T. The meta-gradient is the same to rounding.
         perturbation: of the student's weights, or None.
         input_noise: σ of noise on the gradient that the student sees,
             g + N(0, σ²) (Eq. 11).
