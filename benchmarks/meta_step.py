@@ -213,7 +213,7 @@ def report(options):
     if least < most:
         grown = found[most][1] / found[least][1]
         what, against = (f"memory of a truncation, {n} teachers" for n in (most, least))
-        # Kept memory lies in pieces: 1.25, and 1.04 if it were given back.
+        # 1.2 if as many rule states were kept as without teachers.
         ratios.append(Ratio(what, against, grown, 0.0, 1.1, 1.4, False))
     if options.long:
         run = measuring.child(__file__, "measure_start", "ours", 2, LONG_STEPS)
