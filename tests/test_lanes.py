@@ -176,6 +176,35 @@ def truncated(task, who, objective):
     return gradient, carry, metrics
 
 
+def test_what_is_compiled_ahead_is_what_a_truncation_calls(small, monkeypatch):
+    """Anything traced with other arguments would be compiled again."""
+    begun = []
+    monkeypatch.setattr(lanes, "_compile", lambda new, device: begun.append(new))
+    lanes._programs.cache_clear()
+    task, who = helpers.tiny_task(), helpers.players()
+    truncated(task, who, Objective(alpha=0.3))
+    way = lanes.way_of(who.student, helpers.weights_of(who.student), task.layout)
+    [[forth, back]] = begun  # once, though there are segments and a second truncation
+    for program in (way._forth, way._back):
+        assert program.experimental_get_tracing_count() == 1
+    assert {forth.name, back.name} <= {p.name for p in lanes._begun}
+
+
+def test_compiling_ahead_calls_a_program_inside_a_graph():
+    """As truncations do: XLA compiles it once more for a call from outside."""
+    called = []
+
+    class Program:
+        structured_input_signature = ((["phi"], tf.TensorSpec((2,))), {})
+
+        def __call__(self, *inputs):
+            called.append((tf.inside_function(), [i.shape for i in inputs]))
+            return inputs[0]
+
+    lanes._compile([Program()], "CPU:0")
+    assert called == [(True, [(2,)])]
+
+
 @pytest.mark.parametrize(
     "objective",
     [

@@ -473,13 +473,16 @@ def test_chunks_by_default():
         ):
             assert chunks.default_size(make(1.0), coordinates) == size
 
-    def shapes(coordinates, **options):
-        optimizer = tf_amalgam.RNNProp(**options)
+    def shapes(coordinates, kind=tf_amalgam.RNNProp, **options):
+        optimizer = kind(**options)
         assert optimizer.get_config()["chunk_size"] is None
         optimizer.build([keras.Variable(np.zeros(coordinates, "float32"))])
         return [block[-1].shape for block in optimizer._state]
 
-    assert shapes(2**16) == [(1, 20, 2**16)]
+    assert shapes(2**13) == [(1, 20, 2**13)]
+    assert shapes(2**13 + 1) == [(1, 20, 4112)] * 2  # a learned rule's, in halves
+    assert shapes(2**13 + 1, tf_amalgam.Adam) == [(1, 2**13 + 1)]
+    assert shapes(2**16) == [(1, 20, 32784)] * 2
     assert shapes(2**16 + 17) == [(1, 20, 32784)] * 2
     # What is cast is copied anyway.
     assert shapes(2**16, state_dtype="bfloat16") == [(1, 20, 2**16)]

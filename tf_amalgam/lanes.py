@@ -10,6 +10,8 @@ core, up to a number.
 
 import functools
 import os
+import threading
+import weakref
 
 import tensorflow as tf
 
@@ -57,6 +59,9 @@ class Whole:
         """Returns the state as the rule knows it."""
         return state
 
+    def compile_ahead(self, weights, state, dtype, back):
+        """Does nothing: there are no programs of its own."""
+
     def update(self, weights, grads_P, params_P, state, step, **noise):
         """Returns what `Rule.update` returns."""
         return self._rule.update(
@@ -91,6 +96,29 @@ class Lanes:
         flat = zip(*map(tf.nest.flatten, lanes), strict=True)
         return tf.nest.pack_sequence_as(lanes[0], list(map(self._joined, flat)))
 
+    def compile_ahead(self, weights, state, dtype, back):
+        """Has XLA compile beside the tracing of what comes, in a thread.
+
+        Args:
+            weights, state: as of `update`.
+            dtype: of gradients, parameters and steps.
+            back: whether the step will be differentiated.
+        """
+        vector = tf.TensorSpec((self._chunks, self._size), dtype)
+        parts = [_spec(part) for part in tf.nest.flatten(state[0])]
+        phi = [_spec(tensor) for tensor in weights.values()]
+        seen = [list(weights), tf.TensorSpec((), tf.int32), tf.TensorSpec((), dtype)]
+        seen.append([*phi, vector, vector, *parts])
+        programs = [self._forth.get_concrete_function(*seen)]
+        if back:
+            adjoints = [vector, *parts]
+            programs.append(self._back.get_concrete_function(*seen, adjoints))
+        new = [program for program in programs if program not in _begun]
+        _begun.update(new)
+        device = tf.zeros(()).device
+        if new:
+            threading.Thread(target=_compile, args=(new, device)).start()
+
     def update(self, weights, grads_P, params_P, state, step):
         """Returns what `Rule.update` returns; differentiable once."""
         names, phi = list(weights), list(weights.values())
@@ -101,7 +129,7 @@ class Lanes:
             untaped = [tf.stop_gradient(tensor) for tensor in tensors]
 
             def back(*adjoints):
-                found = self._back(names, start, step, tensors, adjoints)
+                found = self._back(names, start, step, [*tensors], [*adjoints])
                 return (None, None, *found)
 
             return self._forth(names, start, step, untaped), back
@@ -138,6 +166,28 @@ class Lanes:
         rows = [tf.transpose(values, order) for values in lanes]
         rows = [tf.reshape(row, (*row.shape[:-2], -1)) for row in rows]
         return tf.concat(rows, axis=-1)[..., : self._layout.size]
+
+
+# Programs that are compiled, or about to be.
+_begun: weakref.WeakSet = weakref.WeakSet()
+
+
+def _spec(tensor):
+    return tf.TensorSpec(tensor.shape, tensor.dtype)
+
+
+def _compile(programs, device):
+    """Has XLA compile these concrete functions for a device, by a call of each."""
+    for program in programs:
+        specs = tf.nest.flatten(program.structured_input_signature)
+        with tf.device(device):
+            inputs = [
+                tf.zeros(spec.shape, spec.dtype)
+                for spec in specs
+                if isinstance(spec, tf.TensorSpec)
+            ]
+            # In a graph, as it will be: by itself it would be compiled for itself.
+            tf.function(program, autograph=False)(*inputs)
 
 
 @functools.lru_cache(maxsize=32)

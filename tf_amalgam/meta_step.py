@@ -245,6 +245,7 @@ def _truncation(task, players, objective, weights, carry, batches, with_gradient
         leader = carry.seed % len(players.teachers)
     way = lanes.way_of(players.student, weights, coordinates.layout)
     rule_state = way.cut(coordinates.of(carry.student.rule_state))
+    way.compile_ahead(weights, rule_state, carry.scale_P.dtype, with_gradient)
     segment = segment_length(
         objective, batches[0].shape[0], rule_state, players.teachers
     )

@@ -37,7 +37,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             such numbers cannot average, and all computations stay in float32.
         chunk_size: a larger model's coordinates are updated at most so many at a time,
             so that the working memory of a step is bounded; rules that couple
-            coordinates (Scale) update all at once. None: up to 2¹⁶, for
+            coordinates (Scale) update all at once. None: up to 2¹⁶ (of
+            smaller models a learned rule takes two halves beside one another), for
             models of more than 6.5 million up to 2¹⁸; those of more than 26 million,
             and those of more than 2¹⁶ with a small `state_dtype` or on another backend
             than TensorFlow, take 2¹⁴, some 30 MB for RNNProp; beside a GPU, which needs
@@ -112,7 +113,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
         self._layout = Layout.of(variables)
         size = self._layout.size
-        wanted = (self.chunk_size, self.state_dtype)
+        wanted = (self.chunk_size, self.state_dtype, bool(self.rule_weights))
         self._chunks = arranged(variables[0], size, *wanted)
         with self._beside(variables[0]):
             self._state = self._blocks_of(self.rule, self.state_dtype)
