@@ -1,5 +1,8 @@
 """A learned rule's step in chunks against the rule itself."""
 
+import threading
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -176,18 +179,36 @@ def truncated(task, who, objective):
     return gradient, carry, metrics
 
 
-def test_what_is_compiled_ahead_is_what_a_truncation_calls(small, monkeypatch):
+@pytest.mark.parametrize("devices", [0, 1, 2])
+def test_what_is_compiled_ahead_is_what_a_truncation_calls(small, monkeypatch, devices):
     """Anything traced with other arguments would be compiled again."""
     begun = []
-    monkeypatch.setattr(lanes, "_compile", lambda new, device: begun.append(new))
+    monkeypatch.setattr(lanes, "_begin", lambda *what: begun.append(what))
     lanes._programs.cache_clear()
     task, who = helpers.tiny_task(), helpers.players()
-    truncated(task, who, Objective(alpha=0.3))
-    way = lanes.way_of(who.student, helpers.weights_of(who.student), task.layout)
-    [[forth, back]] = begun  # once, though there are segments and a second truncation
-    for program in (way._forth, way._back):
-        assert program.experimental_get_tracing_count() == 1
-    assert {forth.name, back.name} <= {p.name for p in lanes._begun}
+    weights, carry = helpers.weights_of(who.student), helpers.started(task, who)
+    batches = helpers.constants(task.minibatches(1, 3, 5))
+    held_out = tuple(part[0] for part in batches)
+    names = ["CPU:0", "CPU:1"][:devices]
+    strategy = tf.distribute.MirroredStrategy(names) if devices else None
+
+    def step():
+        alone.held_out_score(task, who.student, weights, carry, batches, held_out)
+        return meta_step.truncation(
+            task, who, Objective(alpha=0.3), weights, carry, batches
+        )
+
+    program = tf.function(strategy.run if strategy else lambda f: f(), autograph=False)
+    program(step)
+    way = lanes.way_of(who.student, weights, task.layout)
+    # Of each device once: the way forth by the validation, back by the truncation.
+    assert len({device for _, device in begun}) == max(devices, 1)
+    assert len(begun) == 2 * max(devices, 1)
+    assert len({p.name for programs, _ in begun for p in programs}) == 2
+    for traced in (way._forth, way._back):
+        assert traced.experimental_get_tracing_count() == 1
+    for programs, device in begun:
+        lanes._compile(programs, device)
 
 
 def test_compiling_ahead_calls_a_program_inside_a_graph():
@@ -203,6 +224,29 @@ def test_compiling_ahead_calls_a_program_inside_a_graph():
 
     lanes._compile([Program()], "CPU:0")
     assert called == [(True, [(2,)])]
+
+
+@pytest.mark.parametrize("thread", [True, False])
+def test_what_cannot_be_compiled_ahead_is_left(monkeypatch, thread):
+    tried = []
+
+    def fails(*what):
+        tried.append(what)
+        raise RuntimeError("no memory")
+
+    def none_may_start(target):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(lanes, "_compile", fails)
+    if not thread:
+        monkeypatch.setattr(lanes.threading, "Thread", none_may_start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lanes._begin(["program"], "CPU:0")
+        for one in threading.enumerate():
+            if one is not threading.current_thread() and not one.daemon:
+                one.join(5.0)
+    assert len(tried) == thread
 
 
 @pytest.mark.parametrize(

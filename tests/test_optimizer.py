@@ -480,8 +480,10 @@ def test_chunks_by_default():
         return [block[-1].shape for block in optimizer._state]
 
     assert shapes(2**13) == [(1, 20, 2**13)]
-    assert shapes(2**13 + 1) == [(1, 20, 4112)] * 2  # a learned rule's, in halves
+    assert shapes(2**13 + 1) == [(1, 20, 4112)] * 2  # a recurrent rule's, in halves
     assert shapes(2**13 + 1, tf_amalgam.Adam) == [(1, 2**13 + 1)]
+    assert shapes(2**13 + 1, tf_amalgam.LearnedScalars) == [(1, 2**13 + 1)]
+    assert len(shapes(2**13 + 1, tf_amalgam.Scale)) == 1  # couples coordinates
     assert shapes(2**16) == [(1, 20, 32784)] * 2
     assert shapes(2**16 + 17) == [(1, 20, 32784)] * 2
     # What is cast is copied anyway.

@@ -46,8 +46,10 @@ def held_out_score(task, rule, weights, carry, batches, held_out):
 
     way = lanes.way_of(rule, weights, task.layout)
     student = carry.student
+    rule_state = way.cut(student.rule_state)
+    way.compile_ahead(weights, rule_state, dtype, back=False)
     start = log_loss(student)
-    student = student._replace(rule_state=way.cut(student.rule_state))
+    student = student._replace(rule_state=rule_state)
     zero = tf.zeros((), dtype)
     _, total, final = unroll.count_up(looks, look, (student, zero, zero))
     return total / looks - start, final - start

@@ -24,9 +24,9 @@ CPU_SIZE, GPU_SIZE = 2**14 + MULTIPLE, 2**19
 # Up to so many are taken at once on a CPU, too, and by each chunk with variables of its
 # own: states that are not rows of larger ones need not be copied, a third of a step.
 CPU_WHOLE = 2**16 + MULTIPLE
-# A learned rule takes more than so many of them in two such chunks: one by itself does
-# not fill two cores (18,122 and 61,834 coordinates: a sixth of a step). An analytic
-# rule's step is short: in two chunks it takes longer (18,122: 130 and 210 µs).
+# A recurrent rule takes more than so many of them in two such chunks: one by itself
+# does not fill two cores (18,122 and 61,834 coordinates: a sixth of a step). An Adam's
+# step is short: in two chunks it takes longer (18,122: 136 and 211 µs).
 HALVED = 2**13
 # At most so many chunks have variables of their own: the first step takes longer by a
 # tenth of a second for each, and memory that is given up and taken anew at each step is
@@ -75,12 +75,12 @@ def apart(variable, chunks, state_dtype="float32"):
     return tensorflow and on_cpu(variable) and few
 
 
-def default_size(variable, coordinates, state_dtype="float32", learned=False):
+def default_size(variable, coordinates, state_dtype="float32", recurrent=False):
     """Returns how many of so many coordinates a chunk has at most, by a device."""
     if not on_cpu(variable):
         return GPU_SIZE
     if coordinates <= CPU_WHOLE:
-        halved = learned and coordinates > HALVED
+        halved = recurrent and coordinates > HALVED
         if halved and apart(variable, UNDER_WAY, state_dtype):
             return odd_vectors(-(-coordinates // UNDER_WAY))
         return CPU_WHOLE
@@ -90,14 +90,14 @@ def default_size(variable, coordinates, state_dtype="float32", learned=False):
     return CPU_SIZE
 
 
-def arranged(variable, coordinates, chunk_size, state_dtype, learned=False):
+def arranged(variable, coordinates, chunk_size, state_dtype, recurrent=False):
     """Returns (blocks, chunks of a block, coordinates of a chunk) beside a variable.
 
     Args:
         chunk_size: at most; None for the default.
-        learned: whether they are a learned rule's.
+        recurrent: whether a recurrent network takes their step.
     """
-    at_most = chunk_size or default_size(variable, coordinates, state_dtype, learned)
+    at_most = chunk_size or default_size(variable, coordinates, state_dtype, recurrent)
     count, size = divide(coordinates, at_most)
     if apart(variable, count, state_dtype):
         return count, 1, size

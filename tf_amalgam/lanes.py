@@ -9,6 +9,7 @@ core, up to a number.
 """
 
 import functools
+import logging
 import os
 import threading
 import weakref
@@ -99,11 +100,15 @@ class Lanes:
     def compile_ahead(self, weights, state, dtype, back):
         """Has XLA compile beside the tracing of what comes, in a thread.
 
+        Only inside a graph: called eagerly, programs are compiled for themselves.
+
         Args:
             weights, state: as of `update`.
             dtype: of gradients, parameters and steps.
             back: whether the step will be differentiated.
         """
+        if not tf.inside_function():
+            return
         vector = tf.TensorSpec((self._chunks, self._size), dtype)
         parts = [_spec(part) for part in tf.nest.flatten(state[0])]
         phi = [_spec(tensor) for tensor in weights.values()]
@@ -113,11 +118,12 @@ class Lanes:
         if back:
             adjoints = [vector, *parts]
             programs.append(self._back.get_concrete_function(*seen, adjoints))
-        new = [program for program in programs if program not in _begun]
-        _begun.update(new)
         device = tf.zeros(()).device
+        new = [p for p in programs if device not in _begun.setdefault(p, set())]
+        for program in new:
+            _begun[program].add(device)
         if new:
-            threading.Thread(target=_compile, args=(new, device)).start()
+            _begin(new, device)
 
     def update(self, weights, grads_P, params_P, state, step):
         """Returns what `Rule.update` returns; differentiable once."""
@@ -168,12 +174,27 @@ class Lanes:
         return tf.concat(rows, axis=-1)[..., : self._layout.size]
 
 
-# Programs that are compiled, or about to be.
-_begun: weakref.WeakSet = weakref.WeakSet()
+# The devices that a program is compiled for ahead, or about to be.
+_begun: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def _spec(tensor):
     return tf.TensorSpec(tensor.shape, tensor.dtype)
+
+
+def _begin(programs, device):
+    """Compiles them in a thread; whatever fails there fails again where it matters."""
+
+    def work():
+        try:
+            _compile(programs, device)
+        except Exception:
+            logging.debug("Nothing was compiled ahead.", exc_info=True)
+
+    try:
+        threading.Thread(target=work).start()
+    except RuntimeError:  # no thread may be started
+        logging.debug("Nothing is compiled ahead.", exc_info=True)
 
 
 def _compile(programs, device):

@@ -37,12 +37,13 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             such numbers cannot average, and all computations stay in float32.
         chunk_size: a larger model's coordinates are updated at most so many at a time,
             so that the working memory of a step is bounded; rules that couple
-            coordinates (Scale) update all at once. None: up to 2¹⁶ (of
-            smaller models a learned rule takes two halves beside one another), for
+            coordinates (Scale) update all at once. None: up to 2¹⁶, for
             models of more than 6.5 million up to 2¹⁸; those of more than 26 million,
             and those of more than 2¹⁶ with a small `state_dtype` or on another backend
             than TensorFlow, take 2¹⁴, some 30 MB for RNNProp; beside a GPU, which needs
-            more at once to be busy, it is 2¹⁹.
+            more at once to be busy, it is 2¹⁹. Where chunks may be updated beside one
+            another (float32 state, TensorFlow, a CPU), a recurrent rule takes models
+            of 2¹³ to 2¹⁶ coordinates in two halves.
         guard: True, or a `Guard`: an analytic rule takes over for a while where the
             rule's steps are not finite or out of bounds, the loss climbs, or the rule,
             back after such a fall, gains less than half as fast (losses are seen
@@ -113,7 +114,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
         self._layout = Layout.of(variables)
         size = self._layout.size
-        wanted = (self.chunk_size, self.state_dtype, bool(self.rule_weights))
+        recurrent = self.rule.coordinatewise and bool(self.rule.recurrent)
+        wanted = (self.chunk_size, self.state_dtype, recurrent)
         self._chunks = arranged(variables[0], size, *wanted)
         with self._beside(variables[0]):
             self._state = self._blocks_of(self.rule, self.state_dtype)
