@@ -43,7 +43,34 @@ def test_the_same_step(name, layout):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     chunk = isinstance(layout, Chunk)
     whole, size = (layout.whole, layout.size) if chunk else (layout, None)
-    assert compiled._program(rule, whole, size).experimental_get_tracing_count() == 1
+    program = compiled._program(rule, whole, size, None)
+    assert program.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("xla", [True, False])
+def test_the_same_step_row_by_row(name, xla, monkeypatch):
+    """Nine coordinates as three rows of three, by XLA or not."""
+    monkeypatch.setattr(compiled, "available", lambda: xla)
+    rule = RULES[name]
+    weights = {k: tf.constant(v, "float32") for k, v in trained(rule).items()}
+    layout = Chunk(LAYOUT, tf.constant(13), 3, rows=3)
+    start = rule.init_state(Layout(("some",), ((9,),)))
+
+    def in_rows(values):
+        return tf.nest.map_structure(lambda v: compiled._in_rows(v, layout), values)
+
+    rows, usual = in_rows(start), start
+    for step in tf.constant([1.0, 2.0, 3.0]):
+        vectors = seen(9)
+        usual_P, usual = rule.update(weights, *vectors, usual, layout.flat, step)
+        rows_RS, rows = compiled.update(
+            rule, weights, *in_rows(vectors), rows, layout, step
+        )
+        assert rows_RS.shape == (3, 3)
+        np.testing.assert_allclose(rows_RS, in_rows(usual_P), rtol=1e-4, atol=1e-7)
+    for a, b in zip(tf.nest.flatten(rows), tf.nest.flatten(usual), strict=True):
+        np.testing.assert_allclose(a, in_rows(b), rtol=1e-4, atol=1e-6)
 
 
 def test_analytic_rules_and_those_that_couple_coordinates_are_not_compiled():
@@ -63,5 +90,5 @@ def test_loops_of_ones_own_compile_once():
         optimizer.apply([tf.ones((7, 3))], [variable])
     after = compiled._program.cache_info()
     assert (after.misses - before.misses, after.hits - before.hits) == (1, 2)
-    program = compiled._program(optimizer.rule, optimizer._layout, None)
+    program = compiled._program(optimizer.rule, optimizer._layout, None, None)
     assert program.experimental_get_tracing_count() == 1

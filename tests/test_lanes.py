@@ -202,11 +202,12 @@ def test_what_is_compiled_ahead_is_what_a_truncation_calls(small, monkeypatch, d
     program(step)
     way = lanes.way_of(who.student, weights, task.layout)
     # Of each device once: the way forth by the validation, back by the truncation.
-    assert len({device for _, device in begun}) == max(devices, 1)
-    assert len(begun) == 2 * max(devices, 1)
-    assert len({p.name for programs, _ in begun for p in programs}) == 2
+    count = max(devices, 1)
+    assert len({device for _, device in begun}) == count
+    assert len(begun) == 2 * count
+    assert len({p.name for programs, _ in begun for p in programs}) == 2 * count
     for traced in (way._forth, way._back):
-        assert traced.experimental_get_tracing_count() == 1
+        assert traced.experimental_get_tracing_count() == count
     for programs, device in begun:
         lanes._compile(programs, device)
 

@@ -242,14 +242,18 @@ def test_optimizer_step_equals_the_rule():
 
 @pytest.fixture(
     params=[
-        "variables of their own",
+        "in rows",
+        pytest.param("variables of their own", marks=pytest.mark.slow),
         pytest.param("rows of one", marks=pytest.mark.slow),
     ]
 )
 def chunks_are(request, monkeypatch):
-    """Chunks as beside a CPU, or as beside a GPU."""
+    """Chunks as beside a CPU (a recurrent rule's in rows), or as beside a GPU."""
     if request.param == "rows of one":
         monkeypatch.setattr(chunks, "apart", lambda *_: False)
+    elif request.param == "in rows":
+        monkeypatch.setattr(chunks, "MULTIPLE", 1)
+        monkeypatch.setattr(chunks, "ROW", 3)
 
 
 @pytest.mark.usefixtures("chunks_are")
@@ -278,9 +282,13 @@ def test_chunks_where_some_variables_have_no_gradient(name):
             if step % 2:
                 grads[2] = None
             optimizer.apply(grads, variables)
+        shapes.append(optimizer._state[0][-1].shape)
         return np.concatenate([np.ravel(v.numpy()) for v in variables])
 
+    shapes = []
     whole, chunked = moved(), moved(chunk_size=4)
+    if chunks.ROW == 3:
+        assert shapes[1] == (2, 20, 3)
     assert np.abs(whole - 1.0).max() > 1e-3
     np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
 
@@ -463,11 +471,11 @@ def test_chunks_are_larger_on_a_gpu(device, size, monkeypatch):
 def test_chunks_by_default():
     """On a CPU each has variables of its own; elsewhere they are rows of one."""
     for make in (keras.Variable, tf.Variable):
-        for coordinates in (1, 2**16, 100 * (2**16 + 16)):
+        for coordinates in (1, 2**16, 16 * (2**16 + 16)):
             assert chunks.default_size(make(1.0), coordinates) == 2**16 + 16
         # Of larger models larger ones, so that there are no more than a hundred.
         for coordinates, size in (
-            (100 * (2**16 + 16) + 1, 2**17 + 16),
+            (16 * (2**16 + 16) + 1, 2**18 + 16),
             (25_025_000, 2**18 + 16),
             (100 * (2**18 + 16) + 1, chunks.CPU_SIZE),
         ):
@@ -480,12 +488,14 @@ def test_chunks_by_default():
         return [block[-1].shape for block in optimizer._state]
 
     assert shapes(2**13) == [(1, 20, 2**13)]
-    assert shapes(2**13 + 1) == [(1, 20, 4112)] * 2  # a recurrent rule's, in halves
+    # A recurrent rule's, in halves, of rows.
+    assert shapes(2**13 + 1) == [(2, 20, 2064)] * 2
     assert shapes(2**13 + 1, tf_amalgam.Adam) == [(1, 2**13 + 1)]
     assert shapes(2**13 + 1, tf_amalgam.LearnedScalars) == [(1, 2**13 + 1)]
     assert len(shapes(2**13 + 1, tf_amalgam.Scale)) == 1  # couples coordinates
-    assert shapes(2**16) == [(1, 20, 32784)] * 2
-    assert shapes(2**16 + 17) == [(1, 20, 32784)] * 2
+    assert shapes(2**16) == [(16, 20, 2064)] * 2
+    assert shapes(2**16 + 17) == [(16, 20, 2064)] * 2
+    assert shapes(2**16 + 17, tf_amalgam.Adam) == [(1, 32784)] * 2
     # What is cast is copied anyway.
     assert shapes(2**16, state_dtype="bfloat16") == [(1, 20, 2**16)]
     assert shapes(2**16 + 17, state_dtype="bfloat16") == [(4, 20, 16400)]

@@ -76,7 +76,10 @@ def advance(
 
         delta_P, after = moved() if held is None else ops.cond(held, observed, moved)
         for has_P in has_one:  # where some have no gradient
-            after = [ops.where(has_P, a, b) for a, b in zip(after, start, strict=True)]
+            after = [
+                ops.where(_beside(has_P, a), a, b)
+                for a, b in zip(after, start, strict=True)
+            ]
         return delta_P, after
 
     vectors = [grads_P, params_P]
@@ -112,6 +115,13 @@ def _has_one(place):
     """Returns `[P]`: whether a coordinate's tensor has a gradient."""
     has = [i in place.tensors for i in range(len(place.layout.shapes))]
     return place.layout.spread(ops.convert_to_tensor(has, "bool"))
+
+
+def _beside(value, part):
+    """Returns `[S]`, or `[R, S]`, so that it fits `[…, S]`, or `[R, …, S]`."""
+    *rows, size = value.shape
+    ones = [1] * (len(part.shape) - len(value.shape))
+    return ops.reshape(value, (*rows, *ones, size)) if rows else value
 
 
 def _among_zeros(part_P, place):

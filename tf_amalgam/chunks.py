@@ -5,10 +5,12 @@ A learned rule needs some kilobytes of working memory a coordinate (RNNProp: gat
 coordinates do not depend on one another may take them a chunk at a time. So each part
 of their state is stored as `[C, …, S]`: C chunks of S coordinates, the last one padded.
 A chunk is one row, which is read and written in place, and stays in the cache. Beside a
-CPU, on TensorFlow, each chunk has variables of its own, `[1, …, S]`, of which no copies
-are made. The variables of one chunk, or of all, one for each part, are a block.
+CPU, on TensorFlow, each chunk has variables of its own, of which no copies are made:
+`[1, …, S]`, or `[R, …, S]` of R smaller rows, for XLA to stay in the nearest cache. The
+variables of one chunk, or of all, one for each part, are a block.
 """
 
+import os
 from typing import Any, NamedTuple
 
 import keras
@@ -28,15 +30,17 @@ CPU_WHOLE = 2**16 + MULTIPLE
 # does not fill two cores (18,122 and 61,834 coordinates: a sixth of a step). An Adam's
 # step is short: in two chunks it takes longer (18,122: 136 and 211 µs).
 HALVED = 2**13
-# At most so many chunks have variables of their own: the first step takes longer by a
-# tenth of a second for each, and memory that is given up and taken anew at each step is
-# scattered (25 M parameters, RNNProp, in chunks of 2^16: 14.6 GB instead of 9.5).
-BLOCKS = 100
-# So they are larger for larger models (25 M parameters: 10.8 GB).
-CPU_APART = (CPU_WHOLE, 2**17 + MULTIPLE, 2**18 + MULTIPLE)
-# They need not wait for one another, but only so many are under way: the second fills
-# idle cores, and each takes working memory.
-UNDER_WAY = 2
+# Larger models have chunks of one of these sizes, up to so many: the first step takes
+# longer by a tenth of a second for each, and memory that is given up and taken anew at
+# each step is scattered. What is larger than 32 MiB is given back to the system.
+CPU_APART = ((CPU_WHOLE, 16), (2**18 + MULTIPLE, 100))
+# XLA takes one of these, of a recurrent rule, row by row: what is in between stays in
+# the nearest cache, and takes no fresh memory (6 million coordinates in chunks of 2^18:
+# 663 ns, in rows of 16,400 371, of 4,112 264, of 2,064 240, of 1,040 270).
+ROW = 2**11 + MULTIPLE
+# Chunks need not wait for one another, but only so many are under way: one for each
+# core, as each takes memory for its new state.
+LEAST_UNDER_WAY, MOST_UNDER_WAY = 2, 8
 
 
 class Chunk(NamedTuple):
@@ -45,6 +49,16 @@ class Chunk(NamedTuple):
     whole: Any  # Layout
     start: Any  # number of the first coordinate, may be a tensor
     size: int
+    rows: int | None = None  # of so many coordinates each, `[R, …, S]`; None: `[…, S]`
+
+    def row(self, i):
+        """Returns the layout of row i, which may be a tensor."""
+        return Chunk(self.whole, self.start + i * self.size, self.size)
+
+    @property
+    def flat(self):
+        """The layout of the same coordinates, not in rows."""
+        return Chunk(self.whole, self.start, (self.rows or 1) * self.size)
 
     def rank_one_hot(self, ranks, dtype):
         """Returns `[R, size]`, as `Layout.rank_one_hot`."""
@@ -56,6 +70,13 @@ class Chunk(NamedTuple):
         tensors = ops.searchsorted(ends_N, places, side="right")
         tensors = ops.minimum(tensors, len(self.whole.sizes) - 1)  # where padded
         return ops.take(ops.convert_to_tensor(table_RN, dtype), tensors, axis=1)
+
+
+def cores():
+    """Returns how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def on_cpu(variable):
@@ -71,7 +92,7 @@ def apart(variable, chunks, state_dtype="float32"):
     (5 M parameters in bfloat16: 3.6 GB instead of 2.0).
     """
     tensorflow = keras.backend.backend() == "tensorflow"
-    few = chunks <= BLOCKS and state_dtype == "float32"
+    few = chunks <= CPU_APART[-1][1] and state_dtype == "float32"
     return tensorflow and on_cpu(variable) and few
 
 
@@ -81,17 +102,20 @@ def default_size(variable, coordinates, state_dtype="float32", recurrent=False):
         return GPU_SIZE
     if coordinates <= CPU_WHOLE:
         halved = recurrent and coordinates > HALVED
-        if halved and apart(variable, UNDER_WAY, state_dtype):
-            return odd_vectors(-(-coordinates // UNDER_WAY))
+        if halved and apart(variable, 2, state_dtype):
+            return odd_vectors(-(-coordinates // 2))
         return CPU_WHOLE
-    for size in CPU_APART:
-        if apart(variable, divide(coordinates, size)[0], state_dtype):
+    for size, most in CPU_APART:
+        count, _ = divide(coordinates, size)
+        if count <= most and apart(variable, count, state_dtype):
             return size
     return CPU_SIZE
 
 
 def arranged(variable, coordinates, chunk_size, state_dtype, recurrent=False):
-    """Returns (blocks, chunks of a block, coordinates of a chunk) beside a variable.
+    """Returns (blocks, rows of a block, coordinates of a row) beside a variable.
+
+    A block is the variables of one chunk, or of all; then each chunk is a row.
 
     Args:
         chunk_size: at most; None for the default.
@@ -99,9 +123,12 @@ def arranged(variable, coordinates, chunk_size, state_dtype, recurrent=False):
     """
     at_most = chunk_size or default_size(variable, coordinates, state_dtype, recurrent)
     count, size = divide(coordinates, at_most)
-    if apart(variable, count, state_dtype):
-        return count, 1, size
-    return 1, count, size
+    if count == 1 or not apart(variable, count, state_dtype):
+        return 1, count, size
+    rows = -(-size // ROW) if recurrent else 1
+    if rows > 1:
+        size = odd_vectors(-(-coordinates // (count * rows)))
+    return -(-coordinates // (rows * size)), rows, size
 
 
 def divide(coordinates, chunk_size):
@@ -151,7 +178,8 @@ def update_in_chunks(step_fn, blocks, vectors, layout):
 
     Args:
         step_fn: `(vectors, state, layout) -> (delta, state)` of some coordinates,
-            states being lists of tensors `[…, S]`.
+            states being lists of tensors `[…, S]`, or `[R, …, S]` where a layout is
+            a `Chunk` of rows.
         blocks: list of blocks, or one: lists of variables `[C, …, S]`, of the backend
             or of Keras.
         vectors: list of `[P]`.
@@ -171,7 +199,10 @@ def update_in_chunks(step_fn, blocks, vectors, layout):
     padding = [[0, count * size - layout.size]]
     cut = [ops.reshape(ops.pad(v, padding), (count, size)) for v in vectors]
     if len(blocks) > 1:
-        deltas_P = ops.concatenate(_block_by_block(step_fn, blocks, cut, layout))
+        shape = (len(blocks), rows, size)
+        cut = [ops.reshape(v, shape) for v in cut]
+        deltas_BRS = ops.stack(_block_by_block(step_fn, blocks, cut, layout))
+        deltas_P = ops.reshape(deltas_BRS, (count * size,))
     else:
         loops = {"tensorflow": _tensorflow_loop, "jax": _jax_loop, "torch": _torch_loop}
         deltas_CS = loops[keras.backend.backend()](step_fn, state, cut, layout)
@@ -180,33 +211,35 @@ def update_in_chunks(step_fn, blocks, vectors, layout):
 
 
 def _block_by_block(step_fn, blocks, vectors, layout):
-    """Returns the deltas of blocks of one chunk each, as a list; for TensorFlow."""
+    """Returns the deltas `[R, S]` of blocks of one chunk each; for TensorFlow."""
     import tensorflow as tf
 
-    _, size = vectors[0].shape
+    _, rows, size = vectors[0].shape
     kinds = [(v.dtype, v.shape) for v in blocks[0]]
+    at_once = min(max(cores(), LEAST_UNDER_WAY), MOST_UNDER_WAY)
 
     def one(i, vectors, handles):
         values = [
             tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=h, dtype=dtype), shape)
             for h, (dtype, shape) in zip(handles, kinds, strict=True)
         ]
-        delta, after = step_fn(
-            [tf.gather(v, i) for v in vectors],
-            [value[0] for value in values],
-            Chunk(layout, i * size, size),
-        )
-        for h, value, (dtype, _) in zip(handles, after, kinds, strict=True):
-            value = tf.cast(value[None], dtype)
+        seen = [tf.gather(v, i) for v in vectors]
+        part = Chunk(layout, i * rows * size, size, rows)
+        if rows == 1:
+            seen, values = ([value[0] for value in each] for each in (seen, values))
+            part = part.flat
+        delta, after = step_fn(seen, values, part)
+        for h, value, (dtype, shape) in zip(handles, after, kinds, strict=True):
+            value = tf.cast(tf.reshape(value, shape), dtype)
             tf.raw_ops.AssignVariableOp(resource=h, value=value)
-        return delta, i + UNDER_WAY
+        return tf.reshape(delta, (rows, size)), i + at_once
 
     if tf.inside_function():
         # Traced and optimized once for all; run eagerly, it would be at each step.
         whole = {"_noinline": True}
         one = tf.function(one, autograph=False, experimental_attributes=whole)
     deltas: list = []
-    numbers = [tf.constant(i) for i in range(UNDER_WAY)]
+    numbers = [tf.constant(i) for i in range(at_once)]
     for i, block in enumerate(blocks):
         # Handles: of several replicas' variables it would take the first block's for
         # all. A chunk gets its number, and may begin, when an earlier one is done. (Not

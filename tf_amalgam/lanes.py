@@ -10,14 +10,13 @@ core, up to a number.
 
 import functools
 import logging
-import os
 import threading
 import weakref
 
 import tensorflow as tf
 
 from tf_amalgam import compiled
-from tf_amalgam.chunks import MULTIPLE, Chunk
+from tf_amalgam.chunks import MULTIPLE, Chunk, cores
 
 SIZE = 512  # coordinates of a chunk at most
 LEAST = 4096  # coordinates from which on it is worth while
@@ -37,13 +36,6 @@ def way_of(rule, weights, layout):
         or bool(tf.config.list_logical_devices("GPU"))
     )
     return Whole(rule, layout) if usual else Lanes(rule, layout)
-
-
-def cores():
-    """Returns how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Whole:
@@ -236,28 +228,6 @@ def _programs(rule, layout, chunks, size):
         """Returns the weights, and chunk i of what belongs to coordinates."""
         return [*tensors[:count], *(part[i] for part in tensors[count:])]
 
-    def through(function, like, total):
-        """Returns what `function(i)` finds of each chunk i, as arrays, and a sum.
-
-        Args:
-            function: i -> (list of tensors like rows of `like`, list of addends).
-            total: what addends are added to.
-        """
-        arrays = [
-            tf.TensorArray(part.dtype, chunks, element_shape=part.shape[1:])
-            for part in like
-        ]
-
-        def body(i, total, arrays):
-            found, more = function(i)
-            total = [a + b for a, b in zip(total, more, strict=True)]
-            arrays = [a.write(i, v) for a, v in zip(arrays, found, strict=True)]
-            return i + 1, total, arrays
-
-        carry = (tf.constant(0), total, arrays)
-        _, total, arrays = tf.while_loop(lambda i, *_: i < chunks, body, carry)
-        return [array.stack() for array in arrays], total
-
     @functools.partial(tf.function, jit_compile=True, autograph=False)
     def forth(names, start, step, tensors):
         count = len(names)
@@ -266,7 +236,7 @@ def _programs(rule, layout, chunks, size):
             mine = at(i, count, tensors)
             return taken(names, start + i * size, step, mine), []
 
-        return through(one, tensors[count + 1 :], [])[0]
+        return compiled.through(one, tensors[count + 1 :])[0]
 
     @functools.partial(tf.function, jit_compile=True, autograph=False)
     def back(names, start, step, tensors, adjoints):
@@ -286,7 +256,8 @@ def _programs(rule, layout, chunks, size):
             return bars[count:], bars[:count]
 
         phi = tensors[:count]
-        bars, total = through(one, tensors[count:], [tf.zeros_like(w) for w in phi])
+        zeros = [tf.zeros_like(w) for w in phi]
+        bars, total = compiled.through(one, tensors[count:], zeros)
         return [*total, *bars]
 
     return forth, back
