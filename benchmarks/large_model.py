@@ -115,7 +115,7 @@ def report(options):
             )
             if label == "student":
                 what = f"{size / 1e6:.0f} M parameters in fit, GB in all"
-                ratios.append(Ratio(what, "", found["gigabytes"], 0, 12, 12, False))
+                ratios.append(Ratio(what, "", found["gigabytes"], 0, 12, 14, False))
     return ratios
 
 

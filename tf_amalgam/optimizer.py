@@ -38,7 +38,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         chunk_size: a larger model's coordinates are updated at most so many at a time,
             so that the working memory of a step is bounded; rules that couple
             coordinates (Scale) update all at once. None: up to 2¹⁶, for
-            models of more than 6.5 million up to 2¹⁸; those of more than 26 million,
+            models of more than a million up to 2¹⁸; those of more than 26 million,
             and those of more than 2¹⁶ with a small `state_dtype` or on another backend
             than TensorFlow, take 2¹⁴, some 30 MB for RNNProp; beside a GPU, which needs
             more at once to be busy, it is 2¹⁹. Where chunks may be updated beside one
