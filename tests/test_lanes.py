@@ -1,7 +1,6 @@
 """A learned rule's step in chunks against the rule itself."""
 
 import threading
-import warnings
 
 import numpy as np
 import pytest
@@ -229,7 +228,7 @@ def test_compiling_ahead_calls_a_program_inside_a_graph():
 
 @pytest.mark.parametrize("thread", [True, False])
 def test_what_cannot_be_compiled_ahead_is_left(monkeypatch, thread):
-    tried = []
+    tried, unhandled = [], []
 
     def fails(*what):
         tried.append(what)
@@ -241,13 +240,13 @@ def test_what_cannot_be_compiled_ahead_is_left(monkeypatch, thread):
     monkeypatch.setattr(lanes, "_compile", fails)
     if not thread:
         monkeypatch.setattr(lanes.threading, "Thread", none_may_start)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        lanes._begin(["program"], "CPU:0")
-        for one in threading.enumerate():
-            if one is not threading.current_thread() and not one.daemon:
-                one.join(5.0)
+    monkeypatch.setattr(threading, "excepthook", unhandled.append)
+    lanes._begin(["program"], "CPU:0")
+    for one in threading.enumerate():
+        if one is not threading.current_thread() and not one.daemon:
+            one.join(5.0)
     assert len(tried) == thread
+    assert not unhandled
 
 
 @pytest.mark.parametrize(
