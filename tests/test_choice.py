@@ -155,6 +155,26 @@ def test_learned_rates_start_at_one():
     )
 
 
+def test_learned_rates_follow_the_time():
+    """From 1 on, each member's in its own way, by log(1 + t/100)."""
+    plain, scaled = Choice(pool=POOL), Choice(pool=POOL, rate_range=2.0)
+    g = tf.constant(np.random.default_rng(0).normal(size=LAYOUT.size), tf.float32)
+    weights = scaled.init_weights(0)
+    weights["rate/time"] = slopes = np.array([-0.5, 0.0, 0.25], "float32")
+    state = plain.init_state(LAYOUT)
+    for done in (0, 100, 1000):
+        arguments = (g, g, state, LAYOUT, tf.constant(1.0 + done))
+        moved = [
+            member.update({}, *arguments[:2], s, *arguments[3:])[0]
+            for member, s in zip(POOL, state.pool, strict=True)
+        ]
+        mixed = plain.mix(plain.init_weights(0), *arguments).weights_KP
+        rates = np.exp(2.0 * np.tanh(slopes * np.log(1.0 + done / 100.0)))
+        expected = np.sum(mixed * np.stack(moved) * rates[:, None], axis=0)
+        found = scaled.update(weights, *arguments)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"layers": 1}, {"hardness": 3.0}, {"rate_range": 1.0}]
 )

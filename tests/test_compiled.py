@@ -58,7 +58,7 @@ def test_the_same_step_row_by_row(name, xla, monkeypatch):
     start = rule.init_state(Layout(("some",), ((9,),)))
 
     def in_rows(values):
-        return tf.nest.map_structure(lambda v: compiled._in_rows(v, layout), values)
+        return tf.nest.map_structure(lambda v: compiled.in_rows(v, 3), values)
 
     rows, usual = in_rows(start), start
     for step in tf.constant([1.0, 2.0, 3.0]):

@@ -26,7 +26,7 @@ LAYERS = [
         *("data", "amalgamation", "perturbation", "curriculum", "guard"),
         *("private_gradients", "participants", "compiled", "measured"),
     },
-    {"advance", "lanes"},
+    {"advance", "lanes", "stored"},
     {"guarded", "tasks", "evaluated"},
     {"optimizer"},
     {"optimizers"},

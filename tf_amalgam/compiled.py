@@ -22,8 +22,9 @@ def update(rule, weights, grads_P, params_P, state, layout, step):
     if not weights or not rule.coordinatewise or not available():
         if getattr(layout, "rows", None) is None:
             return rule.update(weights, *seen, layout, step)
-        found = rule.update(weights, *_flat(seen), layout.flat, step)
-        return tree.map_structure(lambda part: _in_rows(part, layout), found)
+        seen = tree.map_structure(flat, seen)
+        found = rule.update(weights, *seen, layout.flat, step)
+        return tree.map_structure(lambda part: in_rows(part, layout.size), found)
     if isinstance(layout, Chunk):
         program = _program(rule, layout.whole, layout.size, layout.rows)
         return program(weights, *seen, step, layout.start)
@@ -78,19 +79,15 @@ def through(function, like, total=()):
     return [array.stack() for array in arrays], total
 
 
-def _flat(values):
-    """Returns arrays `[R, …, S]` as `[…, R·S]`."""
-
-    def flat(part):
-        part = ops.moveaxis(part, 0, -2)
-        return ops.reshape(part, (*part.shape[:-2], -1))
-
-    return tree.map_structure(flat, values)
+def flat(part):
+    """Returns `[R, …, S]` as `[…, R·S]`."""
+    part = ops.moveaxis(part, 0, -2)
+    return ops.reshape(part, (*part.shape[:-2], -1))
 
 
-def _in_rows(part, layout):
-    """Returns `[…, R·S]` as `[R, …, S]`."""
-    part = ops.reshape(part, (*part.shape[:-1], layout.rows, layout.size))
+def in_rows(part, size):
+    """Returns `[…, R·S]` as `[R, …, S]`, S being `size`."""
+    part = ops.reshape(part, (*part.shape[:-1], -1, size))
     return ops.moveaxis(part, -2, 0)
 
 

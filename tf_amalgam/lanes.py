@@ -152,18 +152,13 @@ class Lanes:
     def _lane(self, values):
         """Returns a lane's `[…, ≤ C·S]` as `[C, …, S]`."""
         *leading, coordinates = values.shape
-        rank = len(leading)
-        padding = [[0, 0]] * rank + [[0, self._width - coordinates]]
-        values = tf.reshape(tf.pad(values, padding), (*leading, -1, self._size))
-        return tf.transpose(values, (rank, *range(rank), rank + 1))
+        padding = [[0, 0]] * len(leading) + [[0, self._width - coordinates]]
+        return compiled.in_rows(tf.pad(values, padding), self._size)
 
     def _joined(self, lanes):
         """Returns the lanes' `[C, …, S]` as `[…, P]`."""
-        rank = len(lanes[0].shape) - 1
-        order = (*range(1, rank), 0, rank)
-        rows = [tf.transpose(values, order) for values in lanes]
-        rows = [tf.reshape(row, (*row.shape[:-2], -1)) for row in rows]
-        return tf.concat(rows, axis=-1)[..., : self._layout.size]
+        whole = tf.concat(list(map(compiled.flat, lanes)), axis=-1)
+        return whole[..., : self._layout.size]
 
 
 # The devices that a program is compiled for ahead, or about to be.

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_amalgam import rules
+from tf_amalgam import rules, stored
 from tf_amalgam.advance import Place, advance
-from tf_amalgam.chunks import arranged, cut, joined
+from tf_amalgam.chunks import arranged
 from tf_amalgam.guard import Guard, Watch
 from tf_amalgam.guarded import Kept, Moment, guarded_step
 from tf_amalgam.layout import Layout, concat
@@ -181,12 +181,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store):
         """Stores what Keras does, states `[…, P]` whatever their chunks."""
-        for i, stored in enumerate(self._stored):
-            store[str(i)] = (
-                joined([ops.convert_to_numpy(v) for v in stored], self._layout.size)
-                if isinstance(stored, tuple)
-                else ops.convert_to_numpy(stored)
-            )
+        stored.save(store, self._stored, self._layout.size)
 
     def load_own_variables(self, store):
         """Reads what `save_own_variables` stored, into chunks of this optimizer's size.
@@ -197,31 +192,12 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         if len(store.keys()) != len(self._stored):
             super().load_own_variables(store)  # tells that it does not
             return
-        for i, stored in enumerate(self._stored):
-            value = store[str(i)]
-            if not isinstance(stored, tuple):
-                stored.assign(value)
-                continue
-            if value.shape[-1] != self._layout.size:
-                raise ValueError(
-                    f"The saved state of {self.name} is of a model with "
-                    f"{value.shape[-1]:,} trainable parameters, this one has "
-                    f"{self._layout.size:,}. Load it into the model that it was "
-                    "saved with."
-                )
-            count, *_, size = stored[0].shape
-            chunks = cut(np.asarray(value), len(stored) * count, size)
-            for block, variable in enumerate(stored):
-                variable.assign(chunks[block * count : (block + 1) * count])
+        stored.load(store, self._stored, self._layout.size, self.name)
 
     @property
     def _stored(self) -> list:
-        """This optimizer's variables; those of all blocks of a part as one tuple."""
-        blocks = [self._fallback, self._state if self.rule.coordinatewise else []]
-        of_all = [part for each in blocks for part in zip(*each, strict=True)]
-        parts = {id(part[0]): part for part in of_all}
-        inside = {id(v) for part in of_all for v in part[1:]}
-        return [parts.get(id(v), v) for v in self.variables if id(v) not in inside]
+        coordinatewise = self._state if self.rule.coordinatewise else []
+        return stored.items(self.variables, [self._fallback, coordinatewise])
 
     @contextlib.contextmanager
     def _beside(self, variable):

@@ -22,6 +22,7 @@ from tf_amalgam.rules.teachers import (
 # The one-hot feature knows tensors of 1, 2 and 3 dimensions; convolution kernels,
 # with 4, get zeros (released code).
 RANKS = (1, 2, 3)
+RATE_TIME = 100.0  # inner steps after which learned rates tell time by its logarithm
 
 
 class ChoiceState(NamedTuple):
@@ -58,7 +59,8 @@ class Choice(Rule):
             takes a softmax at temperature 1/hardness; outside training the best
             member alone moves ("hard" variant: 10).
         rate_range: if above 0, member k's update is also multiplied by
-            exp(rate_range·tanh(·)) of a second dense layer, which starts at 1.
+            exp(rate_range·tanh(·)) of a second dense layer, which sees
+            log(1 + t/100), too, and starts at 1.
     """
 
     name = "choice"
@@ -105,6 +107,7 @@ class Choice(Rule):
         if self.rate_range:
             weights["rate/kernel"] = full((self.units, members))
             weights["rate/bias"] = full(members)
+            weights["rate/time"] = full(members)
         return weights
 
     def init_state(self, layout, dtype="float32"):
@@ -150,8 +153,7 @@ class Choice(Rule):
             cell.append(c)
         weights_KP = self.mixing_weights(weights, x, noise)
         if self.rate_range:
-            rates_KP = ops.tanh(affine(x, weights["rate/kernel"], weights["rate/bias"]))
-            updates_KP = updates_KP * ops.exp(self.rate_range * rates_KP)
+            updates_KP = updates_KP * self._rates(weights, x, step)
         delta_P = ops.sum(weights_KP * updates_KP, axis=0)
         state = ChoiceState(tuple(s for _, s in moved), tuple(hidden), tuple(cell))
         return Mixture(weights_KP, delta_P, state)
@@ -160,6 +162,15 @@ class Choice(Rule):
         """Returns `[K, P]`: of a step that left the last layer at `hidden_HP`."""
         logits_KP = affine(hidden_HP, weights["head/kernel"], weights["head/bias"])
         return self._softmax(logits_KP, noise)
+
+    def _rates(self, weights, hidden_HP, step):
+        """Returns `[K, P]`: what the members' updates are multiplied by."""
+        rates_KP = affine(hidden_HP, weights["rate/kernel"], weights["rate/bias"])
+        # Given at once, or an LSTM would first have to learn to tell late from early.
+        done = ops.cast(step, hidden_HP.dtype) - 1.0
+        time = ops.log1p(done / RATE_TIME)
+        rates_KP += time * ops.expand_dims(weights["rate/time"], -1)
+        return ops.exp(self.rate_range * ops.tanh(rates_KP))
 
     def _features(self, updates_KP, layout, step):
         """Returns `[4, P]`: time, and one-hot of the tensor's number of dimensions."""

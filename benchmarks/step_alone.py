@@ -1,0 +1,85 @@
+"""Time of a student's step alone, repeated in one program, by the size of the model.
+
+    python benchmarks/step_alone.py [--models Train Wider ResNet-28 5M]
+
+In Keras' `fit` each step also waits for threads that the model's own operations leave
+busy, which weighs on small models; what is left without them belongs to the parameters.
+Gradients are made up. Every model has a process of its own; they take turns, so that a
+drift of the machine cancels. Run it on a quiet machine.
+"""
+
+import statistics
+import sys
+import time
+
+import learned_step
+import measuring
+from measuring import Ratio
+
+LEAST = 500_000  # coordinates that a call updates: some tenths of a second
+
+
+def program(model):
+    """Returns a function that takes some steps, and coordinates times steps."""
+    import numpy as np
+    import tensorflow as tf
+
+    make, _ = learned_step.models()[model]
+    variables = make().trainable_variables
+    optimizer = learned_step.optimizer("student")
+    optimizer.build(variables)
+    generator = np.random.default_rng(0)
+    gradients = [
+        tf.constant(generator.normal(0.0, 0.01, v.shape), "float32") for v in variables
+    ]
+    coordinates = sum(int(np.prod(v.shape)) for v in variables)
+    steps = -(-LEAST // coordinates)
+
+    def body(i):
+        optimizer.apply(gradients, variables)
+        return [i + 1]
+
+    @tf.function(autograph=False)
+    def loop():
+        return tf.while_loop(lambda i: i < steps, body, [0], parallel_iterations=1)
+
+    return loop, coordinates * steps
+
+
+def measure_calls(model):
+    """Prints ns a parameter of a step whenever a line comes in."""
+    loop, updated = program(model)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        loop()[0].numpy()
+        print(1e9 * (time.perf_counter() - start) / updated, flush=True)
+
+
+def report(options):
+    """Prints the table; returns the ratio of the dearest to the cheapest."""
+    runs = [(model,) for model in options.models]
+    found = measuring.in_turns(__file__, "measure_calls", runs, options.turns)
+    by_model = dict(zip(options.models, found, strict=True))
+    print("| model | ns/parameter |")
+    print("|---" * 2 + "|")
+    for model, times in by_model.items():
+        middle, noise = measuring.spread(times)
+        print(f"| {model} | {middle:.0f} ± {noise:.0f} |")
+    middles = {model: statistics.median(times) for model, times in by_model.items()}
+    dear, cheap = (f(middles, key=middles.get) for f in (max, min))
+    even = measuring.ratio(by_model[dear], by_model[cheap])
+    what = f"learned step alone, ns a parameter, {dear}"
+    return [Ratio(what, cheap, *even, 1.2, 2.0, False)]
+
+
+def parser():
+    """Returns what reads the command line."""
+    found = measuring.parser(__doc__)
+    every = ["Train", "Wider", "ResNet-28", "5M"]
+    found.add_argument("--models", nargs="+", default=every)
+    found.add_argument("--turns", type=int, default=16)
+    return found
+
+
+if __name__ == "__main__":
+    measuring.command(parser, report, measure_calls)

@@ -1,0 +1,56 @@
+"""How variables of an optimizer are stored: states `[…, P]`, whatever their chunks."""
+
+import numpy as np
+from keras import ops
+
+from tf_amalgam.chunks import cut, joined
+
+
+def items(variables, blocks):
+    """Returns what is stored one by one, in the order of an optimizer's variables.
+
+    Args:
+        variables: all of the optimizer.
+        blocks: lists of blocks of variables `[C, …, S]`; those of all blocks of a part
+            are one item, a tuple. Any other variable is an item of its own.
+    """
+    whole = [part for each in blocks for part in zip(*each, strict=True)]
+    parts = {id(part[0]): part for part in whole}
+    inside = {id(v) for part in whole for v in part[1:]}
+    return [parts.get(id(v), v) for v in variables if id(v) not in inside]
+
+
+def save(store, items, coordinates):
+    """Puts the items into a store of Keras', states without their padding."""
+    for i, item in enumerate(items):
+        store[str(i)] = (
+            joined([ops.convert_to_numpy(v) for v in item], coordinates)
+            if isinstance(item, tuple)
+            else ops.convert_to_numpy(item)
+        )
+
+
+def load(store, items, coordinates, name):
+    """Assigns to the items what `save` put into a store, whatever chunks it was of.
+
+    Args:
+        name: of the optimizer, for the error.
+
+    Raises:
+        ValueError: where it is the state of a model of another size.
+    """
+    for i, item in enumerate(items):
+        value = store[str(i)]
+        if not isinstance(item, tuple):
+            item.assign(value)
+            continue
+        if value.shape[-1] != coordinates:
+            raise ValueError(
+                f"The saved state of {name} is of a model with "
+                f"{value.shape[-1]:,} trainable parameters, this one has "
+                f"{coordinates:,}. Load it into the model that it was saved with."
+            )
+        count, *_, size = item[0].shape
+        chunks = cut(np.asarray(value), len(item) * count, size)
+        for block, variable in enumerate(item):
+            variable.assign(chunks[block * count : (block + 1) * count])
