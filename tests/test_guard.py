@@ -213,7 +213,10 @@ def test_the_log_tells_of_each_reason(reason, caplog):
     assert "the guard fell back" in caplog.text
 
 
-@pytest.mark.parametrize(("replicas", "compiled"), [(1, False), (1, True), (2, False)])
+@pytest.mark.parametrize(
+    ("replicas", "compiled"),
+    [pytest.param(1, False, marks=pytest.mark.slow), (1, True), (2, False)],
+)
 def test_wherever_keras_runs_it(replicas, compiled, tmp_path, caplog):
     """Replicas, XLA, a file in the middle of a fall; and the log says so."""
     strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])

@@ -155,7 +155,9 @@ def test_first_order_is_exact_on_a_linear_loss(float64):
     assert error < 1e-6
 
 
-@pytest.mark.parametrize("segment", [2, 3, 5, 7])
+@pytest.mark.parametrize(
+    "segment", [3, 7, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 5))]
+)
 def test_segments_do_not_change_the_gradient(float64, segment):
     task, who = helpers.tiny_task(), helpers.players()
     carry, weights = helpers.started(task, who), helpers.weights_of(who.student)
