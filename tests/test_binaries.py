@@ -73,7 +73,6 @@ def test_amalgamate_then_evaluate(tmp_path):
     assert "Reference: mine" in page.read_text()
     for flags, message in (
         ([], "expected one folder of records"),
-        ([f"{tmp_path}/run"], "no records under"),
         ([f"{tmp_path}/evaluation", "--pool=adma"], "'adma'. There are: mine, adam"),
     ):
         refused = binary("report", *flags)
