@@ -2,10 +2,10 @@
 
     python benchmarks/step_alone.py [--models Train Wider ResNet-28 5M]
 
-In Keras' `fit` each step also waits for threads that the model's own operations leave
-busy, which weighs on small models; what is left without them belongs to the parameters.
-Gradients are made up. Every model has a process of its own; they take turns, so that a
-drift of the machine cancels. Run it on a quiet machine.
+What `learned_step.py` finds in Keras' `fit` is above another optimizer's step, beside
+the model's own operations; here nothing else runs. Gradients are made up. Every model
+has a process of its own; they take turns, so that a drift of the machine cancels. Run it
+on a quiet machine.
 """
 
 import statistics

@@ -133,6 +133,22 @@ def test_all_benchmarks_end_in_a_verdict(value, benchmark, monkeypatch, capsys):
     )
 
 
+def test_the_dearest_step_is_compared_with_the_cheapest(benchmark, monkeypatch, capsys):
+    step_alone = benchmark("step_alone")
+    found = [[300.0, 330.0, 360.0], [200.0, 220.0, 240.0], [250.0] * 3]
+    monkeypatch.setattr(step_alone.measuring, "in_turns", lambda *_: found)
+    options = step_alone.parser().parse_args(["--models", "Train", "Wider", "5M"])
+    (one,) = step_alone.report(options)
+    assert (one.what.split()[-1], one.against) == ("Train", "Wider")
+    assert one.value == pytest.approx(1.5)
+    assert "| Train | 330 ± 30 |" in capsys.readouterr().out
+
+
+def test_a_step_alone_is_timed(benchmark):
+    loop, updated = benchmark("step_alone").program("Train")
+    assert loop()[0] * 18_122 == updated
+
+
 def test_a_command_measures():
     done = subprocess.run(
         [sys.executable, FOLDER / "start.py", "--repeats", "1"],

@@ -48,7 +48,6 @@ def go_on(net):
     return helpers.flat(net.get_weights())
 
 
-KINDS = ("adam", "rnnprop", "scale")
 # All optimizers. Analytic ones differ by elementwise arithmetic alone, which adam's has
 # all of: the others are slow.
 EVERY = [
@@ -60,6 +59,7 @@ EVERY = [
 ]
 # Where their arithmetic does not matter: an analytic rule, one that is recurrent, one
 # that couples coordinates.
+KINDS = ("adam", "rnnprop", "scale")
 OF_EACH_KIND = [
     pytest.param(name, marks=[pytest.mark.slow] * (name not in KINDS))
     for name in sorted(OPTIMIZERS)

@@ -196,8 +196,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):
 
     @property
     def _stored(self) -> list:
+        """What is stored one by one: a variable, or those of all blocks of a part."""
         coordinatewise = self._state if self.rule.coordinatewise else []
-        return stored.items(self.variables, [self._fallback, coordinatewise])
+        return stored.items_of(self.variables, [self._fallback, coordinatewise])
 
     @contextlib.contextmanager
     def _beside(self, variable):

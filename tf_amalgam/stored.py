@@ -6,7 +6,7 @@ from keras import ops
 from tf_amalgam.chunks import cut, joined
 
 
-def items(variables, blocks):
+def items_of(variables, blocks):
     """Returns what is stored one by one, in the order of an optimizer's variables.
 
     Args:
