@@ -4,8 +4,8 @@
 
 What `learned_step.py` finds in Keras' `fit` is above another optimizer's step, beside
 the model's own operations; here nothing else runs. Gradients are made up. Every model
-has a process of its own; they take turns, so that a drift of the machine cancels. Run it
-on a quiet machine.
+has a process of its own; they take turns, so that a drift of the machine cancels. Run
+it on a quiet machine.
 """
 
 import statistics
