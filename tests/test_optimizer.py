@@ -261,6 +261,7 @@ def chunks_are(request, monkeypatch):
     elif request.param == "in rows":
         monkeypatch.setattr(chunks, "MULTIPLE", 1)
         monkeypatch.setattr(chunks, "ROW", 3)
+        monkeypatch.setattr(chunks, "CPU_SIZE", 0)
 
 
 @pytest.mark.usefixtures("chunks_are")
@@ -495,8 +496,10 @@ def test_chunks_by_default():
         return [block[-1].shape for block in optimizer._state]
 
     assert shapes(2**13) == [(1, 20, 2**13)]
-    # A recurrent rule's, in halves, of rows.
-    assert shapes(2**13 + 1) == [(2, 20, 2064)] * 2
+    # A recurrent rule's in halves, large ones in rows.
+    assert shapes(2**13 + 1) == [(1, 20, 4112)] * 2
+    assert shapes(2**15) == [(1, 20, 16400)] * 2
+    assert shapes(2**15 + 33) == [(8, 20, 2064)] * 2
     assert shapes(2**13 + 1, tf_amalgam.Adam) == [(1, 2**13 + 1)]
     assert shapes(2**13 + 1, tf_amalgam.LearnedScalars) == [(1, 2**13 + 1)]
     assert len(shapes(2**13 + 1, tf_amalgam.Scale)) == 1  # couples coordinates

@@ -36,7 +36,9 @@ HALVED = 2**13
 CPU_APART = ((CPU_WHOLE, 16), (2**18 + MULTIPLE, 100))
 # XLA takes one of these, of a recurrent rule, row by row: what is in between stays in
 # the nearest cache, and takes no fresh memory (6 million coordinates in chunks of 2^18:
-# 663 ns, in rows of 16,400 371, of 4,112 264, of 2,064 240, of 1,040 270).
+# 663 ns, in rows of 16,400 371, of 4,112 264, of 2,064 240, of 1,040 270). Where it is
+# no larger than CPU_SIZE there is little to gain, and filling and copying the rows'
+# arrays costs more (two halves of 9,072: 366 ns in rows, 324 as they are).
 ROW = 2**11 + MULTIPLE
 # Chunks need not wait for one another, but only so many are under way: one for each
 # core, as each takes memory for its new state.
@@ -125,7 +127,7 @@ def arranged(variable, coordinates, chunk_size, state_dtype, recurrent=False):
     count, size = divide(coordinates, at_most)
     if count == 1 or not apart(variable, count, state_dtype):
         return 1, count, size
-    rows = -(-size // ROW) if recurrent else 1
+    rows = -(-size // ROW) if recurrent and size > CPU_SIZE else 1
     if rows > 1:
         size = odd_vectors(-(-coordinates // (count * rows)))
     return -(-coordinates // (rows * size)), rows, size
