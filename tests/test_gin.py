@@ -247,8 +247,11 @@ def test_forms_take_two_meta_steps(form, name, tmp_path, eagerly):
 @pytest.mark.parametrize(
     "name",
     [
-        # Half a minute, or minutes.
-        pytest.param(name, marks=[pytest.mark.slow] * name.startswith("resnet"))
+        # Half a minute, or minutes; kmnist_dp is as private as mnist_dp.
+        pytest.param(
+            name,
+            marks=[pytest.mark.slow] * name.startswith(("resnet", "mnist_dp")),
+        )
         for name in OPTIMIZEES
     ],
 )
@@ -376,7 +379,12 @@ def test_teachers_lead_in_the_first_stage_of_the_fast_recipe(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["mnist_evaluate.gin", "private_kmnist.gin", "quickstart.gin"]
+    "name",
+    [
+        *("mnist_evaluate.gin", "private_kmnist.gin"),
+        # test_binaries runs it, too.
+        pytest.param("quickstart.gin", marks=pytest.mark.slow),
+    ],
 )
 def test_evaluations_run(name, tmp_path):
     students = ["student = 'adam'", "untrained = 'sgd'"] if "quick" in name else []
