@@ -155,6 +155,21 @@ def test_learned_rates_start_at_one():
     )
 
 
+def test_rates_may_begin_with_a_rule_without_any():
+    plain, scaled = Choice(pool=POOL), Choice(pool=POOL, rate_range=2.0)
+    weights = plain.init_weights(3)
+    begun = scaled.weights_of(plain, weights)
+    assert begun.keys() == scaled.init_weights(0).keys()
+    for name, value in begun.items():
+        expected = weights.get(name, np.zeros_like(value))
+        np.testing.assert_array_equal(value, expected, name)
+    assert scaled.weights_of(scaled, begun) == begun
+    assert plain.weights_of(plain, weights) == weights
+    for other in (scaled, Choice(pool=POOL[:2]), Choice(pool=POOL, units=4)):
+        assert plain.weights_of(other, weights) is None
+        assert other is scaled or scaled.weights_of(other, weights) is None
+
+
 def test_learned_rates_follow_the_time():
     """From 1 on, each member's in its own way, by log(1 + t/100)."""
     plain, scaled = Choice(pool=POOL), Choice(pool=POOL, rate_range=2.0)

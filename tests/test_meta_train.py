@@ -1,5 +1,6 @@
 """The meta-training loop: resuming, devices, skipping, learning."""
 
+import dataclasses
 import json
 import logging
 import pathlib
@@ -271,6 +272,24 @@ def test_starting_from_a_saved_optimizer(uninterrupted, tmp_path):
         helpers.flat(start), helpers.flat(saved.read(path)[1])
     )
     assert amalgam.about["initial_weights"]["sha256"]
+
+
+def test_starting_from_a_shipped_rule_that_learns_rates_now(tmp_path):
+    rule, weights, header = saved.find("choice-rule-small")
+    amalgam = amalgamated(
+        teachers=(),
+        student=dataclasses.replace(rule, rate_range=3.0),
+        initial_weights="choice-rule-small",
+        stages=((6, 1),),
+        workdir=tmp_path,
+    )
+    _, start, _ = saved.read(tmp_path / "untrained.npz")
+    for name, value in weights.items():
+        np.testing.assert_array_equal(start[name], value, name)
+    assert not np.any(start["rate/time"])
+    assert np.all(amalgam.weights["rate/time"])
+    told = {"path": "choice-rule-small", "sha256": header["sha256"]}
+    assert amalgam.about["initial_weights"] == told
 
 
 def test_a_stage_with_teacher_forcing(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """`amalgamate`: an optimizer of your own out of a pool of known ones."""
 
 import dataclasses
-import pathlib
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -181,7 +181,8 @@ def amalgamate(
         seed: root of all randomness.
         replicate: number of this one among runs that differ in nothing else: its
             randomness is derived from `seed` and this number.
-        initial_weights: path of a saved optimizer of the same rule to start from.
+        initial_weights: name or path of a trained optimizer to start from, of the same
+            rule, or for a Choice rule with rates of one without.
         replicas: how many devices share the meta-batch; by default the largest
             number of those present that divides it.
         checkpoint_seconds: at least this long between two checkpoints.
@@ -390,13 +391,14 @@ def _initial_weights(rule, path, seed):
     """Returns (weights, what they are)."""
     if path is None:
         return rule.init_weights(derive_seed(seed, "student")), "fresh"
-    found, weights, header = saved.read(path)
-    if found != rule:
+    found, weights, header = saved.find(path)
+    weights = rule.weights_of(found, weights)
+    if weights is None:
         raise ValueError(
             f"initial_weights: {path} holds {found}, the student is {rule}. Use the "
             "same rule with the same hyperparameters."
         )
-    return weights, {"path": str(pathlib.Path(path)), "sha256": header["sha256"]}
+    return weights, {"path": os.fspath(path), "sha256": header["sha256"]}
 
 
 def _strategy(replicas, meta_batch):

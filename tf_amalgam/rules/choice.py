@@ -104,11 +104,24 @@ class Choice(Rule):
         members = len(self.pool)
         weights["head/kernel"] = glorot((self.units, members), seed, "head")
         weights["head/bias"] = full(members)
-        if self.rate_range:
-            weights["rate/kernel"] = full((self.units, members))
-            weights["rate/bias"] = full(members)
-            weights["rate/time"] = full(members)
-        return weights
+        return {**weights, **self._init_rates()}
+
+    def _init_rates(self):
+        """Returns weights of the rates, which are 1 with them: nothing without any."""
+        if not self.rate_range:
+            return {}
+        members = len(self.pool)
+        return {
+            "rate/kernel": full((self.units, members)),
+            "rate/bias": full(members),
+            "rate/time": full(members),
+        }
+
+    def weights_of(self, rule, weights):
+        """As `Rule`; also of the same rule without rates, which are 1 to begin with."""
+        if rule == dataclasses.replace(self, rate_range=0.0):
+            return {**weights, **self._init_rates()}
+        return super().weights_of(rule, weights)
 
     def init_state(self, layout, dtype="float32"):
         def layers():

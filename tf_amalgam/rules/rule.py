@@ -45,6 +45,13 @@ class Rule:
         """
         return {}
 
+    def weights_of(self, rule, weights):
+        """Returns weights with which this rule steps as another with its own, or None.
+
+        Meta-training may begin with them. By default only the same rule has such.
+        """
+        return weights if rule == self else None
+
     def init_state(self, layout, dtype="float32"):
         """Returns the state before the first step, a NamedTuple (nested if need be).
 
