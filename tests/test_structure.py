@@ -31,7 +31,7 @@ LAYERS = [
     {"optimizer"},
     {"optimizers"},
     {"saved", "unroll", "sample", "records"},
-    {"importing", "facts", "cards"},
+    {"importing", "facts", "cards", "given"},
     {"objective", "intervals", "pages"},
     {
         *("meta_step", "glances", "tables"),

@@ -1,27 +1,21 @@
 """`amalgamate`: an optimizer of your own out of a pool of known ones."""
 
 import dataclasses
-import os
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import tensorflow as tf
-
-from tf_amalgam import optimizers, rules, run, saved
+from tf_amalgam import given, optimizers, rules, run, saved
 from tf_amalgam.curriculum import Curriculum, Stage
 from tf_amalgam.meta_step import Players
 from tf_amalgam.meta_train import Trainer
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.perturbation import Perturbation
-from tf_amalgam.rules.choice import Choice
-from tf_amalgam.rules.rule import AnalyticRule, Rule
+from tf_amalgam.rules.rule import Rule
 from tf_amalgam.settings import PERTURBED, PRESETS, Settings
 from tf_amalgam.workdir import CHOICE_FOLDER, Workdir
 
 # The released schedule of a Choice rule: (truncations of an unroll, periods); with
 # periods of 10 meta-epochs 180 meta-updates.
 CHOICE_STAGES = ((1, 1), (2, 1), (5, 3))
-POOL = "small"  # unless another is given
 
 
 class Amalgam(NamedTuple):
@@ -236,9 +230,9 @@ def amalgamate(
         seed=root,
         **chosen,
     )
-    student = _student(student, preset)
-    weights, origin = _initial_weights(student, initial_weights, root)
-    strategy = _strategy(replicas, meta_batch)
+    student = given.student(student, preset)
+    weights, origin = given.initial_weights(student, initial_weights, root)
+    strategy = given.strategy(replicas, meta_batch)
     about = {
         "task": task.describe(),
         "student": rules.as_config(student),
@@ -259,7 +253,7 @@ def amalgamate(
                 f"choice={choice!r} goes with scheme='choice'; the scheme is "
                 f"{scheme!r}."
             )
-        teachers = POOL if teachers is None else teachers
+        teachers = given.POOL if teachers is None else teachers
         pool = rules.make_pool(teachers, preset) if len(teachers) else ()
         about["teachers"] = [rules.as_config(rule) for rule in pool]
         players = Players(student, pool, tuple({} for _ in pool))
@@ -268,7 +262,9 @@ def amalgamate(
         return _amalgam(
             trainer, about, run.learn(trainer, weights, folder, about, **options)
         )
-    teacher, teacher_weights, told = _choice(choice, teachers, preset, choice_rates)
+    teacher, teacher_weights, told = given.choice(
+        choice, teachers, preset, choice_rates
+    )
     about["teachers"] = [{**rules.as_config(teacher), **told}]
     if choice_stages is None:
         choice_stages = [(n * truncation_steps, p) for n, p in CHOICE_STAGES]
@@ -329,90 +325,5 @@ def _train_choice(trainer, about, folder, options):
     return _amalgam(trainer, told, state)
 
 
-def _choice(choice, teachers, preset, rates):
-    """Returns the Choice rule, its weights or None, and what identifies these."""
-    if choice is None or isinstance(choice, Mapping):
-        if "pool" in (choice or {}):
-            raise ValueError(
-                "choice holds a pool; give that as teachers, and as choice only the "
-                "other hyperparameters of the Choice rule."
-            )
-        pool = rules.choice_pool(POOL if teachers is None else teachers, preset, rates)
-        fields = {"pool": pool, **(choice or {})}
-        return rules.make_rule("choice", preset, **fields), None, {}
-    if isinstance(choice, Choice):
-        _check_pool(choice, teachers, preset, rates)
-        return choice, None, {}
-    rule, weights, header = saved.find(choice)
-    if not isinstance(rule, Choice):
-        raise ValueError(
-            f"choice: {choice} holds a trained {rule.name}; expected a Choice rule, as "
-            "amalgamate writes into the folder `choice` of a run."
-        )
-    _check_pool(rule, teachers, preset, rates)
-    return rule, weights, {"sha256": header["sha256"]}
-
-
-def _check_pool(rule, teachers, preset, rates):
-    """Raises ValueError if teachers are given that are not this Choice rule's pool."""
-    if teachers is None:
-        return
-    given = rules.choice_pool(teachers, preset, rates) if len(teachers) else ()
-    if set(given) != set(rule.pool):
-        raise ValueError(
-            "The Choice rule given as `choice` mixes another pool than teachers says."
-            f"\n  choice: {_listed(rule.pool)}\n  teachers, {preset} preset: "
-            f"{_listed(given)}\nLeave teachers out (None) to take the rule's pool, or "
-            "give a Choice rule over these teachers."
-        )
-
-
-def _listed(pool):
-    return ", ".join(map(repr, pool)) or "none"
-
-
 def _stages(stages):
     return tuple(s if isinstance(s, Stage) else Stage(*s) for s in stages)
-
-
-def _student(student, preset):
-    if isinstance(student, str):
-        student = rules.make_rule(student, preset)
-    if isinstance(student, AnalyticRule) or not isinstance(student, Rule):
-        learned = [n for n, r in rules.RULES.items() if not issubclass(r, AnalyticRule)]
-        raise ValueError(
-            f"The student must be a learned rule ({', '.join(learned)}); received "
-            f"{student!r}."
-        )
-    return student
-
-
-def _initial_weights(rule, path, seed):
-    """Returns (weights, what they are)."""
-    if path is None:
-        return rule.init_weights(derive_seed(seed, "student")), "fresh"
-    found, weights, header = saved.find(path)
-    weights = rule.weights_of(found, weights)
-    if weights is None:
-        raise ValueError(
-            f"initial_weights: {path} holds {found}, the student is {rule}. Use the "
-            "same rule with the same hyperparameters."
-        )
-    return weights, {"path": os.fspath(path), "sha256": header["sha256"]}
-
-
-def _strategy(replicas, meta_batch):
-    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    devices = [device.name for device in tf.config.list_logical_devices(kind)]
-    if replicas is None:
-        replicas = max(n for n in range(1, len(devices) + 1) if meta_batch % n == 0)
-    if not 1 <= replicas <= len(devices):
-        raise ValueError(
-            f"replicas={replicas}, but there are {len(devices)} {kind} devices."
-        )
-    if meta_batch % replicas:
-        raise ValueError(
-            f"meta_batch={meta_batch} cannot be shared by {replicas} devices; use a "
-            "multiple of their number, or fewer devices (replicas)."
-        )
-    return tf.distribute.MirroredStrategy(devices[:replicas])

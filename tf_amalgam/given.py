@@ -1,0 +1,100 @@
+"""What `amalgamate` is given, as what it works with; or what is wrong with it."""
+
+import os
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from tf_amalgam import rules, saved
+from tf_amalgam.numerics import derive_seed
+from tf_amalgam.rules.choice import Choice
+from tf_amalgam.rules.rule import AnalyticRule, Rule
+
+POOL = "small"  # unless another is given
+
+
+def student(student, preset):
+    """Returns the rule that learns, by its name or as it is."""
+    if isinstance(student, str):
+        student = rules.make_rule(student, preset)
+    if isinstance(student, AnalyticRule) or not isinstance(student, Rule):
+        learned = [n for n, r in rules.RULES.items() if not issubclass(r, AnalyticRule)]
+        raise ValueError(
+            f"The student must be a learned rule ({', '.join(learned)}); received "
+            f"{student!r}."
+        )
+    return student
+
+
+def initial_weights(rule, path, seed):
+    """Returns (weights, what they are): fresh ones, or those at a name or path."""
+    if path is None:
+        return rule.init_weights(derive_seed(seed, "student")), "fresh"
+    found, weights, header = saved.find(path)
+    weights = rule.weights_of(found, weights)
+    if weights is None:
+        raise ValueError(
+            f"initial_weights: {path} holds {found}, the student is {rule}. Use the "
+            "same rule with the same hyperparameters."
+        )
+    return weights, {"path": os.fspath(path), "sha256": header["sha256"]}
+
+
+def strategy(replicas, meta_batch):
+    """Returns a `MirroredStrategy` of so many devices; None: as many as divide it."""
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    devices = [device.name for device in tf.config.list_logical_devices(kind)]
+    if replicas is None:
+        replicas = max(n for n in range(1, len(devices) + 1) if meta_batch % n == 0)
+    if not 1 <= replicas <= len(devices):
+        raise ValueError(
+            f"replicas={replicas}, but there are {len(devices)} {kind} devices."
+        )
+    if meta_batch % replicas:
+        raise ValueError(
+            f"meta_batch={meta_batch} cannot be shared by {replicas} devices; use a "
+            "multiple of their number, or fewer devices (replicas)."
+        )
+    return tf.distribute.MirroredStrategy(devices[:replicas])
+
+
+def choice(choice, teachers, preset, rates):
+    """Returns the Choice rule, its weights or None, and what identifies these."""
+    if choice is None or isinstance(choice, Mapping):
+        if "pool" in (choice or {}):
+            raise ValueError(
+                "choice holds a pool; give that as teachers, and as choice only the "
+                "other hyperparameters of the Choice rule."
+            )
+        pool = rules.choice_pool(POOL if teachers is None else teachers, preset, rates)
+        fields = {"pool": pool, **(choice or {})}
+        return rules.make_rule("choice", preset, **fields), None, {}
+    if isinstance(choice, Choice):
+        _check_pool(choice, teachers, preset, rates)
+        return choice, None, {}
+    rule, weights, header = saved.find(choice)
+    if not isinstance(rule, Choice):
+        raise ValueError(
+            f"choice: {choice} holds a trained {rule.name}; expected a Choice rule, as "
+            "amalgamate writes into the folder `choice` of a run."
+        )
+    _check_pool(rule, teachers, preset, rates)
+    return rule, weights, {"sha256": header["sha256"]}
+
+
+def _check_pool(rule, teachers, preset, rates):
+    """Raises ValueError if teachers are given that are not this Choice rule's pool."""
+    if teachers is None:
+        return
+    given = rules.choice_pool(teachers, preset, rates) if len(teachers) else ()
+    if set(given) != set(rule.pool):
+        raise ValueError(
+            "The Choice rule given as `choice` mixes another pool than teachers says."
+            f"\n  choice: {_listed(rule.pool)}\n  teachers, {preset} preset: "
+            f"{_listed(given)}\nLeave teachers out (None) to take the rule's pool, or "
+            "give a Choice rule over these teachers."
+        )
+
+
+def _listed(pool):
+    return ", ".join(map(repr, pool)) or "none"
