@@ -8,8 +8,13 @@ import subprocess
 import sys
 import types
 
+import keras
+import numpy as np
 import pytest
 import tensorflow as tf
+
+import tf_amalgam
+from benchmarks import plain
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -275,3 +280,29 @@ def test_operations_of_a_profile_by_kind(benchmark, tmp_path):
     assert where.kind_of("_MklNativeMaxPoolGrad") == "pools"
     assert where.kind_of("_MklMatMul") == "products"
     assert where.kind_of("AddV2") == where.REST
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_the_plain_optimizer_takes_the_students_steps(in_turn):
+    """Tensor by tensor, with a row a coordinate."""
+    student = tf_amalgam.load("choice-large", warmup_steps=0)
+    rule = plain.Rows(**student.rule.get_config())
+    written = plain.PerTensor(rule, student.rule_weights, in_turn=in_turn)
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(24, 3)).astype("float32")
+    start, *ends = (
+        trained(optimizer, x, x[:, :1] - x[:, 1:2])
+        for optimizer in (keras.optimizers.SGD(0.0), student, written)
+    )
+    assert np.abs(ends[0] - start).max() > 0.01
+    np.testing.assert_allclose(ends[1], ends[0], atol=1e-5)
+
+
+def trained(optimizer, x, y):
+    """Returns the weights of a small net after some steps."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1)]
+    net = keras.Sequential([keras.Input((3,)), *layers])
+    net.compile(optimizer=optimizer, loss="mse")
+    net.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    return np.concatenate([np.ravel(v) for v in net.get_weights()])
