@@ -411,13 +411,14 @@ MISTAKES = {
     "scaling": ({"scaling": -1.0}, "scaling must be at least 0"),
     "reduction": ({"reduction": "max"}, "Unknown reduction"),
     "other rule": ({"initial_weights": "other.npz"}, "holds RNNProp.*the student is"),
+    "other name": ({"initial_weights": "min-max-smal"}, "min-max-small"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_explained_before_any_work(name, tmp_path, monkeypatch):
     options, message = MISTAKES[name]
-    if "initial_weights" in options:
+    if options.get("initial_weights") == "other.npz":
         rule = tf_amalgam.rules.RNNProp(units=4)
         path = saved.save(
             tmp_path / "other.npz",

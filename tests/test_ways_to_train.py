@@ -281,9 +281,8 @@ def fitted(guard):
 # which Keras does what Adam above shows, and a guard nothing of its own.
 ALONE = [pytest.param(None, way, marks=pytest.mark.slow) for way in WAYS]
 PLAIN = [
-    *("steps per execution", "train_on_batch", "own loop, built variables"),
-    *("ReduceLROnPlateau", "several outputs", "batch normalization", "constraint"),
-    "MirroredStrategy",
+    *("train_on_batch", "own loop, built variables", "ReduceLROnPlateau"),
+    *("several outputs", "batch normalization", "MirroredStrategy"),
 ]
 GUARDED = [
     pytest.param(True, way, marks=[pytest.mark.slow] * (way in PLAIN)) for way in WAYS
