@@ -113,6 +113,14 @@ def test_weights_that_training_began_with_are_said(run, tmp_path):
     assert str(run) not in (tmp_path / "again.md").read_text()
 
 
+def test_a_command_names_a_shipped_optimizer_but_no_path(tmp_path):
+    lines = ["data_dir = '/home/me'", "amalgamate.initial_weights = 'me/mine.npz'"]
+    kept = ['amalgamate.initial_weights = "min-max-small"', "amalgamate.seed = 3"]
+    made = {"gin_files": [], "gin_bindings": [*lines, *kept]}
+    (tmp_path / exporting.MADE_FILE).write_text(json.dumps(made))
+    assert exporting._made(tmp_path, "")["made"]["gin_bindings"] == kept
+
+
 def test_the_choice_rule_of_a_run(run, tmp_path):
     card = exporting.export(run, tmp_path / "rule.npz", part="choice")
     assert card.what == "a Choice rule that mixes adam, rmsprop"

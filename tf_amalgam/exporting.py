@@ -203,10 +203,15 @@ def _made(run, part):
                 path.name if path.is_absolute() else str(path) for path in paths
             ],
             "gin_bindings": [
-                line
-                for line in made["gin_bindings"]
-                if line.partition("=")[0].strip().rpartition(".")[2] not in PRIVATE
+                line for line in made["gin_bindings"] if not _private(line)
             ],
             "part": part,
         }
     }
+
+
+def _private(line):
+    """Returns whether a binding is `PRIVATE`; a shipped optimizer's name is not."""
+    name, _, value = line.partition("=")
+    shipped = value.strip(" '\"") in saved.shipped_names()
+    return name.strip().rpartition(".")[2] in PRIVATE and not shipped
