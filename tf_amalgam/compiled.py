@@ -11,6 +11,7 @@ import keras
 from keras import ops, tree
 
 from tf_amalgam.chunks import Chunk
+from tf_amalgam.rules.activations import as_quotients
 
 
 def update(rule, weights, grads_P, params_P, state, layout, step):
@@ -36,16 +37,22 @@ def _program(rule, layout, size, rows):
     """Returns the compiled update of a layout, of so many coordinates, or of rows."""
     import tensorflow as tf
 
+    cpu = not tf.config.list_logical_devices("GPU")
+
+    def taken(*arguments):
+        with as_quotients(wanted=cpu):
+            return rule.update(*arguments)
+
     def program(weights, grads_P, params_P, state, step, start):
         part = layout if size is None else Chunk(layout, start, size, rows)
         if rows is None:
-            return rule.update(weights, grads_P, params_P, state, part, step)
+            return taken(weights, grads_P, params_P, state, part, step)
         everything = [grads_P, params_P, *tf.nest.flatten(state)]
 
         def one(i):
             grads_S, params_S, *values = (value[i] for value in everything)
             mine = tf.nest.pack_sequence_as(state, values)
-            found = rule.update(weights, grads_S, params_S, mine, part.row(i), step)
+            found = taken(weights, grads_S, params_S, mine, part.row(i), step)
             return tf.nest.flatten(found), []
 
         found, _ = through(one, everything[1:])

@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from tf_amalgam.rules.activations import sigmoid, tanh
 from tf_amalgam.rules.dense import affine
 from tf_amalgam.rules.fresh import full, glorot, orthogonal
 
@@ -16,8 +17,8 @@ def lstm_step(inputs_FP, hidden_HP, cell_HP, kernel, recurrent_kernel, bias):
     seen_FP = ops.concatenate([inputs_FP, hidden_HP])
     gates = affine(seen_FP, ops.concatenate([kernel, recurrent_kernel]), bias)
     i, f, c, o = ops.split(gates, 4)
-    cell_HP = ops.sigmoid(f) * cell_HP + ops.sigmoid(i) * ops.tanh(c)
-    return ops.sigmoid(o) * ops.tanh(cell_HP), cell_HP
+    cell_HP = sigmoid(f) * cell_HP + sigmoid(i) * tanh(c)
+    return sigmoid(o) * tanh(cell_HP), cell_HP
 
 
 def cell_weights(weights, prefix):
