@@ -11,11 +11,12 @@ import tensorflow as tf
 
 import tf_amalgam
 from tests import helpers
-from tf_amalgam import checkpoints, meta_step, meta_train, run, saved, workdir
+from tf_amalgam import checkpoints, meta_step, run, saved, workdir
 from tf_amalgam.curriculum import Curriculum, Stage
-from tf_amalgam.meta_train import Diverged, Trainer, adaptive_clip
+from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.perturbation import Perturbation
+from tf_amalgam.programs import adaptive_clip
 from tf_amalgam.settings import Settings
 
 SMALL = {
@@ -165,21 +166,20 @@ def test_sum_and_mean_of_the_meta_batch_differ_by_its_size(monkeypatch):
 def test_one_trace_per_program(monkeypatch):
     """A stage of many meta-epochs compiles each program once."""
     traces = []
-    truncation = meta_train.meta_step.truncation
+    truncation = meta_step.truncation
 
     def counted(*arguments):
         traces.append(1)
         return truncation(*arguments)
 
-    monkeypatch.setattr(meta_train.meta_step, "truncation", counted)
+    monkeypatch.setattr(meta_step, "truncation", counted)
     amalgamated(stages=((12, 3),))
     assert len(traces) == 1
 
 
 def poisoned(monkeypatch, bad):
     """Makes the meta-gradient of some updates NaN."""
-    step = Trainer._local
-    truncation = meta_train.meta_step.truncation
+    truncation = meta_step.truncation
     calls = tf.Variable(0)
 
     def broken(*arguments):
@@ -192,8 +192,7 @@ def poisoned(monkeypatch, bad):
         }
         return gradient, carry, metrics
 
-    monkeypatch.setattr(meta_train.meta_step, "truncation", broken)
-    return step
+    monkeypatch.setattr(meta_step, "truncation", broken)
 
 
 def test_non_finite_meta_gradients_are_skipped_and_counted(monkeypatch, caplog):

@@ -8,6 +8,7 @@ from tests import helpers
 from tests.test_meta_train import SMALL, same
 from tf_amalgam import curriculum, saved, state
 from tf_amalgam.meta_train import Trainer
+from tf_amalgam.programs import Programs
 
 # Scores of successive validations: of the start, then of each period.
 #        start  best  bit worse  much worse  again  |  start  good, finish
@@ -19,20 +20,20 @@ OPTIONS = {**SMALL, "stages": ((6, 3), (12, 2)), "repeat_threshold": 0.5}
 def scripted():
     """Validations score as the script says; returns the states before and after."""
     monkeypatch = pytest.MonkeyPatch()
-    program, validate, seen = Trainer._program, Trainer.validate, []
+    of, validate, seen, scores = Programs.of, Trainer.validate, [], []
 
     def scored(self, kind, *key):
         if kind == "validation":
-            return lambda weights, carry, batches, held_out: (self.score, 0.0)
-        return program(self, kind, *key)
+            return lambda weights, carry, batches, held_out: (scores[-1], 0.0)
+        return of(self, kind, *key)
 
     def noted(self, state):
-        self.score = SCRIPT[len(state.validations)]
+        scores.append(SCRIPT[len(state.validations)])
         after = validate(self, state)
         seen.append((state, after))
         return after
 
-    monkeypatch.setattr(Trainer, "_program", scored)
+    monkeypatch.setattr(Programs, "of", scored)
     monkeypatch.setattr(Trainer, "validate", noted)
     yield seen
     monkeypatch.undo()

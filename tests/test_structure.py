@@ -38,6 +38,7 @@ LAYERS = [
         *("figures_by_epoch", "figures_of_stability"),
     },
     {"settings", "alone", "state", "figures", "costs"},
+    {"programs"},
     {"meta_train", "checkpoints"},
     {"workdir"},
     {"run", "replicates", "reporting"},

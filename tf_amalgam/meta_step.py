@@ -53,6 +53,10 @@ class Players(NamedTuple):
     teachers: tuple  # K × Rule
     teacher_weights: tuple  # K × dict of tensors
 
+    def alone(self):
+        """Returns the student without its teachers."""
+        return Players(self.student, (), ())
+
 
 def initial_carry(task, players, seed, scaling=0.0, dtype="float32"):
     """Returns the `Carry` at a fresh initialization of the optimizee, as NumPy.

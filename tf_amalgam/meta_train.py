@@ -1,7 +1,6 @@
-"""The meta-training loop: compiled steps under MirroredStrategy, one optimizee each."""
+"""The meta-training loop: from one state to the next."""
 
 import logging
-from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +9,7 @@ import tensorflow as tf
 from tf_amalgam import alone, costs, curriculum, meta_step
 from tf_amalgam.meta_step import Carry, Players
 from tf_amalgam.numerics import derive_seed
+from tf_amalgam.programs import Programs
 from tf_amalgam.rules.choice import Choice
 from tf_amalgam.settings import Settings
 from tf_amalgam.state import Learned, State, fresh, restored
@@ -21,7 +21,7 @@ class Diverged(RuntimeError):
 
 
 class Trainer:
-    """Compiled programs of one run, and the functions that move its `State` on.
+    """One run's functions that move its `State` on, by its compiled `Programs`.
 
     Each replica of the strategy unrolls one optimizee at a time; a meta-batch of M
     on R replicas takes M/R rounds whose meta-gradients add up. The mathematics
@@ -36,11 +36,9 @@ class Trainer:
                 "teachers. Give some, or leave teacher_forcing out."
             )
         self.task, self.players, self.settings = task, players, settings
-        self.strategy = strategy
-        self.replicas = strategy.num_replicas_in_sync
+        self.programs = Programs(task, players, settings, strategy)
         self._names = list(players.student.init_weights(0))
         self._variables: list[tf.Variable] = []
-        self._programs: dict[Any, Any] = {}
         self.clock = costs.Clock()
 
     def fresh_state(self, weights) -> State:
@@ -58,7 +56,7 @@ class Trainer:
 
     def step(self, state: State) -> State:
         """Returns the state one truncation (and meta-update) later."""
-        settings = self.settings
+        settings, programs = self.settings, self.programs
         stage = state.progress.stage
         if not state.carries:
             state = state._replace(carries=self._start(state), truncation=0)
@@ -66,22 +64,24 @@ class Trainer:
         objective, steps = settings.objective(stage), settings.truncation_steps
         start = settings.warmup_steps + state.truncation * steps
         gradients, carries, metrics = [], [], []
-        for first in range(0, settings.meta_batch, self.replicas):
-            new = ("truncation", objective) not in self._programs
+        for first in range(0, settings.meta_batch, programs.replicas):
+            new = ("truncation", objective) not in programs
             with self.clock.on("building" if new else "data"):
-                batches = self._per_replica(
+                batches = programs.per_replica(
                     lambda r, first=first: self._batches(
                         state.meta_epoch, first + r, start, steps
                     )
                 )
-            carry = self._per_replica(lambda r, first=first: state.carries[first + r])
+            carry = programs.per_replica(
+                lambda r, first=first: state.carries[first + r]
+            )
             with self.clock.on("building" if new else "steps"):
-                found = self._program("truncation", objective)(weights, carry, batches)
+                found = programs.of("truncation", objective)(weights, carry, batches)
                 gradients.append({k: g.numpy() for k, g in found[0].items()})
             if not new:
-                self.clock.inner_steps[objective] += self.replicas * steps
-            carries += self._local(found[1])
-            metrics += self._local(found[2])
+                self.clock.inner_steps[objective] += programs.replicas * steps
+            carries += programs.local(found[1])
+            metrics += programs.local(found[2])
         total = {k: sum(g[k] for g in gradients) for k in self._names}
         if settings.reduction == "mean":
             total = {k: v / settings.meta_batch for k, v in total.items()}
@@ -123,7 +123,7 @@ class Trainer:
             scaling = settings.scaling_of(before.stage)
             carry = self._begun("validation", index, 0, scaling)
             batches = self._validation_batches(index, steps)
-            score, final = self._program("validation")(
+            score, final = self.programs.of("validation")(
                 weights, carry, batches, self._held_out()
             )
             scores.append(float(score))
@@ -182,7 +182,7 @@ class Trainer:
         """Returns a Choice rule's mixing weights `[T, N, K]` on a fixed optimizee."""
         constants = {k: tf.constant(v) for k, v in weights.items()}
         carry = self._begun("validation", 0, 0, self.settings.scaling)
-        found = self._program("mixing")(
+        found = self.programs.of("mixing")(
             constants, carry, self._validation_batches(0, steps)
         )
         return found.numpy()
@@ -200,14 +200,11 @@ class Trainer:
     def _begin(self, kind, epoch, index, scaling) -> Carry:
         carry = meta_step.initial_carry(
             self.task,
-            self.players if kind != "validation" else self._alone(),
+            self.players if kind != "validation" else self.players.alone(),
             self._seed("optimizee", kind, epoch, index),
             scaling,
         )
         return tf.nest.map_structure(tf.constant, carry)
-
-    def _alone(self):
-        return Players(self.players.student, (), ())
 
     def _begun(self, kind, epoch, index, scaling):
         """Returns the carry of one fresh optimizee after its warm-up."""
@@ -216,7 +213,7 @@ class Trainer:
             return carry
         seed = self._seed("minibatches", kind, epoch, index)
         batches = self.task.minibatches(seed, 0, self.settings.warmup_steps)
-        program = self._program("warm_up", kind == "validation")
+        program = self.programs.of("warm_up", kind == "validation")
         return program(carry, tuple(map(tf.constant, batches)))
 
     def _start(self, state):
@@ -271,102 +268,6 @@ class Trainer:
                 "adaptive_clip=0.1, a smaller scaling, or another seed."
             )
         return state._replace(skipped=state.skipped + 1, skipped_in_a_row=in_a_row)
-
-    # Compiled programs.
-
-    def _program(self, kind, *key):
-        if (kind, *key) not in self._programs:
-            make = getattr(self, f"_make_{kind}")
-            self._programs[kind, *key] = tf.function(make(*key), autograph=False)
-        return self._programs[kind, *key]
-
-    def _make_truncation(self, objective):
-        clip = self.settings.adaptive_clip
-
-        def on_replica(weights, carry, batches):
-            gradient, carry, metrics = meta_step.truncation(
-                self.task, self.players, objective, weights, carry, batches
-            )
-            norm = tf.linalg.global_norm(list(gradient.values()))
-            if clip:
-                # Each optimizee's own: or one that explodes would drown the others.
-                gradient = {
-                    k: adaptive_clip(g, weights[k], clip) for k, g in gradient.items()
-                }
-            return gradient, carry, (metrics, norm)
-
-        def program(weights, carry, batches):
-            gradient, carry, metrics = self.strategy.run(
-                on_replica, args=(weights, carry, batches)
-            )
-            reduce = self.strategy.reduce
-            total = {k: reduce("SUM", g, axis=None) for k, g in gradient.items()}
-            return total, carry, metrics
-
-        return program
-
-    def _make_warm_up(self, alone):
-        players = self._alone() if alone else self.players
-
-        def program(carry, batches):
-            return meta_step.warm_up(
-                self.task,
-                players,
-                carry,
-                batches,
-                self.settings.warmup_learning_rate,
-                self.settings.warmup_scaled,
-            )
-
-        return program
-
-    def _make_validation(self):
-        def program(weights, carry, batches, held_out):
-            return alone.held_out_score(
-                self.task, self.players.student, weights, carry, batches, held_out
-            )
-
-        return program
-
-    def _make_mixing(self):
-        def program(weights, carry, batches):
-            return alone.mixing_trace(
-                self.task, self.players.student, weights, carry, batches
-            )
-
-        return program
-
-    # Values per replica.
-
-    def _per_replica(self, value_of):
-        if self.replicas == 1:
-            return value_of(0)
-        return self.strategy.experimental_distribute_values_from_function(
-            lambda context: value_of(context.replica_id_in_sync_group)
-        )
-
-    def _local(self, values):
-        """Returns a list with each replica's part of nested values."""
-        if self.replicas == 1:
-            return [values]
-        flat = [
-            self.strategy.experimental_local_results(v) for v in tf.nest.flatten(values)
-        ]
-        return [
-            tf.nest.pack_sequence_as(values, [v[r] for v in flat])
-            for r in range(self.replicas)
-        ]
-
-
-def adaptive_clip(gradient, weight, clip, floor=1e-3):
-    """Returns the gradient cut to ‖g‖ ≤ clip·max(‖w‖, floor) (Brock et al. 2021).
-
-    The released code applies it to each tensor of each optimizee's meta-gradient,
-    before these are summed, with clip = .1.
-    """
-    limit = clip * tf.maximum(tf.norm(weight), floor)
-    norm = tf.norm(gradient)
-    return tf.where(norm > limit, gradient * (limit / norm), gradient)
 
 
 def _row(metrics, players):

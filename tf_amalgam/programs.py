@@ -1,0 +1,125 @@
+"""The programs of meta-training: compiled, and run on each replica of a strategy."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tf_amalgam import alone, meta_step
+
+
+class Programs:
+    """What one run compiles, each at its first use.
+
+    A truncation runs on all replicas, an optimizee each; everything else on one.
+    """
+
+    def __init__(self, task, players, settings, strategy):
+        self._task, self._players, self._settings = task, players, settings
+        self._strategy = strategy
+        self.replicas = strategy.num_replicas_in_sync
+        self._made: dict[Any, Any] = {}
+
+    def __contains__(self, key):
+        """Whether the program of this kind (and key) has been made."""
+        return key in self._made
+
+    def of(self, kind, *key):
+        """Returns a program: "truncation", "warm_up", "validation" or "mixing".
+
+        Args:
+            kind: which.
+            key: of a truncation its objective, of a warm-up whether the student is
+                alone.
+        """
+        if (kind, *key) not in self._made:
+            make = getattr(self, f"_make_{kind}")
+            self._made[kind, *key] = tf.function(make(*key), autograph=False)
+        return self._made[kind, *key]
+
+    def _make_truncation(self, objective):
+        clip = self._settings.adaptive_clip
+
+        def on_replica(weights, carry, batches):
+            gradient, carry, metrics = meta_step.truncation(
+                self._task, self._players, objective, weights, carry, batches
+            )
+            norm = tf.linalg.global_norm(list(gradient.values()))
+            if clip:
+                # Each optimizee's own: or one that explodes would drown the others.
+                gradient = {
+                    k: adaptive_clip(g, weights[k], clip) for k, g in gradient.items()
+                }
+            return gradient, carry, (metrics, norm)
+
+        def program(weights, carry, batches):
+            gradient, carry, metrics = self._strategy.run(
+                on_replica, args=(weights, carry, batches)
+            )
+            reduce = self._strategy.reduce
+            total = {k: reduce("SUM", g, axis=None) for k, g in gradient.items()}
+            return total, carry, metrics
+
+        return program
+
+    def _make_warm_up(self, student_alone):
+        players = self._players.alone() if student_alone else self._players
+
+        def program(carry, batches):
+            return meta_step.warm_up(
+                self._task,
+                players,
+                carry,
+                batches,
+                self._settings.warmup_learning_rate,
+                self._settings.warmup_scaled,
+            )
+
+        return program
+
+    def _make_validation(self):
+        def program(weights, carry, batches, held_out):
+            return alone.held_out_score(
+                self._task, self._players.student, weights, carry, batches, held_out
+            )
+
+        return program
+
+    def _make_mixing(self):
+        def program(weights, carry, batches):
+            return alone.mixing_trace(
+                self._task, self._players.student, weights, carry, batches
+            )
+
+        return program
+
+    def per_replica(self, value_of):
+        """Returns `value_of(r)` of each replica r, as a truncation takes it."""
+        if self.replicas == 1:
+            return value_of(0)
+        return self._strategy.experimental_distribute_values_from_function(
+            lambda context: value_of(context.replica_id_in_sync_group)
+        )
+
+    def local(self, values):
+        """Returns a list with each replica's part of nested values."""
+        if self.replicas == 1:
+            return [values]
+        flat = [
+            self._strategy.experimental_local_results(v)
+            for v in tf.nest.flatten(values)
+        ]
+        return [
+            tf.nest.pack_sequence_as(values, [v[r] for v in flat])
+            for r in range(self.replicas)
+        ]
+
+
+def adaptive_clip(gradient, weight, clip, floor=1e-3):
+    """Returns the gradient cut to ‖g‖ ≤ clip·max(‖w‖, floor) (Brock et al. 2021).
+
+    The released code applies it to each tensor of each optimizee's meta-gradient,
+    before these are summed, with clip = .1.
+    """
+    limit = clip * tf.maximum(tf.norm(weight), floor)
+    norm = tf.norm(gradient)
+    return tf.where(norm > limit, gradient * (limit / norm), gradient)
