@@ -73,6 +73,7 @@ def run(code, *words):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts Linux' page faults")
+@pytest.mark.slow
 def test_no_page_comes_fresh_twice():
     usual, kept = (int(run(FAULTS, way)) for way in ("usual", "kept"))
     if usual < 5_000:

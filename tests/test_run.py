@@ -86,7 +86,7 @@ def test_a_period_given_up_is_not_built_upon():
     assert Trainer._judged(lost, verdict, 5.0).now is lost.now
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 5])
+@pytest.mark.parametrize("stop_after", [pytest.param(2, marks=pytest.mark.slow), 3, 5])
 def test_resumed_at_every_turn(scripted, whole, tmp_path, stop_after):
     """Right before a repeat, before a new stage, and in the middle of an unroll."""
     assert len(whole.history) == 1 + 1 + 1 + 1 + 2 + 2  # one period is done twice

@@ -192,6 +192,7 @@ def test_keras_optimizers_get_the_same_budget(searched, tmp_path):
     assert "amalgamate.teachers" not in (tmp_path / "pool.gin").read_text()
 
 
+@pytest.mark.slow
 def test_teachers_and_keras_optimizers_in_one_search(tmp_path):
     found = tf_amalgam.grid_search(
         quadratic(),
