@@ -37,6 +37,19 @@ def test_a_small_tanh_is_relatively_near():
     np.testing.assert_allclose(found, np.tanh(small.astype("float64")), rtol=4e-7)
 
 
+@pytest.mark.parametrize("function", [activations.tanh, activations.sigmoid])
+def test_what_is_no_number_stays_none(function):
+    """Or a guard would not see it; XLA's vectors and their rest alike."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def program(x):
+        with activations.as_quotients():
+            return function(x)
+
+    found = program(tf.constant([np.nan, 1.0] * 16 + [np.nan])).numpy()
+    np.testing.assert_array_equal(np.isnan(found), [True, False] * 16 + [True])
+
+
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_other_dtypes_keep_the_backends(dtype):
     x = tf.cast(tf.linspace(-5.0, 5.0, 101), dtype)
