@@ -190,8 +190,29 @@ def test_learned_rates_follow_the_time():
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-8)
 
 
+def test_rates_may_begin_to_fall_with_time():
+    """As (1 + t/rate_time)^(-rate_decay), also those of a rule trained without any."""
+    plain = Choice(pool=POOL)
+    falling = Choice(pool=POOL, rate_range=3.0, rate_time=1000.0, rate_decay=0.5)
+    g = tf.constant(np.random.default_rng(0).normal(size=LAYOUT.size), tf.float32)
+    learned = plain.init_weights(3)
+    weights = falling.weights_of(plain, learned)
+    assert Choice(**falling.get_config()) == falling
+    for done in (0, 300, 5000):
+        arguments = (g, g, plain.init_state(LAYOUT), LAYOUT, tf.constant(1.0 + done))
+        expected = plain.update(learned, *arguments)[0] / np.sqrt(1.0 + done / 1000.0)
+        found = falling.update(weights, *arguments)[0]
+        np.testing.assert_allclose(found, expected, rtol=0.03, atol=1e-8)
+
+
 @pytest.mark.parametrize(
-    "options", [{}, {"layers": 1}, {"hardness": 3.0}, {"rate_range": 1.0}]
+    "options",
+    [
+        {},
+        {"layers": 1},
+        {"hardness": 3.0},
+        {"rate_range": 1.0, "rate_time": 2.0, "rate_decay": 0.5},
+    ],
 )
 def test_meta_gradient_of_a_choice_rule(float64, options):
     rule = Choice(pool=POOL, units=4, **options)
@@ -479,6 +500,12 @@ def test_it_finds_the_best_member_of_a_quadratic_pool():
         ({"pool": POOL, "rate_range": math.nan}, "rate_range must be at least 0"),
         ({"pool": POOL, "hardness": -1.0}, "hardness must be at least 0"),
         ({"pool": POOL, "rate_range": -1.0}, "rate_range must be at least 0"),
+        ({"pool": POOL, "rate_decay": -1.0}, "rate_decay must be at least 0"),
+        ({"pool": POOL, "rate_time": 0.0}, "rate_time must be a number above 0"),
+        (
+            {"pool": POOL, "rate_decay": 0.5},
+            "of learned rates, of which there are none",
+        ),
         ({"pool": POOL, "layers": 0}, "layers must be a number above 0"),
     ],
 )

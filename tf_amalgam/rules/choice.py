@@ -22,7 +22,7 @@ from tf_amalgam.rules.teachers import (
 # The one-hot feature knows tensors of 1, 2 and 3 dimensions; convolution kernels,
 # with 4, get zeros (released code).
 RANKS = (1, 2, 3)
-RATE_TIME = 100.0  # inner steps after which learned rates tell time by its logarithm
+RATE_TIME = 100.0  # inner steps
 
 
 class ChoiceState(NamedTuple):
@@ -60,7 +60,11 @@ class Choice(Rule):
             member alone moves ("hard" variant: 10).
         rate_range: if above 0, member k's update is also multiplied by
             exp(rate_range·tanh(·)) of a second dense layer, which sees
-            log(1 + t/100), too, and starts at 1.
+            log(1 + t/rate_time), too. An LSTM would first have to learn to tell
+            late from early.
+        rate_time: inner steps.
+        rate_decay: before any training these rates are about
+            (1 + t/rate_time)^(-rate_decay): by default 1, at all times.
     """
 
     name = "choice"
@@ -72,23 +76,30 @@ class Choice(Rule):
     time_scale: float = 2000.0
     hardness: float = 0.0
     rate_range: float = 0.0
+    rate_time: float = RATE_TIME
+    rate_decay: float = 0.0
 
     def __post_init__(self):
         members = tuple(from_config(m) if isinstance(m, dict) else m for m in self.pool)
         object.__setattr__(self, "pool", members)
-        check_positive(self, "units", "layers", "time_scale")
+        check_positive(self, "units", "layers", "time_scale", "rate_time")
         if len(members) < 2 or not all(isinstance(m, AnalyticRule) for m in members):
             raise ValueError(
                 "Choice: pool must hold at least two analytic rules, received "
                 f"{self.pool!r}."
             )
         check_pool(members)
-        for field in ("hardness", "rate_range"):
+        for field in ("hardness", "rate_range", "rate_decay"):
             if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(
                     f"Choice: {field} must be at least 0 and finite, received "
                     f"{getattr(self, field)!r}."
                 )
+        if self.rate_decay and not self.rate_range:
+            raise ValueError(
+                f"Choice: rate_decay={self.rate_decay!r} is of learned rates, of which "
+                "there are none; give rate_range, 3.0 say."
+            )
 
     def get_config(self):
         config = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -107,19 +118,20 @@ class Choice(Rule):
         return {**weights, **self._init_rates()}
 
     def _init_rates(self):
-        """Returns weights of the rates, which are 1 with them: nothing without any."""
+        """Returns weights of the rates before any training: nothing without rates."""
         if not self.rate_range:
             return {}
         members = len(self.pool)
         return {
             "rate/kernel": full((self.units, members)),
             "rate/bias": full(members),
-            "rate/time": full(members),
+            "rate/time": full(members, -self.rate_decay / self.rate_range),
         }
 
     def weights_of(self, rule, weights):
-        """As `Rule`; also of the same rule without rates, which are 1 to begin with."""
-        if rule == dataclasses.replace(self, rate_range=0.0):
+        """As `Rule`; also of the same rule without rates, which begin untrained."""
+        without = {"rate_range": 0.0, "rate_time": RATE_TIME, "rate_decay": 0.0}
+        if rule == dataclasses.replace(self, **without):
             return {**weights, **self._init_rates()}
         return super().weights_of(rule, weights)
 
@@ -179,9 +191,8 @@ class Choice(Rule):
     def _rates(self, weights, hidden_HP, step):
         """Returns `[K, P]`: what the members' updates are multiplied by."""
         rates_KP = affine(hidden_HP, weights["rate/kernel"], weights["rate/bias"])
-        # Given at once, or an LSTM would first have to learn to tell late from early.
         done = ops.cast(step, hidden_HP.dtype) - 1.0
-        time = ops.log1p(done / RATE_TIME)
+        time = ops.log1p(done / self.rate_time)
         rates_KP += time * ops.expand_dims(weights["rate/time"], -1)
         return ops.exp(self.rate_range * ops.tanh(rates_KP))
 
