@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import json
 import os
 import pathlib
+import socket
 
 import keras
 import numpy as np
@@ -176,6 +178,21 @@ def gains_on_fresh_members(amalgam, task, members=8, steps=20):
         return np.array(found)
 
     return scores(amalgam.rule.init_weights(0)) - scores(amalgam.weights)
+
+
+def cluster_of(count):
+    """Returns the environment of each worker of a cluster on this machine."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("localhost", 0))
+    hosts = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    told = [
+        {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": i}}
+        for i in range(count)
+    ]
+    return [{**os.environ, "TF_CONFIG": json.dumps(one)} for one in told]
 
 
 def constants(tree):

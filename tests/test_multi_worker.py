@@ -1,9 +1,6 @@
 """Two processes that train one model together equal one process, to rounding."""
 
-import json
-import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -16,31 +13,16 @@ from tests import helpers, multi_worker
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("localhost", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """Returns the weights that each of two workers ended with."""
     folder = tmp_path_factory.mktemp("workers")
-    cluster = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
     running = []
-    for index in range(2):
-        task = {"type": "worker", "index": index}
-        config = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
+    for index, variables in enumerate(helpers.cluster_of(2)):
         command = [sys.executable, "-m", "tests.multi_worker", folder / f"{index}.npz"]
         log = (folder / f"{index}.log").open("w")
         running.append(
-            subprocess.Popen(
-                command, cwd=ROOT, env=os.environ | config, stdout=log, stderr=log
-            )
+            subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=log)
         )
     try:
         for index, worker in enumerate(running):

@@ -19,7 +19,7 @@ FOLDERS = {"tf_amalgam": PACKAGE, "tf_amalgam_launch": ROOT / "launch"}
 LAYERS = [
     {
         *("numerics", "layout", "files", "privacy", "stats", "warm_up"),
-        *("published", "processes", "terms", "words"),
+        *("published", "processes", "terms", "words", "cluster"),
     },
     {"rules", "sweep", "frames", "workers", "chunks", "plots", "weights"},
     {

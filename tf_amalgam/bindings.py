@@ -7,6 +7,7 @@ import pathlib
 import gin
 
 from tf_amalgam import (
+    cluster,
     data,
     evaluation,
     experiment,
@@ -149,6 +150,9 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     """
     parse(gin_files, gin_bindings)
     check_given(name)
+    if name == "amalgamate" and _bound("strategy") == "multi_worker":
+        # Before an optimizee is made. The chief alone writes.
+        write_config &= cluster.join().extended.should_checkpoint
     workdir = pathlib.Path(workdir)
     configuration = gin.config_str()
     # Called by `evaluate`, when all that it is given has been made.
@@ -172,6 +176,11 @@ def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1, command=
     """Runs `amalgamate` once for each replicate (see `replicates.run_replicates`)."""
     parse(gin_files, gin_bindings)  # mistakes show before any work
     check_given("amalgamate")
+    if _bound("strategy") == "multi_worker":
+        raise ValueError(
+            "Replicates cannot share one cluster of workers; leave --replicates out, "
+            "and give each its own workdir and amalgamate.replicate."
+        )
 
     def one(gin_files, gin_bindings, folder):
         run("amalgamate", gin_files, gin_bindings, folder)
@@ -183,7 +192,7 @@ def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1, command=
         workdir,
         parallel,
         one,
-        seed=_root_seed(),
+        seed=_bound("seed"),
         command=command,
         configuration=gin.config_str(),
     )
@@ -224,12 +233,12 @@ def train_zoo(
     plan.train(only, workdir, one, into)
 
 
-def _root_seed():
-    """Returns the seed that `amalgamate` will be given."""
-    default = inspect.signature(experiment.amalgamate).parameters["seed"].default
+def _bound(parameter):
+    """Returns what `amalgamate` will be given as this parameter."""
+    default = inspect.signature(experiment.amalgamate).parameters[parameter].default
     bound = gin.get_bindings("amalgamate", resolve_references=False)
     # The copy of a macro is what it stands for.
-    return copy.deepcopy(bound.get("seed", default))
+    return copy.deepcopy(bound.get(parameter, default))
 
 
 def run_evaluation(

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from tf_amalgam import given, optimizers, rules, run, saved
+from tf_amalgam import cluster, given, optimizers, rules, run, saved
 from tf_amalgam.curriculum import Curriculum, Stage
 from tf_amalgam.meta_step import Players
 from tf_amalgam.meta_train import Trainer
@@ -106,6 +106,7 @@ def amalgamate(
     seed: int = 0,
     replicate: int | None = None,
     initial_weights=None,
+    strategy: str = "mirrored",
     replicas: int | None = None,
     checkpoint_seconds: float = 60.0,
     progress: bool = True,
@@ -177,7 +178,10 @@ def amalgamate(
             randomness is derived from `seed` and this number.
         initial_weights: name or path of a trained optimizer to start from, of the same
             rule, or for a Choice rule with rates of one without.
-        replicas: how many devices share the meta-batch; by default the largest
+        strategy: which devices share the meta-batch: `"none"` is one device,
+            `"mirrored"` those of this machine, `"multi_worker"` those of all machines
+            that `TF_CONFIG` names (see `cluster.join`). The mathematics is the same.
+        replicas: how many of this machine's devices share it; by default the largest
             number of those present that divides it.
         checkpoint_seconds: at least this long between two checkpoints.
         progress: whether to show a progress bar, and at the end inner steps a second
@@ -232,7 +236,7 @@ def amalgamate(
     )
     student = given.student(student, preset)
     weights, origin = given.initial_weights(student, initial_weights, root)
-    strategy = given.strategy(replicas, meta_batch)
+    devices = cluster.strategy(strategy, replicas, meta_batch)
     about = {
         "task": task.describe(),
         "student": rules.as_config(student),
@@ -257,7 +261,7 @@ def amalgamate(
         pool = rules.make_pool(teachers, preset) if len(teachers) else ()
         about["teachers"] = [rules.as_config(rule) for rule in pool]
         players = Players(student, pool, tuple({} for _ in pool))
-        trainer = Trainer(task, players, settings, strategy)
+        trainer = Trainer(task, players, settings, devices)
         folder = Workdir(workdir, about) if workdir is not None else None
         return _amalgam(
             trainer, about, run.learn(trainer, weights, folder, about, **options)
@@ -284,13 +288,13 @@ def amalgamate(
     mixer, mixed, spent = None, None, 0.0
     if teacher_weights is None:
         about["choice"] = choice_settings.describe()
-        mixer = Trainer(task, Players(teacher, (), ()), choice_settings, strategy)
+        mixer = Trainer(task, Players(teacher, (), ()), choice_settings, devices)
     folder = Workdir(workdir, about) if workdir is not None else None
     if mixer:
         mixed = _train_choice(mixer, about, folder, options)
         teacher_weights, spent = mixed.weights, mixed.about["seconds"]
     players = Players(student, (teacher,), (teacher_weights,))
-    trainer = Trainer(task, players, settings, strategy)
+    trainer = Trainer(task, players, settings, devices)
     state = run.learn(trainer, weights, folder, about, spent=spent, **options)
     return _amalgam(trainer, about, state)._replace(choice=mixed)
 

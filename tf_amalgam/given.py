@@ -3,8 +3,6 @@
 import os
 from collections.abc import Mapping
 
-import tensorflow as tf
-
 from tf_amalgam import rules, saved
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.rules.choice import Choice
@@ -38,24 +36,6 @@ def initial_weights(rule, path, seed):
             "same rule with the same hyperparameters."
         )
     return weights, {"path": os.fspath(path), "sha256": header["sha256"]}
-
-
-def strategy(replicas, meta_batch):
-    """Returns a `MirroredStrategy` of so many devices; None: as many as divide it."""
-    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    devices = [device.name for device in tf.config.list_logical_devices(kind)]
-    if replicas is None:
-        replicas = max(n for n in range(1, len(devices) + 1) if meta_batch % n == 0)
-    if not 1 <= replicas <= len(devices):
-        raise ValueError(
-            f"replicas={replicas}, but there are {len(devices)} {kind} devices."
-        )
-    if meta_batch % replicas:
-        raise ValueError(
-            f"meta_batch={meta_batch} cannot be shared by {replicas} devices; use a "
-            "multiple of their number, or fewer devices (replicas)."
-        )
-    return tf.distribute.MirroredStrategy(devices[:replicas])
 
 
 def choice(choice, teachers, preset, rates):

@@ -80,8 +80,8 @@ class Trainer:
                 gradients.append({k: g.numpy() for k, g in found[0].items()})
             if not new:
                 self.clock.inner_steps[objective] += programs.replicas * steps
-            carries += programs.local(found[1])
-            metrics += programs.local(found[2])
+            carries += programs.parts(found[1])
+            metrics += programs.parts(found[2])
         total = {k: sum(g[k] for g in gradients) for k in self._names}
         if settings.reduction == "mean":
             total = {k: v / settings.meta_batch for k, v in total.items()}
@@ -115,7 +115,7 @@ class Trainer:
         score is the mean log improvement of the loss on held-out examples along
         the unroll (lower is better; infinite if it diverges).
         """
-        settings, before = self.settings, state.progress
+        settings, before, programs = self.settings, state.progress, self.programs
         weights = {k: tf.constant(v) for k, v in state.now.weights.items()}
         steps = settings.validated_steps(before.stage)
         scores, finals = [], []
@@ -123,12 +123,13 @@ class Trainer:
             scaling = settings.scaling_of(before.stage)
             carry = self._begun("validation", index, 0, scaling)
             batches = self._validation_batches(index, steps)
-            score, final = self.programs.of("validation")(
+            score, final = programs.of("validation")(
                 weights, carry, batches, self._held_out()
             )
             scores.append(float(score))
             finals.append(float(final))
-        score = float(np.mean(scores))
+        # All processes go on from the chief's: others may round differently.
+        score = programs.everywhere(np.mean(scores))[0]
         score = score if np.isfinite(score) else float("inf")
         verdict = curriculum.judge(settings.curriculum, before, score)
         row = {
@@ -165,6 +166,16 @@ class Trainer:
         if state.carries or self.done(state):
             return False
         return not state.progress.started or state.period_epoch >= self.settings.period
+
+    def check_agreement(self, state: State):
+        """Raises ValueError unless all processes go on from the same state."""
+        found = self.programs.everywhere(state.updates)
+        if len(set(found)) > 1:
+            told = ", ".join(f"{n:.0f}" for n in found)
+            raise ValueError(
+                "The workers found checkpoints of different meta-updates in their "
+                f"workdir ({told}): it must be one folder that all of them see."
+            )
 
     def costs(self, state: State) -> costs.Costs:
         """Returns what the steps since this trainer was made took, and for what."""

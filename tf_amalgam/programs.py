@@ -1,10 +1,11 @@
 """The programs of meta-training: compiled, and run on each replica of a strategy."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import tensorflow as tf
 
-from tf_amalgam import alone, meta_step
+from tf_amalgam import alone, cluster, meta_step
 
 
 class Programs:
@@ -17,6 +18,10 @@ class Programs:
         self._task, self._players, self._settings = task, players, settings
         self._strategy = strategy
         self.replicas = strategy.num_replicas_in_sync
+        here = len(strategy.extended.worker_devices) if self.replicas > 1 else 1
+        # Whether some are other processes', and whether this one writes for all.
+        self.elsewhere = here < self.replicas
+        self.chief = strategy.extended.should_checkpoint
         self._made: dict[Any, Any] = {}
 
     def __contains__(self, key):
@@ -93,25 +98,50 @@ class Programs:
         return program
 
     def per_replica(self, value_of):
-        """Returns `value_of(r)` of each replica r, as a truncation takes it."""
+        """Returns `value_of(r)` of each replica r here, as a truncation takes it."""
         if self.replicas == 1:
             return value_of(0)
         return self._strategy.experimental_distribute_values_from_function(
             lambda context: value_of(context.replica_id_in_sync_group)
         )
 
-    def local(self, values):
-        """Returns a list with each replica's part of nested values."""
+    def parts(self, values):
+        """Returns a list with each replica's part of nested values, on all machines."""
         if self.replicas == 1:
             return [values]
-        flat = [
-            self._strategy.experimental_local_results(v)
-            for v in tf.nest.flatten(values)
-        ]
+        if self.elsewhere:
+            flat = [tf.unstack(v) for v in self.of("gathering")(values)]
+        else:
+            here = self._strategy.experimental_local_results
+            flat = [here(v) for v in tf.nest.flatten(values)]
         return [
             tf.nest.pack_sequence_as(values, [v[r] for v in flat])
             for r in range(self.replicas)
         ]
+
+    def watched(self):
+        """Returns a context in which the loss of another process says what to do."""
+        return cluster.telling_of_losses() if self.elsewhere else nullcontext()
+
+    def everywhere(self, number) -> list[float]:
+        """Returns a number as each replica's process has it, the chief's first."""
+        if not self.elsewhere:
+            return [number]
+        (found,) = self.of("gathering")(tf.constant(number, tf.float64))
+        return list(map(float, found))
+
+    def _make_gathering(self):
+        """A program that returns nested values `[R, …]`, flat, the same everywhere."""
+        strategy = self._strategy
+
+        def on_replica(values):
+            return [tf.expand_dims(v, 0) for v in tf.nest.flatten(values)]
+
+        def program(values):
+            expanded = strategy.run(on_replica, args=(values,))
+            return [strategy.gather(v, axis=0) for v in expanded]
+
+        return program
 
 
 def adaptive_clip(gradient, weight, clip, floor=1e-3):

@@ -44,13 +44,13 @@ def learn(
         spent: seconds of what went before and belongs to the run.
         profile: whether to write a TensorBoard trace of one truncation.
     """
-    settings = trainer.settings
+    settings, programs = trainer.settings, trainer.programs
+    state = _begun(trainer, weights, folder, spent)
+    if not programs.chief:  # who alone writes and shows what is going on
+        folder, progress = None, False
     if folder:
         rule = trainer.players.student
         folder.save_student(rule, weights, settings, about, UNTRAINED_FILE)
-    state = trainer.fresh_state(weights)._replace(seconds=spent)
-    if folder is not None and (found := folder.restore()) is not None:
-        state = trainer.from_arrays(*found)
     board = _Board(folder)
     bar = tqdm.tqdm(
         total=max(settings.meta_updates, state.updates),
@@ -63,25 +63,28 @@ def learn(
     saved_at = time.monotonic()
     began = saved_at - state.seconds
     try:
-        while True:
-            while trainer.validation_due(state):
-                state = trainer.validate(state)
+        with programs.watched():
+            while True:
+                while trainer.validation_due(state):
+                    state = trainer.validate(state)
+                    state = state._replace(seconds=time.monotonic() - began)
+                    board.validation(state)
+                    bar.set_postfix_str(_standing(state))
+                if trainer.done(state):
+                    break
+                # The first one that builds no program.
+                with _trace(
+                    folder if profile and trainer.clock.seconds else None
+                ) as done:
+                    state = trainer.step(state)
+                profile = profile and not done
                 state = state._replace(seconds=time.monotonic() - began)
-                board.validation(state)
-                bar.set_postfix_str(_standing(state))
-            if trainer.done(state):
-                break
-            # The first one that builds no program.
-            with _trace(folder if profile and trainer.clock.seconds else None) as done:
-                state = trainer.step(state)
-            profile = profile and not done
-            state = state._replace(seconds=time.monotonic() - began)
-            board.update(state)
-            bar.total = max(bar.total, state.updates)
-            bar.update(state.updates - bar.n)
-            if folder and time.monotonic() - saved_at >= checkpoint_seconds:
-                _save(folder, trainer, state, about)
-                saved_at = time.monotonic()
+                board.update(state)
+                bar.total = max(bar.total, state.updates)
+                bar.update(state.updates - bar.n)
+                if folder and time.monotonic() - saved_at >= checkpoint_seconds:
+                    _save(folder, trainer, state, about)
+                    saved_at = time.monotonic()
     finally:
         # On success, Ctrl-C, divergence or any error: nothing computed is lost.
         bar.close()
@@ -103,6 +106,15 @@ def learn(
         )
     if progress and trainer.clock.inner_steps:
         print(f"{label}: {trainer.costs(state)}")
+    return state
+
+
+def _begun(trainer, weights, folder, spent):
+    """Returns the state to go on from, the same in all processes."""
+    state = trainer.fresh_state(weights)._replace(seconds=spent)
+    if folder is not None and (found := folder.restore()) is not None:
+        state = trainer.from_arrays(*found)
+    trainer.check_agreement(state)
     return state
 
 

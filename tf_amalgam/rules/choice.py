@@ -130,8 +130,10 @@ class Choice(Rule):
 
     def weights_of(self, rule, weights):
         """As `Rule`; also of the same rule without rates, which begin untrained."""
-        without = {"rate_range": 0.0, "rate_time": RATE_TIME, "rate_decay": 0.0}
-        if rule == dataclasses.replace(self, **without):
+        without = dataclasses.replace(
+            self, rate_range=0.0, rate_time=RATE_TIME, rate_decay=0.0
+        )
+        if rule == without:
             return {**weights, **self._init_rates()}
         return super().weights_of(rule, weights)
 

@@ -1,0 +1,133 @@
+"""The devices that share a meta-batch: one, those of a machine, or of several."""
+
+import contextlib
+import json
+import os
+
+import tensorflow as tf
+
+STRATEGIES = ("none", "mirrored", "multi_worker")
+# What TensorFlow raises when another worker has gone.
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+_EXAMPLE = (
+    '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
+    '"task": {"type": "worker", "index": 0}}'
+)
+_joined: list = []  # the strategy of this process, once it has joined
+
+
+class WorkerLost(RuntimeError):
+    """Another worker has ended before the run has."""
+
+
+def join():
+    """Makes this process one worker of the cluster that `TF_CONFIG` names.
+
+    To be called before TensorFlow does anything else, as its collective operations
+    must be set up first; a second call is none. Waits for the other workers.
+
+    Returns:
+        A `MultiWorkerMirroredStrategy`.
+
+    Raises:
+        ValueError: where `TF_CONFIG` is missing or unreadable, or TensorFlow has begun.
+    """
+    if not _joined:
+        check_config(os.environ.get("TF_CONFIG", ""))
+        try:
+            _joined.append(tf.distribute.MultiWorkerMirroredStrategy())
+        except RuntimeError as error:
+            raise ValueError(
+                "strategy='multi_worker' has to come before TensorFlow does anything "
+                "else: call tf_amalgam.cluster.join() first, before an optimizee is "
+                f"made, or use the program amalgamate, which does. ({error})"
+            ) from error
+    return _joined[0]
+
+
+def check_config(text):
+    """Raises ValueError unless `TF_CONFIG` names a cluster and a place in it."""
+    try:
+        told = json.loads(text)
+        kind, index = told["task"]["type"], int(told["task"]["index"])
+        if not 0 <= index < len(told["cluster"][kind]):
+            raise ValueError(f"no {kind} {index} in the cluster")
+    except (ValueError, KeyError, TypeError) as error:
+        given = f"it is {text!r} ({error})" if text else "it is not set"
+        raise ValueError(
+            "strategy='multi_worker' needs TF_CONFIG in the environment of every "
+            f"worker; {given}. Expected, of the first of two: {_EXAMPLE}."
+        ) from error
+
+
+@contextlib.contextmanager
+def telling_of_losses():
+    """Within it the loss of another worker is a `WorkerLost` that says what to do."""
+    try:
+        yield
+    except _LOST as error:
+        said = str(error).strip().splitlines()[-1]
+        raise WorkerLost(
+            "Another worker has ended, or cannot be reached any more. What was "
+            "computed is kept: start all workers again, as many as divide the "
+            f"meta-batch, with the same workdir. ({said})"
+        ) from error
+
+
+def strategy(name, replicas, meta_batch):
+    """Returns the strategy of a name, whose replicas divide the meta-batch.
+
+    Args:
+        name: `"none"` (one device), `"mirrored"` (those of this machine) or
+            `"multi_worker"` (those of all machines of `TF_CONFIG`, see `join`).
+        replicas: how many devices of this machine; None takes the largest number that
+            divides the meta-batch. Of several machines all are taken.
+        meta_batch: optimizees.
+
+    Raises:
+        ValueError: for an unknown name, or devices that cannot share the meta-batch.
+    """
+    if name not in STRATEGIES:
+        raise ValueError(
+            f"strategy must be one of {', '.join(STRATEGIES)}; received {name!r}."
+        )
+    if name == "multi_worker":
+        found = join()
+        count = found.num_replicas_in_sync
+        if replicas not in (None, count):
+            raise ValueError(
+                f"replicas={replicas}, but the workers of TF_CONFIG have {count} "
+                "devices, which strategy='multi_worker' takes all; leave replicas out."
+            )
+        _check_share(meta_batch, count)
+        return found
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    devices = [device.name for device in tf.config.list_logical_devices(kind)]
+    if name == "none":
+        if replicas not in (None, 1):
+            raise ValueError(
+                f"replicas={replicas}, but strategy='none' is one device; use "
+                "strategy='mirrored', or leave replicas out."
+            )
+        return tf.distribute.get_strategy()
+    if replicas is None:
+        replicas = max(n for n in range(1, len(devices) + 1) if meta_batch % n == 0)
+    if not 1 <= replicas <= len(devices):
+        raise ValueError(
+            f"replicas={replicas}, but there are {len(devices)} {kind} devices."
+        )
+    _check_share(meta_batch, replicas)
+    return tf.distribute.MirroredStrategy(devices[:replicas])
+
+
+def _check_share(meta_batch, replicas):
+    if meta_batch % replicas:
+        raise ValueError(
+            f"meta_batch={meta_batch} cannot be shared by {replicas} devices; use a "
+            "multiple of their number, or fewer devices (replicas)."
+        )
