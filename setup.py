@@ -14,6 +14,12 @@ GIN_FILES = [
     for path in sorted((HERE / "gin_configs").rglob("*.gin"))
 ]
 
+RAY = [
+    "ray>=2.40,<3",
+    # Later ones need NumPy 2, which tensorflow-privacy does not allow.
+    'pyarrow<22; python_version < "3.12"',
+]
+
 setup(
     name="tf_amalgam",
     version=VERSION,
@@ -57,7 +63,11 @@ setup(
         "numpy>=1.26",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9,<0.18", "mypy>=1.14,<3"]
+        "ray": RAY,
+        "test": [
+            *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9,<0.18", "mypy>=1.14,<3"),
+            *RAY,
+        ],
     },
     entry_points={
         "console_scripts": [

@@ -4,7 +4,8 @@
         --workdir=runs/mnist --gin_bindings='data_dir="…"'
 
 The same command continues an interrupted run. With --replicates=8 it trains so many
-that differ in nothing but their randomness, each in a folder of its own.
+that differ in nothing but their randomness, each in a folder of its own, some at a time
+with --parallel or on a Ray cluster with --launcher=ray.
 """
 
 from absl import flags
@@ -13,10 +14,10 @@ from tf_amalgam_launch import binary
 flags.DEFINE_integer(
     "replicates", 0, "Runs that differ in their randomness alone; 0 is one plain run."
 )
-flags.DEFINE_integer("parallel", 1, "Replicates that run at the same time.")
 flags.DEFINE_boolean(
     "profile", False, "Write a TensorBoard trace of one truncation into workdir."
 )
+binary.define_launcher_flags()
 binary.define_gin_flags()
 
 
@@ -27,14 +28,18 @@ def main(_=None):
     given = binary.FLAGS
     if given.replicates and given.profile:
         raise ValueError("--profile goes with one run; leave --replicates out.")
+    if given.launcher == "ray" and not given.replicates:
+        raise ValueError("--launcher is of replicates; give --replicates, too.")
     if given.replicates:
         bindings.run_replicates(
             given.replicates,
             given.gin_file,
             given.gin_bindings,
             given.workdir,
-            given.parallel,
+            binary.launcher(),
             binary.command("amalgamate"),
+            given.job_cpus,
+            given.job_gpus,
         )
         print(f"{given.replicates} replicates: {given.workdir}/replicates.csv")
         return

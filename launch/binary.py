@@ -1,6 +1,7 @@
 """Flags and the clean start and end that all binaries share."""
 
 import contextlib
+import ctypes
 import logging
 import os
 import shlex
@@ -11,6 +12,8 @@ import tempfile
 from absl import app, flags
 from absl import logging as absl_logging
 from tf_amalgam_launch import processors
+
+PR_SET_PDEATHSIG = 1  # of Linux
 
 FLAGS = flags.FLAGS
 flags.DEFINE_boolean(
@@ -33,6 +36,53 @@ def define_gin_flags():
     flags.mark_flags_as_required(["gin_file", "workdir"])
 
 
+def define_launcher_flags():
+    """Defines the flags of a binary whose jobs run here or on a Ray cluster."""
+    flags.DEFINE_enum(
+        "launcher",
+        "local",
+        ["local", "ray"],
+        "Where its runs are: processes of this machine, or jobs of a Ray cluster whose "
+        "machines all see workdir.",
+    )
+    flags.DEFINE_integer("parallel", 1, "Of local: runs at the same time.")
+    flags.DEFINE_string(
+        "ray_address",
+        None,
+        "Of ray: the cluster (auto, ray://…); by default one is started here.",
+    )
+    flags.DEFINE_integer("retries", 3, "Of ray: how often a lost run is begun again.")
+    flags.DEFINE_float("job_cpus", 2.0, "Of ray: CPUs that a run takes up.")
+    flags.DEFINE_float("job_gpus", 0.0, "Of ray: GPUs that a run takes up.")
+
+
+def launcher(one_is_here=True):
+    """Returns the launcher that the flags name.
+
+    Args:
+        one_is_here: whether a single local process is this one, and no launcher: None.
+    """
+    from tf_amalgam import launchers
+
+    if FLAGS.launcher == "local" and FLAGS.parallel == 1 and one_is_here:
+        return None
+    return launchers.launcher(
+        FLAGS.launcher, FLAGS.parallel, FLAGS.ray_address, FLAGS.retries
+    )
+
+
+def end_with_parent():
+    """Has Linux kill this process when the one named by the environment ends.
+
+    More exactly, when the thread that started it does.
+    """
+    parent = os.environ.pop("TF_AMALGAM_PARENT", None)
+    if parent is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(parent):  # it has ended before
+            sys.exit("The process that started this one has ended.")
+
+
 def command(name):
     """Returns the command line as it was typed, flags and all."""
     return shlex.join([name, *sys.argv[1:]])
@@ -42,6 +92,7 @@ def start(main, with_tensorflow=True):
     """Runs an absl main; mistakes end in one message, a stop ends in a checkpoint."""
 
     def guarded(argv):
+        end_with_parent()
         # A batch system's stop is treated like Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         absl_logging.set_verbosity(absl_logging.WARNING)

@@ -3,13 +3,20 @@
     amalgam-grid-search --gin_file=gin_configs/experiments/grid_search.gin \
         --workdir=runs/grid --gin_bindings='data_dir="…"'
 
-Experiments then include runs/grid/pool.gin. Finished runs are not run again.
+Experiments then include runs/grid/pool.gin. Finished runs are not run again. With
+--parallel=2 so many are run at a time, with --launcher=ray on a Ray cluster.
 """
 
 import pathlib
 
+from absl import flags
 from tf_amalgam_launch import binary
 
+flags.DEFINE_multi_string(
+    "only", None, "Pattern of records to make (Train/adam-*); nothing is chosen then."
+)
+flags.DEFINE_boolean("report", True, "Write the configuration.")
+binary.define_launcher_flags()
 binary.define_gin_flags()
 
 
@@ -17,10 +24,17 @@ def main(_=None):
     """Runs `tf_amalgam.grid_search` under the flags and prints its table."""
     from tf_amalgam import bindings
 
-    flags = binary.FLAGS
-    bindings.run("grid_search", flags.gin_file, flags.gin_bindings, flags.workdir)
-    print((pathlib.Path(flags.workdir) / "grid.md").read_text())
-    print(f"Tuned pool, to include: {flags.workdir}/pool.gin")
+    given = binary.FLAGS
+    what = ("grid_search", given.gin_file, given.gin_bindings, given.workdir)
+    if given.only:
+        bindings.run_part(*what, given.only, given.report)
+        return
+    if on := binary.launcher():
+        bindings.run_launched(*what, on, given.job_cpus, given.job_gpus)
+    else:
+        bindings.run(*what)
+    print((pathlib.Path(given.workdir) / "grid.md").read_text())
+    print(f"Tuned pool, to include: {given.workdir}/pool.gin")
 
 
 def entry():

@@ -19,7 +19,7 @@ flags.DEFINE_string("export", None, "Folder to write finished ones and cards to.
 flags.DEFINE_integer(
     "replicates", 0, "Runs of each, of which the best one is exported; 0 is one run."
 )
-flags.DEFINE_integer("parallel", 1, "Replicates that run at the same time.")
+binary.define_launcher_flags()
 binary.define_gin_flags()
 
 
@@ -28,8 +28,10 @@ def main(_=None):
     from tf_amalgam import bindings, plan
 
     given = binary.FLAGS
-    if given.parallel > 1 and not given.replicates:
-        raise ValueError("--parallel is of replicates; give --replicates, too.")
+    if (given.parallel > 1 or given.launcher == "ray") and not given.replicates:
+        raise ValueError(
+            "--parallel and --launcher are of replicates; give --replicates, too."
+        )
     if not given.list:
         bindings.train_zoo(
             given.only,
@@ -37,7 +39,7 @@ def main(_=None):
             given.gin_bindings,
             given.workdir,
             given.replicates,
-            given.parallel,
+            binary.launcher(),
             given.export,
             binary.command("amalgam-train-zoo"),
         )

@@ -9,7 +9,7 @@ import pytest
 
 from tests import helpers
 from tests.test_gin import TINY
-from tf_amalgam import bindings, replicates, saved
+from tf_amalgam import bindings, launchers, replicates, saved
 from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
 
@@ -195,7 +195,7 @@ def test_a_damaged_student_is_left_out_of_the_summary(three, tmp_path, caplog):
 
 
 def test_several_at_once_equal_one_after_another(three, tmp_path):
-    bindings.run_replicates(2, FILES, TINY, tmp_path, parallel=2)
+    bindings.run_replicates(2, FILES, TINY, tmp_path, launchers.Local(2))
     for i in range(2):
         np.testing.assert_array_equal(
             weights(tmp_path / f"replicate-{i}"), weights(three / f"replicate-{i}")
@@ -207,15 +207,14 @@ def test_a_failed_one_is_named_and_the_others_end(three, tmp_path):
     (tmp_path / "replicate-0").mkdir()
     (tmp_path / "replicate-0" / "settings.json").write_text("{")
     with pytest.raises(RuntimeError, match="1 of 2 replicates failed: replicate-0"):
-        bindings.run_replicates(2, FILES, TINY, tmp_path, parallel=2)
+        bindings.run_replicates(2, FILES, TINY, tmp_path, launchers.Local(2))
     assert "damaged" in (tmp_path / "replicate-0" / "log.txt").read_text()
     np.testing.assert_array_equal(
         weights(tmp_path / "replicate-1"), weights(three / "replicate-1")
     )
 
 
-@pytest.mark.parametrize(("count", "parallel"), [(0, 1), (2, 0)])
-def test_counts_are_checked(tmp_path, count, parallel):
+def test_counts_are_checked(tmp_path):
     with pytest.raises(ValueError, match="must be a whole number from 1"):
-        bindings.run_replicates(count, FILES, TINY, tmp_path / "x", parallel)
+        bindings.run_replicates(0, FILES, TINY, tmp_path / "x")
     assert not (tmp_path / "x").exists()

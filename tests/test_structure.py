@@ -21,10 +21,10 @@ LAYERS = [
         *("numerics", "layout", "files", "privacy", "stats", "warm_up"),
         *("published", "processes", "terms", "words", "cluster"),
     },
-    {"rules", "sweep", "frames", "workers", "chunks", "plots", "weights"},
+    {"rules", "sweep", "frames", "workers", "chunks", "plots", "weights", "jobs"},
     {
         *("data", "amalgamation", "perturbation", "curriculum", "guard"),
-        *("private_gradients", "participants", "compiled", "measured"),
+        *("private_gradients", "participants", "compiled", "measured", "launchers"),
     },
     {"advance", "lanes", "stored"},
     {"guarded", "tasks", "evaluated"},

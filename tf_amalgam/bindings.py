@@ -12,6 +12,8 @@ from tf_amalgam import (
     evaluation,
     experiment,
     files,
+    jobs,
+    launchers,
     plan,
     replicates,
     rules,
@@ -172,7 +174,9 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     return result
 
 
-def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1, command=""):
+def run_replicates(
+    count, gin_files, gin_bindings, workdir, on=None, command="", cpus=2.0, gpus=0.0
+):
     """Runs `amalgamate` once for each replicate (see `replicates.run_replicates`)."""
     parse(gin_files, gin_bindings)  # mistakes show before any work
     check_given("amalgamate")
@@ -190,11 +194,13 @@ def run_replicates(count, gin_files, gin_bindings, workdir, parallel=1, command=
         gin_files,
         gin_bindings,
         workdir,
-        parallel,
         one,
+        on,
         seed=_bound("seed"),
         command=command,
         configuration=gin.config_str(),
+        cpus=cpus,
+        gpus=gpus,
     )
 
 
@@ -204,7 +210,7 @@ def train_zoo(
     gin_bindings,
     workdir,
     count=0,
-    parallel=1,
+    on=None,
     into=None,
     command="",
 ):
@@ -215,7 +221,7 @@ def train_zoo(
         gin_files, gin_bindings: the form, and what wins over it.
         workdir: folder of a folder for each run.
         count: replicates of each; 0 is one plain run.
-        parallel: replicates at the same time.
+        on: a launcher of the replicates; None runs one after another here.
         into: folder to export finished ones to, or None.
         command: what was typed, for the READMEs of replicates.
     """
@@ -226,7 +232,7 @@ def train_zoo(
     def one(experiment, folder):
         given = ([*gin_files, experiment], gin_bindings, folder)
         if count:
-            run_replicates(count, *given, parallel, command)
+            run_replicates(count, *given, on, command)
         else:
             run("amalgamate", *given)
 
@@ -261,3 +267,52 @@ def run_evaluation(
         return run(*given, limit=0, meanwhile=crew.work)
     finally:
         crew.stop()
+
+
+def run_part(name, gin_files, gin_bindings, workdir, only, report=True):
+    """Runs `evaluate` or `grid_search` for some records alone; as `run`.
+
+    Args:
+        name: of the function.
+        gin_files, gin_bindings, workdir: what it runs, and where.
+        only: patterns of the records, see `evaluate`.
+        report: whether to show progress, write the configuration and, of an evaluation,
+            what is made of all records; else the process that started this one does.
+    """
+    shown = {"progress": report}
+    if name == "evaluate":
+        shown["write_report"] = report
+    given = (name, gin_files, gin_bindings, workdir)
+    return run(*given, write_config=report, only=only, **shown)
+
+
+def run_launched(name, gin_files, gin_bindings, workdir, on, cpus, gpus):
+    """Runs `evaluate` or `grid_search`, each record a job of its own; as `run`.
+
+    Args:
+        name: of the function.
+        gin_files, gin_bindings, workdir: what it runs, and where.
+        on: where the jobs run, a launcher.
+        cpus, gpus: what each takes up.
+    """
+
+    def launch(paths):
+        several = [
+            jobs.Job(
+                path.removesuffix(".json"),
+                name,
+                tuple(map(str, gin_files)),
+                tuple(gin_bindings),
+                str(workdir),
+                flags=(f"--only={path}", "--noreport"),
+                makes=(str(pathlib.Path(workdir) / path),),
+                cpus=cpus,
+                gpus=gpus,
+            )
+            for path in paths
+        ]
+        jobs.write(several, pathlib.Path(workdir) / jobs.FILE)
+        failed = launchers.run(several, on, workdir, description=name)
+        launchers.check(failed, several, workdir)
+
+    return run(name, gin_files, gin_bindings, workdir, launch=launch)

@@ -1,5 +1,6 @@
 """Every optimizee trained with every optimizer and seed, on equal terms."""
 
+import fnmatch
 import json
 import pathlib
 from collections import Counter
@@ -30,6 +31,8 @@ def evaluate(
     progress: bool = True,
     write_report: bool = True,
     configuration=None,
+    only=None,
+    launch=None,
     limit: int | None = None,
     meanwhile=None,
     halt=None,
@@ -65,6 +68,10 @@ def evaluate(
         configuration: text that every record keeps, or a function that returns it,
             called when all optimizers and optimizees have been made (the operative
             gin configuration, say). By default the arguments of this call.
+        only: patterns (`"Train/*-seed0.json"`) of the records to make in this call, by
+            their paths in `workdir`; None makes all.
+        launch: a function that has records made elsewhere: `launch(paths)` gets those
+            that are undone, by their paths in `workdir`, and returns when it is over.
         limit: at most so many runs in this call; None for all. TensorFlow keeps some
             megabytes of every run for the life of a process, so thousands are better
             shared by several (`amalgam-evaluate --parallel`).
@@ -161,6 +168,12 @@ def evaluate(
         replicates=Counter(one.label for one in contestants),
     )
     _draw_samples(tasks, workdir)
+    wanted = _wanted([job.path for job in jobs], workdir, only)
+    if only is not None:
+        jobs, runs = ([several[i] for i in wanted] for several in (jobs, runs))
+    if launch:
+        undone = [job.path for job in jobs if not job.path.is_file()]
+        launch([str(path.relative_to(workdir)) for path in undone])
     sweep(
         jobs,
         run,
@@ -175,6 +188,23 @@ def evaluate(
     if write_report:
         report(records.read_all(workdir), workdir)
     return [records.read(job.path) for job in jobs if job.path.is_file()]
+
+
+def _wanted(paths, workdir, only):
+    """Returns the places of the records that patterns are of; all without patterns."""
+    if only is None:
+        return list(range(len(paths)))
+    names = [str(path.relative_to(workdir)) for path in paths]
+    for pattern in only:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise ValueError(
+                f"No run has a record like {pattern}. They are called like {names[0]}."
+            )
+    return [
+        i
+        for i, name in enumerate(names)
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in only)
+    ]
 
 
 def _arguments(given):

@@ -6,10 +6,22 @@ import signal
 import subprocess
 import sys
 
+# Variable of the number of the process that a binary is not to outlive.
+PARENT = "TF_AMALGAM_PARENT"
 LOGS = "logs"  # folder of their output, beside what they write
 
 
-def started(binary, gin_files, gin_bindings, workdir, log, flags=()):
+def started(
+    binary,
+    gin_files,
+    gin_bindings,
+    workdir,
+    log,
+    flags=(),
+    folder=None,
+    with_parent=False,
+    cpus=None,
+):
     """Returns the process of one binary; it computes as this process does.
 
     Args:
@@ -17,6 +29,9 @@ def started(binary, gin_files, gin_bindings, workdir, log, flags=()):
         gin_files, gin_bindings, workdir: its flags.
         log: file that its output is added to.
         flags: other flags of it, as they are written.
+        folder: where it runs; by default here.
+        with_parent: whether it is killed if this process ends, however that ends.
+        cpus: how many TensorFlow may use; by default all.
     """
     log = pathlib.Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -25,9 +40,16 @@ def started(binary, gin_files, gin_bindings, workdir, log, flags=()):
         command.append("--noonednn")
     command += [f"--gin_file={name}" for name in gin_files]
     command += [f"--gin_bindings={binding}" for binding in gin_bindings]
+    environment = dict(os.environ)
+    if with_parent:
+        environment[PARENT] = str(os.getpid())
+    if cpus is not None:
+        environment["TF_NUM_INTRAOP_THREADS"] = str(max(1, round(cpus)))
     with open(log, "ab") as file:
         return subprocess.Popen(
             [*command, f"--workdir={workdir}", *flags],
+            cwd=folder,
+            env=environment,
             stdout=file,
             stderr=file,
             # A Ctrl-C of the terminal comes through `interrupt`, once.

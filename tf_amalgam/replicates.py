@@ -5,11 +5,10 @@ import io
 import json
 import logging
 import pathlib
-import subprocess
-import time
 import traceback
 
-from tf_amalgam import files, plots, processes, saved
+from tf_amalgam import files, launchers, plots, saved
+from tf_amalgam.jobs import Job
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.workdir import (
     CONFIG_FILE,
@@ -50,11 +49,13 @@ def run_replicates(
     gin_files,
     gin_bindings,
     workdir,
-    parallel=1,
-    one=None,
+    one,
+    on=None,
     seed=0,
     command="",
     configuration="",
+    cpus=2.0,
+    gpus=0.0,
 ):
     """Runs `amalgamate` under gin once for each replicate; returns their folders.
 
@@ -62,28 +63,37 @@ def run_replicates(
         count: replicates; number i lies in `workdir/replicate-i`.
         gin_files, gin_bindings: as for one run.
         workdir: folder of all.
-        parallel: runs at the same time, each a process of its own with its output
-            in `log.txt`; 1 runs them here, one after another.
         one: `(gin_files, gin_bindings, folder)` does one run in this process.
+        on: a launcher (see `launchers`) of them as processes of their own, with their
+            output in `log.txt`; None runs them here, one after another.
         seed: root of the randomness of all.
         command: what was typed, for the README.
         configuration: text of the gin configuration, kept as `config.gin`.
+        cpus, gpus: what each takes up, for the launcher.
 
     Raises:
-        ValueError: for a count or parallel below 1; if the folder's replicates are of
+        ValueError: for a count below 1; if the folder's replicates are of
             another experiment.
         RuntimeError: naming the replicates that failed, after all others have ended.
         KeyboardInterrupt: on Ctrl-C, after every run has written a checkpoint.
     """
-    for name, value in (("replicates", count), ("parallel", parallel)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number from 1, received {value}.")
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"replicates must be a whole number from 1, received {count}.")
     workdir = pathlib.Path(workdir)
     folders = [workdir / f"{FOLDER}{i}" for i in range(count)]
     # Those that were begun come first: another experiment shows before it adds to them.
     there = begun(workdir)
     jobs = [
-        (folders[i], [*gin_bindings, f"amalgamate.replicate = {i}"])
+        Job(
+            folders[i].name,
+            "amalgamate",
+            tuple(map(str, gin_files)),
+            (*gin_bindings, f"amalgamate.replicate = {i}"),
+            str(folders[i]),
+            log=str(folders[i] / LOG_FILE),
+            cpus=cpus,
+            gpus=gpus,
+        )
         for i in sorted(range(count), key=lambda i: i not in there)
     ]
 
@@ -96,16 +106,16 @@ def run_replicates(
     if not there:
         explain()
     try:
-        if parallel == 1:
-            failed = _in_turn(jobs, gin_files, one, explain)
+        if on is None:
+            failed = _in_turn(jobs, one, explain)
         else:
-            failed = _side_by_side(jobs, gin_files, parallel, explain)
+            failed = launchers.run(
+                jobs, on, workdir, progress=False, ended=lambda _, e: e or explain()
+            )
     finally:
         summarize(workdir)
     if failed:
-        told = ", ".join(
-            f"{folder.name} (see {folder / LOG_FILE})" for folder in failed
-        )
+        told = ", ".join(f"{name} (see {workdir / name / LOG_FILE})" for name in failed)
         raise RuntimeError(
             f"{len(failed)} of {count} replicates failed: {told}. The same command "
             "runs these again."
@@ -218,56 +228,31 @@ def _explain(workdir, count, seed, command, configuration):
     files.write_text(workdir / README_FILE, told)
 
 
-def _in_turn(jobs, gin_files, one, succeeded):
-    """Runs one after another in this process; returns the folders of the failed.
+def _in_turn(jobs, one, succeeded):
+    """Runs one after another in this process; returns the names of the failed.
 
     Raises:
         ValueError, OSError: at once for what is wrong with the call itself: another
             experiment's folder, or an error before a replicate has begun.
     """
     failed = []
-    for folder, bindings in jobs:
+    for job in jobs:
+        folder = pathlib.Path(job.workdir)
         try:
-            one(gin_files, bindings, folder)
+            one(list(job.gin_files), list(job.gin_bindings), folder)
         except AnotherExperiment:
             raise
         except Exception as error:
             mistake = isinstance(error, (ValueError, OSError))
             if mistake and not (folder / SETTINGS_FILE).is_file():
                 raise
-            logging.error("%s failed: %s", folder.name, error)
+            logging.error("%s failed: %s", job.name, error)
             folder.mkdir(parents=True, exist_ok=True)
-            with open(folder / LOG_FILE, "a") as log:
+            with open(job.log, "a") as log:
                 traceback.print_exc(file=log)
-            failed.append(folder)
+            failed.append(job.name)
         else:
             succeeded()
-    return failed
-
-
-def _side_by_side(jobs, gin_files, parallel, succeeded):
-    """Runs so many at a time as processes; returns the folders of the failed."""
-    waiting, failed = list(jobs), []
-    running: dict[subprocess.Popen, pathlib.Path] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < parallel:
-                folder, bindings = waiting.pop(0)
-                log = folder / LOG_FILE
-                process = processes.started(
-                    "amalgamate", gin_files, bindings, folder, log
-                )
-                running[process] = folder
-            for process in [p for p in running if p.poll() is not None]:
-                folder = running.pop(process)
-                if process.returncode:
-                    failed.append(folder)
-                else:
-                    succeeded()
-            time.sleep(0.2)
-    except BaseException:
-        processes.interrupt(running)
-        raise
     return failed
 
 

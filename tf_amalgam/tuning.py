@@ -49,6 +49,8 @@ def grid_search(
     warmup_learning_rate: float = 0.01,
     preset: str = "paper",
     progress: bool = True,
+    only=None,
+    launch=None,
 ) -> GridSearch:
     """Tunes the learning rate of every teacher on one optimizee.
 
@@ -74,6 +76,7 @@ def grid_search(
         warmup_steps, warmup_learning_rate: the warm-up of every run.
         preset: hyperparameters of teachers given by name.
         progress: whether to show a progress bar.
+        only, launch: see `evaluate`; with `only` nothing is chosen.
 
     Raises:
         ValueError: for a teacher, a grid or a folder that cannot be used, before any
@@ -102,7 +105,11 @@ def grid_search(
         preset=preset,
         progress=progress,
         write_report=False,  # a line per teacher and rate would hide everything
+        only=only,
+        launch=launch,
     )
+    if only is not None:
+        return GridSearch((), {}, ())
     losses = {
         rule.name: {rate: _loss(found, rule.name, rate) for rate in rates}
         for rule in pool

@@ -1,0 +1,303 @@
+"""Lists of jobs: on disk and back, chosen from, run in order, here and on Ray."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import time
+
+import gin
+import pytest
+
+from tests.test_gin import TINY
+from tf_amalgam import bindings, jobs, launchers, records
+from tf_amalgam.jobs import Job
+
+FILES = ("gin_configs/experiments/quickstart.gin",)
+EVALUATION = (
+    *TINY,
+    "evaluate.tasks = [%seen]",
+    "evaluate.optimizers = ['adam', 'choice-small']",
+    "evaluate.baselines = ()",
+    "evaluate.seeds = [3]",
+    "evaluate.epochs = 1",
+)
+
+
+@pytest.fixture(autouse=True)
+def cleared():
+    yield
+    gin.clear_config()
+
+
+def job(name, folder="w", **others):
+    return Job(name, "evaluate", ("a.gin",), ("b = 1",), str(folder), **others)
+
+
+class Told:
+    """A launcher that writes down what it starts; `fails` end with an error."""
+
+    def __init__(self, fails=(), room=1):
+        self.started, self._fails, self._room, self.stopped = [], fails, room, []
+
+    def has_room(self, running):
+        return running < self._room
+
+    def start(self, job, log):
+        self.started.append(job.name)
+        if job.name not in self._fails:
+            for path in job.makes:
+                pathlib.Path(path).write_text("")
+        return job.name
+
+    def ended(self, running):
+        return [(name, "broken" if name in self._fails else "") for name in running]
+
+    def stop(self, running):
+        self.stopped = list(running)
+
+
+def test_a_list_is_the_same_after_a_file(tmp_path):
+    several = [
+        job("train/a", flags=("--x=1",), makes=("w/é",), gpus=0.25),
+        job("evaluate/a/b", after=("train/a",), log="w/log.txt"),
+    ]
+    jobs.write(several, tmp_path / "jobs.jsonl")
+    assert jobs.read(tmp_path / "jobs.jsonl") == several
+    assert len((tmp_path / "jobs.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("{\n", "Line 1 of .* is no job"),
+        (json.dumps({**job("a")._asdict(), "nmae": 1}), "unexpected .* 'nmae'"),
+        (2 * (json.dumps(job("a")._asdict()) + "\n"), "Two jobs are called a"),
+    ],
+)
+def test_mistakes_in_a_list(tmp_path, lines, message):
+    (tmp_path / "jobs.jsonl").write_text(lines)
+    with pytest.raises(ValueError, match=message):
+        jobs.read(tmp_path / "jobs.jsonl")
+    with pytest.raises(FileNotFoundError, match="no list of jobs"):
+        jobs.read(tmp_path / "other.jsonl")
+
+
+def test_jobs_are_chosen_by_name():
+    several = [job("train/a"), job("evaluate/x/a"), job("evaluate/y/a")]
+    assert jobs.chosen(several, ()) == several
+    assert jobs.chosen(several, ["evaluate/y/*", "train/*"]) == [
+        several[0],
+        several[2],
+    ]
+    with pytest.raises(ValueError, match=r"No job is called like trian/\*"):
+        jobs.chosen(several, ["train/*", "trian/*"])
+
+
+def test_jobs_wait_for_others_and_what_is_done_is_left(tmp_path):
+    def made(name, **others):
+        return job(name, makes=(str(tmp_path / name.replace("/", "-")),), **others)
+
+    several = [
+        made("report", after=("evaluate/",)),
+        made("evaluate/a", after=("train/a",)),
+        made("evaluate/b", after=("train/b", "elsewhere")),
+        made("train/b"),
+        made("train/a"),
+    ]
+    on, ended = Told(), []
+    launched = {"progress": False, "ended": lambda job, error: ended.append(job.name)}
+    assert launchers.run(several, on, tmp_path, **launched) == {}
+    assert on.started == ["train/b", "train/a", "evaluate/b", "evaluate/a", "report"]
+    assert ended == on.started
+    (tmp_path / "evaluate-b").unlink()
+    again = Told()
+    launchers.run(several, again, tmp_path, progress=False)
+    assert again.started == ["evaluate/b"]
+    # Nothing says when these are done: they are run each time.
+    always = [job("a"), job("b")]
+    for _ in range(2):
+        again = Told(room=2)
+        launchers.run(always, again, tmp_path, progress=False)
+        assert again.started == ["a", "b"]
+
+
+def test_what_comes_after_a_failure_is_left(tmp_path):
+    several = [job("b", after=("a",)), job("a"), job("c"), job("d", makes=("none",))]
+    on = Told(fails=("a",))
+    monkey = type("Lazy", (Told,), {"start": lambda self, job, log: job.name})()
+    failed = launchers.run(several, on, tmp_path, progress=False)
+    assert failed["a"] == "broken"
+    assert on.started == ["a", "c", "d"]
+    pathlib.Path("none").unlink()
+    failed = launchers.run(several[3:], monkey, tmp_path, progress=False)
+    assert failed == {"d": "it ended without none"}
+    message = r"1 of 4 jobs failed: d\. .*ended without none \(see .*logs/d.txt\)"
+    with pytest.raises(RuntimeError, match=message):
+        launchers.check(failed, several, tmp_path)
+    launchers.check({}, several, tmp_path)
+
+
+def test_jobs_that_wait_for_one_another_are_refused(tmp_path):
+    several = [job("a", after=("b",)), job("b", after=("a",))]
+    with pytest.raises(ValueError, match="wait for one another: a, b"):
+        launchers.run(several, Told(), tmp_path, progress=False)
+
+
+def test_an_interrupt_stops_what_is_running(tmp_path):
+    def ended(job, error):
+        raise KeyboardInterrupt
+
+    on = Told(room=2)
+    with pytest.raises(KeyboardInterrupt):
+        launchers.run([job("a"), job("b")], on, tmp_path, progress=False, ended=ended)
+    assert on.stopped == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("slurm",), "one of local, ray"),
+        (("local", 0), "parallel must be a whole number from 1"),
+        (("ray", 1, None, -1), "retries must be a whole number from 0"),
+    ],
+)
+def test_mistakes_in_a_launcher(given, message):
+    pytest.importorskip("ray")
+    with pytest.raises(ValueError, match=message):
+        launchers.launcher(*given)
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(ValueError, match=r"pip install 'tf_amalgam\[ray\]'"):
+        launchers.launcher("ray")
+
+
+TIMES = ("seconds", "load", "step_milliseconds")
+
+
+def told(folder):
+    """Returns the records of a folder without what time and place they were made."""
+    found = records.read_all(folder, batch_losses=True)
+    for record in found:
+        for name in (*TIMES, "configuration"):
+            record.pop(name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Returns the folder of the evaluation by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    bindings.run("evaluate", FILES, EVALUATION, folder)
+    gin.clear_config()
+    return folder
+
+
+def test_jobs_of_this_machine_equal_one_process(alone, tmp_path):
+    found = bindings.run_launched(
+        "evaluate", FILES, EVALUATION, tmp_path, launchers.Local(2), 1.0, 0.0
+    )
+    assert len(found) == 2
+    assert told(tmp_path) == told(alone)
+    assert (tmp_path / "table.md").is_file()
+    listed = jobs.read(tmp_path / "jobs.jsonl")
+    assert all(each.done for each in listed)
+    assert {each.flags[0] for each in listed} == {
+        f"--only={path.relative_to(tmp_path)}"
+        for path in records.record_paths(tmp_path)
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of this machine with two CPUs."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+def processes_of(folder):
+    """Returns the numbers of the processes that make records in a folder."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if f"--workdir={folder}" in words and "--noreport" in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def parent_of(number):
+    text = pathlib.Path(f"/proc/{number}/status").read_text()
+    return int(re.search(r"PPid:\s+(\d+)", text)[1])
+
+
+class Killing(launchers.Ray):
+    """Kills the Ray worker of the first job that it sees running."""
+
+    killed = None
+
+    def ended(self, running):
+        mine = processes_of(self.folder)
+        if not self.killed and mine:
+            self.killed = (mine[0], parent_of(mine[0]))
+            os.kill(self.killed[1], signal.SIGKILL)
+        return super().ended(running)
+
+
+def test_a_ray_cluster_that_loses_a_worker_makes_the_same(cluster, alone, tmp_path):
+    on = Killing()
+    on.folder = tmp_path
+    bindings.run_launched("evaluate", FILES, EVALUATION, tmp_path, on, 1.0, 0.0)
+    child, worker = on.killed
+    for number in (child, worker):  # what it had started did not outlive it
+        deadline = time.monotonic() + 10
+        while pathlib.Path(f"/proc/{number}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert told(tmp_path) == told(alone)
+
+
+def test_failures_on_ray_are_named(cluster, tmp_path):
+    lines = [*EVALUATION, "evaluate.seeds = [0]", "evaluate.optimizers = ['adam']"]
+    several = [
+        Job("mistake", "evaluate", FILES, (*lines, "evaluate.x = 1"), str(tmp_path)),
+    ]
+    failed = launchers.run(several, launchers.Ray(), tmp_path, progress=False)
+    assert "it ended with status 1" in failed["mistake"]
+    said = (tmp_path / "logs" / "mistake.txt").read_text()
+    assert "error: The gin configuration cannot be read" in said
+    with pytest.raises(ValueError, match="needs 64 CPUs and 0 GPUs, which no machine"):
+        launchers.run(
+            [several[0]._replace(cpus=64)], launchers.Ray(), tmp_path, progress=False
+        )
+
+
+@pytest.mark.slow
+def test_a_grid_search_on_ray_equals_one_here(cluster, tmp_path):
+    files = ["gin_configs/experiments/grid_search.gin"]
+    lines = [*TINY, "grid_search.teachers = ['sgd']"]
+    bindings.run("grid_search", files, lines, tmp_path / "here")
+    on = launchers.Ray()
+    bindings.run_launched("grid_search", files, lines, tmp_path / "ray", on, 1.0, 0.0)
+    here, there = (tmp_path / name / "pool.gin" for name in ("here", "ray"))
+    assert here.read_text() == there.read_text()
+
+
+@pytest.mark.slow
+def test_replicates_on_ray_equal_those_here(cluster, tmp_path):
+    from tests.test_replicates import weights
+
+    bindings.run_replicates(2, FILES, TINY, tmp_path / "here")
+    on = launchers.Ray()
+    bindings.run_replicates(2, FILES, TINY, tmp_path / "ray", on, cpus=1.0)
+    for i in range(2):
+        here, there = (tmp_path / n / f"replicate-{i}" for n in ("here", "ray"))
+        assert (weights(here) == weights(there)).all()
+    assert (tmp_path / "ray" / "replicates.csv").is_file()

@@ -1,0 +1,108 @@
+"""Lists of jobs: calls of the programs as data, to look at, choose from and run.
+
+A job that is run twice does its work once, so that a list which was interrupted is
+simply run again.
+"""
+
+import fnmatch
+import json
+import pathlib
+from typing import NamedTuple
+
+from tf_amalgam import files
+
+FILE = "jobs.jsonl"
+
+
+class Job(NamedTuple):
+    """One call of one program.
+
+    Attributes:
+        name: its own in a list, words with slashes between them: `evaluate/Train/adam`.
+        program: its module in `tf_amalgam_launch`.
+        gin_files, gin_bindings, workdir: its flags.
+        flags: others, as they are written.
+        makes: files that are all there once it is done; without any it is run each
+            time.
+        after: names of jobs, or parts of names that end in a slash, which it needs.
+        log: file of its output; by default one beside the others of its list.
+        cpus, gpus: how many it takes up; parts of one are possible.
+    """
+
+    name: str
+    program: str
+    gin_files: tuple[str, ...]
+    gin_bindings: tuple[str, ...]
+    workdir: str
+    flags: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    log: str = ""
+    cpus: float = 2.0
+    gpus: float = 0.0
+
+    @property
+    def done(self) -> bool:
+        """Whether all that it makes is there."""
+        return bool(self.makes) and all(pathlib.Path(p).is_file() for p in self.makes)
+
+
+def write(jobs, path):
+    """Writes a list of jobs, one line of JSON each, atomically."""
+    lines = (json.dumps(job._asdict(), ensure_ascii=False) + "\n" for job in jobs)
+    files.write_text(path, "".join(lines))
+
+
+def read(path) -> list[Job]:
+    """Returns the jobs of a file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: naming the line that is no job, or is one of another's name.
+    """
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"There is no list of jobs at {path}.")
+    found = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                told = json.loads(line)
+                lists = {k: tuple(v) for k, v in told.items() if isinstance(v, list)}
+                found.append(Job(**{**told, **lists}))
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"Line {number} of {path} is no job ({error}). Make the list again."
+                ) from error
+    check(found)
+    return found
+
+
+def check(jobs):
+    """Raises ValueError if two jobs share a name."""
+    names = set()
+    for job in jobs:
+        if job.name in names:
+            raise ValueError(
+                f"Two jobs are called {job.name}; each needs a name of its own."
+            )
+        names.add(job.name)
+
+
+def chosen(jobs, patterns) -> list[Job]:
+    """Returns the jobs whose name fits a pattern (`evaluate/*/adam`), in their order.
+
+    Raises:
+        ValueError: for a pattern that none fits.
+    """
+    if not patterns:
+        return list(jobs)
+    found, fitted = [], set()
+    for job in jobs:
+        fits = [p for p in patterns if fnmatch.fnmatchcase(job.name, p)]
+        fitted.update(fits)
+        if fits:
+            found.append(job)
+    if missing := [p for p in patterns if p not in fitted]:
+        some = ", ".join(job.name for job in jobs[:5])
+        raise ValueError(f"No job is called like {missing[0]}. There are: {some}, ….")
+    return found

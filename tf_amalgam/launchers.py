@@ -1,0 +1,321 @@
+"""Running lists of jobs: here, as some processes at a time, or on a Ray cluster."""
+
+import os
+import pathlib
+import signal
+import time
+from collections import Counter, deque
+from typing import Any
+
+import tqdm
+
+from tf_amalgam import jobs as listed
+from tf_amalgam import processes
+from tf_amalgam.processes import LOGS
+
+LAUNCHERS = ("local", "ray")
+# Seconds between looks at what is running.
+PATIENCE = 0.2
+# Jobs that are handed to Ray at a time, which keeps the others in no memory.
+ON_RAY = 1000
+
+
+class Failed(RuntimeError):
+    """A job ended without having done its work."""
+
+
+class Lost(RuntimeError):
+    """A job was killed, or the machine that it ran on is gone."""
+
+
+def launcher(name, parallel=1, address=None, retries=3):
+    """Returns a launcher by name.
+
+    Args:
+        name: `"local"` or `"ray"`.
+        parallel: of `"local"`, processes at a time.
+        address: of `"ray"`, of the cluster; None starts one on this machine (or takes
+            the one that `RAY_ADDRESS` names).
+        retries: of `"ray"`, how often a lost job is begun again.
+
+    Raises:
+        ValueError: for another name or number, or without Ray.
+    """
+    if name == "local":
+        return Local(parallel)
+    if name == "ray":
+        return Ray(address, retries)
+    raise ValueError(
+        f"launcher must be one of {', '.join(LAUNCHERS)}; received {name!r}."
+    )
+
+
+def run(jobs, on, folder, *, progress=True, description="running", ended=None):
+    """Runs what is not done; returns why jobs failed, by name.
+
+    Each job starts when those that it comes after are done, as far as they are in the
+    list. One that fails is not tried again in this call (a lost one is, by Ray); those
+    that come after it are left.
+
+    Args:
+        jobs: sequence of `jobs.Job`.
+        on: a launcher.
+        folder: for the logs.
+        progress: whether to show a progress bar.
+        description: its first word.
+        ended: `ended(job, error)` is called after each; error is "" where it went well.
+
+    Raises:
+        ValueError: for two jobs of one name, or jobs that wait for one another.
+        KeyboardInterrupt: on Ctrl-C, after what was running has been stopped.
+    """
+    listed.check(jobs)
+    queue = _Queue(jobs)
+    running: dict[Any, listed.Job] = {}
+    failed: dict[str, str] = {}
+    with tqdm.tqdm(
+        total=len(jobs),
+        initial=queue.done,
+        desc=description,
+        unit="job",
+        disable=not progress,
+    ) as bar:
+        try:
+            while queue.ready or running:
+                while queue.ready and on.has_room(len(running)):
+                    job = queue.ready.popleft()
+                    running[on.start(job, log_of(job, folder))] = job
+                for handle, error in on.ended(running):
+                    job = running.pop(handle)
+                    if not error and job.makes and not job.done:
+                        error = f"it ended without {', '.join(job.makes)}"
+                    if error:
+                        failed[job.name] = error
+                    else:
+                        queue.finish(job)
+                        bar.update()
+                    if ended:
+                        ended(job, error)
+                bar.set_postfix_str(_status(running, failed))
+        except BaseException:
+            on.stop(running)
+            raise
+    if not failed and queue.waiting:
+        names = ", ".join(list(queue.waiting)[:5])
+        raise ValueError(f"These jobs wait for one another: {names}.")
+    return failed
+
+
+def log_of(job, folder) -> pathlib.Path:
+    """Returns where a job's output goes."""
+    return pathlib.Path(job.log or pathlib.Path(folder) / LOGS / f"{job.name}.txt")
+
+
+def check(failed, jobs, folder):
+    """Raises RuntimeError naming the jobs that failed, if any did."""
+    if failed:
+        first = next(iter(failed))
+        by_name = {job.name: job for job in jobs}
+        named = ", ".join(list(failed)[:5])
+        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+        raise RuntimeError(
+            f"{len(failed)} of {len(jobs)} jobs failed: {named}{more}. The first: "
+            f"{failed[first]} (see {log_of(by_name[first], folder)}). What is done is "
+            "kept; the same command tries the others again."
+        )
+
+
+class _Queue:
+    """The jobs that are not done: ready ones, and those that wait for others."""
+
+    def __init__(self, jobs):
+        undone = [job for job in jobs if not job.done]
+        self.done = len(jobs) - len(undone)
+        self.ready: deque = deque()
+        self.waiting: dict[str, Any] = {}
+        # What may be waited for → how many such jobs are undone.
+        self._left: Counter = Counter(n for job in undone for n in _names(job.name))
+        self._waiters: dict[str, list] = {}
+        self._missing: dict[str, int] = {}
+        for job in undone:
+            needs = [name for name in job.after if self._left[name]]
+            if not needs:
+                self.ready.append(job)
+                continue
+            self.waiting[job.name] = job
+            self._missing[job.name] = len(needs)
+            for name in needs:
+                self._waiters.setdefault(name, []).append(job.name)
+
+    def finish(self, job):
+        """Takes note that a job is done."""
+        for name in _names(job.name):
+            self._left[name] -= 1
+            if self._left[name]:
+                continue
+            for waiter in self._waiters.pop(name, ()):
+                self._missing[waiter] -= 1
+                if not self._missing[waiter]:
+                    self.ready.append(self.waiting.pop(waiter))
+
+
+def _names(name):
+    """Yields a name, and the parts of it by which others may wait for it."""
+    yield name
+    parts = name.split("/")
+    for i in range(1, len(parts)):
+        yield "/".join(parts[:i]) + "/"
+
+
+def _status(running, failed):
+    told = [f"{len(running)} running" if running else ""]
+    told.append(f"{len(failed)} failed" if failed else "")
+    return ", ".join(filter(None, told))
+
+
+class Local:
+    """Runs jobs as processes of this machine, so many at a time."""
+
+    def __init__(self, parallel=1):
+        if not isinstance(parallel, int) or parallel < 1:
+            raise ValueError(
+                f"parallel must be a whole number from 1, received {parallel}."
+            )
+        self._parallel = parallel
+
+    def has_room(self, running):
+        """Whether another job can start beside so many."""
+        return running < self._parallel
+
+    def start(self, job, log):
+        """Returns the process of a job."""
+        return _process(job, log)
+
+    def ended(self, running):
+        """Returns `(process, error)` of each that has ended, after a moment's wait."""
+        time.sleep(PATIENCE)
+        return [(p, _said(p.returncode)) for p in running if p.poll() is not None]
+
+    def stop(self, running):
+        """Interrupts all and waits until they have ended."""
+        processes.interrupt(running)
+
+
+class Ray:
+    """Runs jobs on a Ray cluster, whose machines all see the folders of the jobs.
+
+    Each is a process started by a Ray task that takes up the job's CPUs and GPUs; one
+    that is lost with its machine, or killed, is begun again and goes on from what it
+    has on disk.
+    """
+
+    def __init__(self, address=None, retries=3):
+        try:
+            import ray
+        except ImportError as error:
+            raise ValueError(
+                "launcher 'ray' needs Ray: pip install 'tf_amalgam[ray]'."
+            ) from error
+        if not isinstance(retries, int) or retries < 0:
+            raise ValueError(
+                f"retries must be a whole number from 0, received {retries}."
+            )
+        self._ray = ray
+        if not ray.is_initialized():
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            try:
+                ray.init(address=address, log_to_driver=False, include_dashboard=False)
+            except ConnectionError as error:
+                raise ValueError(
+                    f"No Ray cluster answers at {address!r} ({error}). Start one with "
+                    "ray start --head, or leave the address out."
+                ) from error
+        self._retries = {"max_retries": retries, "retry_exceptions": [Lost]}
+        self._task = ray.remote(_on_ray)
+
+    def has_room(self, running):
+        """Whether another job can be handed over: Ray itself waits for room."""
+        return running < ON_RAY
+
+    def start(self, job, log):
+        """Returns the reference of a job's task."""
+        self._check_room(job)
+        task = self._task.options(
+            num_cpus=job.cpus, num_gpus=job.gpus, name=job.name, **self._retries
+        )
+        given = {k: v for k, v in os.environ.items() if k.startswith("TF_")}
+        return task.remote(job, str(pathlib.Path(log).absolute()), os.getcwd(), given)
+
+    def ended(self, running):
+        """Returns `(task, error)` of each that has ended, after a moment's wait."""
+        found, _ = self._ray.wait(
+            list(running), num_returns=len(running), timeout=PATIENCE
+        )
+        return [(reference, self._error(reference)) for reference in found]
+
+    def stop(self, running):
+        """Interrupts all and waits until they have ended."""
+        for reference in running:
+            self._ray.cancel(reference)
+        self._ray.wait(list(running), num_returns=len(running))
+
+    def _error(self, reference):
+        try:
+            self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return str(error).strip().splitlines()[-1]
+        return ""
+
+    def _check_room(self, job):
+        """Raises ValueError if no machine of the cluster could ever run a job."""
+        nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
+        needs = {"CPU": job.cpus, "GPU": job.gpus}
+        if not any(all(n.get(k, 0) >= v for k, v in needs.items()) for n in nodes):
+            there = "; ".join(
+                f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes
+            )
+            raise ValueError(
+                f"{job.name} needs {job.cpus:g} CPUs and {job.gpus:g} GPUs, which no "
+                f"machine of the Ray cluster has ({there}). Ask for less with "
+                "--job_cpus and --job_gpus, or add machines."
+            )
+
+
+def _process(job, log, **options):
+    """Returns the process of a job, which does not outlive this one."""
+    return processes.started(
+        job.program,
+        job.gin_files,
+        job.gin_bindings,
+        job.workdir,
+        log,
+        job.flags,
+        with_parent=True,
+        **options,
+    )
+
+
+def _on_ray(job, log, folder, environment):
+    """Runs a job as a process of a Ray worker."""
+    if not pathlib.Path(folder).is_dir():
+        raise Failed(f"{folder} is not on this machine; all must see the same folders")
+    os.environ.update(environment)
+    if not job.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    process = _process(job, log, folder=folder, cpus=job.cpus)
+    try:
+        status = process.wait()
+    except BaseException:  # cancelled
+        processes.interrupt([process])
+        raise
+    if status < 0:
+        raise Lost(_said(status))
+    if status:
+        raise Failed(_said(status))
+
+
+def _said(status):
+    """Returns what became of a process; "" if all went well."""
+    if status < 0:
+        return f"it was killed by {signal.Signals(-status).name}"
+    return f"it ended with status {status}" if status else ""
