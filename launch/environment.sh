@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv and installs this package into it once.
 # Usage: . launch/environment.sh; prepare [extra]
 

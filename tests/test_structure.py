@@ -43,9 +43,10 @@ LAYERS = [
     {"workdir"},
     {"run", "replicates", "reporting"},
     {"experiment", "lineup", "trial", "exporting"},
-    {"evaluation", "plan"},
+    {"evaluation", "plan", "campaign"},
     {"tuning"},
     {"bindings"},
+    {"recipe"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

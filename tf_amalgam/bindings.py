@@ -1,12 +1,15 @@
-"""Gin at the edge: what a .gin file can configure. The only module that imports gin."""
+"""Gin at the edge: what a .gin file can configure. (`recipe` imports gin, too.)"""
 
 import copy
 import inspect
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import gin
 
 from tf_amalgam import (
+    campaign,
     cluster,
     data,
     evaluation,
@@ -31,13 +34,14 @@ OPERATIVE_FILE = "operative_config.gin"
 
 # Name in .gin files → what it makes. Signatures are closed, so that a misspelt
 # parameter is an error.
-CONFIGURABLES = {
+CONFIGURABLES: dict[str, Callable[..., Any]] = {
     "amalgamate": experiment.amalgamate,
     "evaluate": evaluation.evaluate,
     "KerasOptimizer": KerasOptimizer,
     "Stage": Stage,
     "Perturbation": Perturbation,
     "grid_search": tuning.grid_search,
+    "campaign": campaign.campaign,
     "tasks.conv": tasks.conv,
     "tasks.mlp": tasks.mlp,
     "tasks.private": tasks.private,
@@ -73,6 +77,16 @@ NEEDED = {
             f"Add one: {_TRAIN} --gin_bindings='grid_search.task = %Train'.",
         )
     },
+    "campaign": {
+        parameter: (
+            what,
+            "Add a campaign, --gin_file=gin_configs/experiments/paper_full.gin say.",
+        )
+        for parameter, what in (
+            ("trainings", "trainings are"),
+            ("form", "form is"),
+        )
+    },
 }
 
 
@@ -81,9 +95,9 @@ def _register(selector, function):
     return gin.external_configurable(function, name=name, module=module or None)
 
 
-_REGISTERED = {name: _register(name, made) for name, made in CONFIGURABLES.items()}
-amalgamate = _REGISTERED["amalgamate"]
-evaluate = _REGISTERED["evaluate"]
+REGISTERED = {name: _register(name, made) for name, made in CONFIGURABLES.items()}
+amalgamate = REGISTERED["amalgamate"]
+evaluate = REGISTERED["evaluate"]
 
 
 def parse(gin_files, gin_bindings=()):
@@ -152,7 +166,7 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     """
     parse(gin_files, gin_bindings)
     check_given(name)
-    if name == "amalgamate" and _bound("strategy") == "multi_worker":
+    if name == "amalgamate" and bound("strategy") == "multi_worker":
         # Before an optimizee is made. The chief alone writes.
         write_config &= cluster.join().extended.should_checkpoint
     workdir = pathlib.Path(workdir)
@@ -160,7 +174,7 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     # Called by `evaluate`, when all that it is given has been made.
     kept = {"configuration": gin.operative_config_str} if name == "evaluate" else {}
     try:
-        result = _REGISTERED[name](workdir=workdir, **kept, **others)
+        result = REGISTERED[name](workdir=workdir, **kept, **others)
     except ValueError:  # refused: the folder may be another experiment's
         write_config = False
         raise
@@ -180,7 +194,7 @@ def run_replicates(
     """Runs `amalgamate` once for each replicate (see `replicates.run_replicates`)."""
     parse(gin_files, gin_bindings)  # mistakes show before any work
     check_given("amalgamate")
-    if _bound("strategy") == "multi_worker":
+    if bound("strategy") == "multi_worker":
         raise ValueError(
             "Replicates cannot share one cluster of workers; leave --replicates out, "
             "and give each its own workdir and amalgamate.replicate."
@@ -196,7 +210,7 @@ def run_replicates(
         workdir,
         one,
         on,
-        seed=_bound("seed"),
+        seed=bound("seed"),
         command=command,
         configuration=gin.config_str(),
         cpus=cpus,
@@ -239,10 +253,10 @@ def train_zoo(
     plan.train(only, workdir, one, into)
 
 
-def _bound(parameter):
-    """Returns what `amalgamate` will be given as this parameter."""
-    default = inspect.signature(experiment.amalgamate).parameters[parameter].default
-    bound = gin.get_bindings("amalgamate", resolve_references=False)
+def bound(parameter, name="amalgamate"):
+    """Returns what a function, `amalgamate` say, will be given as this parameter."""
+    default = inspect.signature(CONFIGURABLES[name]).parameters[parameter].default
+    bound = gin.get_bindings(name, resolve_references=False)
     # The copy of a macro is what it stands for.
     return copy.deepcopy(bound.get(parameter, default))
 

@@ -289,7 +289,9 @@ def _check_records(workdir, planned):
     }
     # Tuples are lists in a record.
     known = {subject: json.loads(json.dumps(said)) for subject, said in known.items()}
-    for path in records.record_paths(workdir):
+    tasks = {one["task"] for one in planned.values()}
+    labels = {one["optimizer"] for one in planned.values()}
+    for path in records.paths_of(workdir, tasks, labels):
         record = records.read(path)
         subjects = terms.claims(record).items()
         pairs = [(there, known.get(subject, there)) for subject, there in subjects]

@@ -10,6 +10,7 @@ import re
 import stat
 import tempfile
 import time
+from collections.abc import Iterable
 
 # Ending of files that are being written; a kill leaves them behind.
 UNFINISHED = ".tmp"
@@ -24,11 +25,15 @@ _NO_FOLDER_SYNC = (
 )
 
 
-def write_bytes(path, content: bytes):
+def write_bytes(path, content: bytes | Iterable[bytes]):
     """Writes a file atomically: the old content stays until the new is on disk.
 
     When this returns, the new content is on disk under its name, where the platform
     can promise that.
+
+    Args:
+        path: of the file; folders are made.
+        content: all of it, or its parts, which are taken one at a time.
 
     Raises:
         OSError: naming the file, if it cannot be written (a full disk, say).
@@ -41,7 +46,7 @@ def write_bytes(path, content: bytes):
         )
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)

@@ -7,6 +7,7 @@ simply run again.
 import fnmatch
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from tf_amalgam import files
@@ -48,9 +49,9 @@ class Job(NamedTuple):
 
 
 def write(jobs, path):
-    """Writes a list of jobs, one line of JSON each, atomically."""
+    """Writes jobs, one line of JSON each, atomically; they are taken one at a time."""
     lines = (json.dumps(job._asdict(), ensure_ascii=False) + "\n" for job in jobs)
-    files.write_text(path, "".join(lines))
+    files.write_bytes(path, (line.encode() for line in lines))
 
 
 def read(path) -> list[Job]:
@@ -88,21 +89,24 @@ def check(jobs):
         names.add(job.name)
 
 
-def chosen(jobs, patterns) -> list[Job]:
-    """Returns the jobs whose name fits a pattern (`evaluate/*/adam`), in their order.
+def chosen(jobs, patterns) -> Iterator[Job]:
+    """Yields the jobs whose name fits a pattern (`evaluate/*/adam/*`), in their order.
+
+    Args:
+        jobs: an iterable of them.
+        patterns: none take all.
 
     Raises:
-        ValueError: for a pattern that none fits.
+        ValueError: at the end, for a pattern that none fits.
     """
-    if not patterns:
-        return list(jobs)
-    found, fitted = [], set()
+    fitted, name = set(), ""
     for job in jobs:
-        fits = [p for p in patterns if fnmatch.fnmatchcase(job.name, p)]
+        name = job.name
+        fits = [p for p in patterns if fnmatch.fnmatchcase(name, p)]
         fitted.update(fits)
-        if fits:
-            found.append(job)
+        if fits or not patterns:
+            yield job
     if missing := [p for p in patterns if p not in fitted]:
-        some = ", ".join(job.name for job in jobs[:5])
-        raise ValueError(f"No job is called like {missing[0]}. There are: {some}, ….")
-    return found
+        raise ValueError(
+            f"No job is called like {missing[0]}. They are called like {name}."
+        )

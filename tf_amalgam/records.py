@@ -39,11 +39,15 @@ def versions() -> dict:
     return found
 
 
+def safe(name) -> str:
+    """Returns a name as a file or folder may have it."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
+
+
 def record_path(folder, task, optimizer, seed, replicate=0) -> pathlib.Path:
     """Returns where the record of one run lies under `folder`."""
-    safe = [re.sub(r"[^A-Za-z0-9_.-]+", "_", part) for part in (task, optimizer)]
-    name = f"{safe[1]}-replicate{replicate}-seed{seed}.json"
-    return pathlib.Path(folder) / safe[0] / name
+    name = f"{safe(optimizer)}-replicate{replicate}-seed{seed}.json"
+    return pathlib.Path(folder) / safe(task) / name
 
 
 def stamped(record) -> dict:
@@ -105,6 +109,17 @@ def _parsed(path, batch_losses):
 def record_paths(folder) -> list[pathlib.Path]:
     """Returns the paths of all records under `folder`."""
     return sorted(pathlib.Path(folder).glob("*/*-seed*.json"))
+
+
+def paths_of(folder, tasks, optimizers) -> list[pathlib.Path]:
+    """Returns the paths of the records of some optimizees or optimizers."""
+    folders = {safe(name) for name in tasks}
+    starts = tuple(f"{safe(name)}-replicate" for name in optimizers)
+    return [
+        path
+        for path in record_paths(folder)
+        if path.parent.name in folders or path.name.startswith(starts)
+    ]
 
 
 def read_all(folder, batch_losses=False) -> list[dict]:

@@ -91,6 +91,29 @@ def train_once(optimizer, task, seed, epochs, replicate=0) -> dict:
     }
 
 
+def seconds_of_an_epoch(optimizer, task, steps=20) -> float:
+    """Returns how long an epoch of `train_once` takes, by some of its steps.
+
+    Args:
+        optimizer: a fresh Keras optimizer.
+        task: the optimizee.
+        steps: that are timed, after some that are not.
+    """
+    model = task.training_model(0)
+    model.compile(optimizer=optimizer, **task.compile_arguments())
+    count = task.batch_size * (steps + UNTIMED_STEPS)
+    x, y = (np.resize(part, (count, *part.shape[1:])) for part in task.dataset.train)
+    watch = _Watch()
+    model.fit(x, y, batch_size=task.batch_size, callbacks=[watch], verbose=0)
+    seconds = []
+    for _ in range(2):  # the first one builds a program
+        began = time.perf_counter()
+        model.evaluate(*task.dataset.validation, batch_size=1000, verbose=0)
+        seconds.append(time.perf_counter() - began)
+    step = statistics.median(watch.seconds[UNTIMED_STEPS:])
+    return step * (len(task.dataset.train.x) // task.batch_size) + seconds[-1]
+
+
 class _Watch(keras.callbacks.Callback):
     """Takes each minibatch's own loss and time."""
 

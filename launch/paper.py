@@ -1,0 +1,72 @@
+"""Trains and evaluates a whole campaign, as a .gin file says: the paper's by default.
+
+    amalgam-paper --plan --workdir=runs/paper --gin_bindings='data_dir="…"'
+    amalgam-paper --workdir=runs/paper --gin_bindings='data_dir="…"' --launcher=ray
+
+--plan prints how many jobs there are, in their order, and their hours by rates that
+--measure has measured on this machine; it writes them, one a line, to jobs.jsonl.
+Without it they are run. What is done is left as it is, so that the same command goes on
+after an interrupt. --only chooses jobs by name, --share=3/100 every hundredth of those,
+for an array job. launch/README.md has them on Slurm, Kubernetes and Ray.
+"""
+
+import pathlib
+
+from absl import flags
+from tf_amalgam_launch import binary
+
+RECIPE = "gin_configs/experiments/paper_full.gin"
+
+flags.DEFINE_boolean("plan", False, "Say what there is to do, and end.")
+flags.DEFINE_boolean("measure", False, "Measure rates on this machine first.")
+flags.DEFINE_multi_string(
+    "only", [], "Pattern of jobs (train/*, evaluate/*/adam/*); repeatable."
+)
+flags.DEFINE_string(
+    "share", None, "I/N: run the jobs I, I + N, I + 2N, … of those chosen, I from 0."
+)
+binary.define_launcher_flags()
+binary.define_gin_flags()
+
+
+def main(_=None):
+    """Plans or runs a campaign under the flags."""
+    from tf_amalgam import campaign, jobs, recipe
+
+    given = binary.FLAGS
+    folder = pathlib.Path(given.workdir)
+    what = recipe.read(given.gin_file, given.gin_bindings)
+    if given.measure:
+        recipe.measure(what, folder)
+
+    def several():
+        needs = (given.job_cpus, given.job_gpus)
+        return jobs.chosen(campaign.planned(what, folder, *needs), given.only)
+
+    if given.plan:
+        jobs.write(several(), folder / jobs.FILE)
+        found = campaign.groups(several(), recipe.hours(what, folder))
+        print(campaign.table(found, campaign.read_rates(folder).machine))
+        print(f"Jobs, one a line: {folder / jobs.FILE}")
+        return
+    first, step = _share(given.share) if given.share else (0, 1)
+    wanted = list(several())[first::step]
+    recipe.run(what, wanted, folder, binary.launcher(False))
+
+
+def _share(text):
+    """Returns the numbers of a share, `"3/100"`."""
+    first, _, step = text.partition("/")
+    if first.isdecimal() and step.isdecimal() and int(first) < int(step):
+        return int(first), int(step)
+    raise ValueError(f"--share must be I/N, I from 0 to N − 1; received {text!r}.")
+
+
+def entry():
+    """Console entry point."""
+    flags.FLAGS.set_default("gin_file", [RECIPE])
+    binary.start(main)
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,214 @@
+"""Campaigns: the jobs, their hours, run to the report, gone on with."""
+
+import itertools
+import json
+import math
+import pathlib
+import tracemalloc
+
+import gin
+import pytest
+
+from tests.test_gin import TINY
+from tests.test_jobs import Told
+from tf_amalgam import campaign, launchers, recipe, records
+from tf_amalgam.campaign import Optimizee
+
+PAPER = ["gin_configs/experiments/paper_full.gin"]
+SMALL = """
+include "gin_configs/experiments/quickstart.gin"
+campaign.form = "gin_configs/experiments/quickstart.gin"
+campaign.trainings = {"mine": "figure1_mean_small"}
+campaign.replicates = 1
+evaluate.tasks = [%unseen]
+evaluate.optimizers = ["choice-large"]
+evaluate.baselines = ["adam"]
+evaluate.seeds = [4, 6]
+"""
+
+
+@pytest.fixture(autouse=True)
+def cleared():
+    yield
+    gin.clear_config()
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Returns a campaign of a few seconds on the digits."""
+    path = tmp_path / "small.gin"
+    path.write_text(SMALL)
+    lines = [line for line in TINY if not line.startswith("evaluate.seeds")]
+    return recipe.read([path], lines)
+
+
+def test_the_papers_protocol():
+    what = recipe.read(PAPER, ['data_dir = "/data"'])
+    several = list(campaign.planned(what, "runs/paper", 4, 0.5))
+    names = [job.name for job in several]
+    assert len(names) == len(set(names))
+    trainings = [n for n in names if n.startswith("train/")]
+    assert len(trainings) == 12 * 8
+    # On ten optimizees: ten known optimizers and eight replicates of twelve, ten runs.
+    runs = [job for job in several if job.name.startswith("evaluate/")]
+    assert len(runs) == 10 * (10 + 12 * 8)
+    assert {len(job.makes) for job in runs} == {10}
+    assert names == trainings + [job.name for job in runs]
+    one = several[names.index("evaluate/Small_Batch/choice-large/3")]
+    assert one.after == ("train/choice-large/3",)
+    assert one.gin_bindings == (
+        'data_dir = "/data"',
+        "evaluate.tasks = [%SmallBatch]",
+        "evaluate.optimizers = {'choice-large': 'runs/paper/choice-large'}",
+        "evaluate.baselines = ()",
+    )
+    assert one.flags[:2] == (
+        "--noreport",
+        "--only=Small_Batch/choice-large-replicate3-seed0.json",
+    )
+    assert (one.cpus, one.gpus) == (4, 0.5)
+    assert several[names.index("evaluate/ResNet/adam/0")].after == ()
+    train = several[names.index("train/choice-large/3")]
+    assert train.workdir == "runs/paper/choice-large/replicate-3"
+    assert train.gin_bindings[-1] == "amalgamate.replicate = 3"
+    assert train.gin_files == (
+        "gin_configs/forms/paper.gin",
+        "gin_configs/experiments/figure1_choice_large.gin",
+    )
+
+
+def test_many_jobs_take_no_memory():
+    """A kilobyte or two each, were they kept."""
+    what = recipe.read(PAPER, ["campaign.replicates = 16", "campaign.runs_per_job = 1"])
+    hours = recipe.hours(what, "nowhere")
+    tracemalloc.start()
+    try:
+        found = campaign.groups(campaign.planned(what, "nowhere"), hours)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(group.jobs for group in found) == 12 * 16 + 10 * 10 * (10 + 12 * 16)
+    assert peak < 5e6
+
+
+def test_hours_are_measured_times(tmp_path):
+    what = campaign.campaign(
+        {"a": "a.gin", "b": "b"},
+        "form.gin",
+        optimizees=[Optimizee("%X", "X Y"), Optimizee("%Z", "Z")],
+        known=["adam"],
+        seeds=range(4),
+        replicates=2,
+        runs_per_job=3,
+    )
+    assert what.trainings["b"] == "gin_configs/experiments/b.gin"
+    assert campaign.read_rates(tmp_path) == campaign.NONE
+    rates = campaign.Rates(
+        "this one", {"X Y": {"known": 36.0, "student": 72.0}}, {"a": 0.5}
+    )
+    campaign.write_rates(rates, tmp_path)
+    assert campaign.read_rates(tmp_path) == rates
+    hours = campaign.hours_of(what, rates, 5, {"a": 7200, "b": 100})
+    several = list(campaign.planned(what, tmp_path))
+    found = {g.name: g for g in campaign.groups(several, hours)}
+    assert list(found) == ["train/a", "train/b", "evaluate/X_Y", "evaluate/Z"]
+    assert found["train/a"] == campaign.Group("train/a", 2, 0, 1.0)
+    assert math.isnan(found["train/b"].hours)
+    # Three or one of four seeds: of one known optimizer and of two times two students.
+    whole = 5 * 4 * (36 + 2 * 2 * 72) / 3600
+    assert found["evaluate/X_Y"].jobs == 10
+    assert found["evaluate/X_Y"].hours == pytest.approx(whole / 10)
+    told = campaign.table(list(found.values()), rates.machine)
+    assert "one job at a time on: this one." in told
+    assert f"| {2 + whole:.1f} " in told.splitlines()[-3]
+    assert told.count("not measured") == 4
+    (tmp_path / "rates.json").write_text("[")
+    with pytest.raises(ValueError, match="Measure again with --measure"):
+        campaign.read_rates(tmp_path)
+
+
+def test_planned_inner_steps_are_those_of_the_curriculum():
+    what = recipe.read(PAPER, ())
+    of_stages = 10 * 4 * 6 * (100 + 200 + 500 + 1000)
+    assert recipe._inner_steps(what, "mean-small") == of_stages
+    choice = 10 * 4 * (100 + 200 + 3 * 500)
+    assert recipe._inner_steps(what, "choice-small") == of_stages + choice
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"replicates": 0}, "replicates must be a whole number from 1"),
+        ({"runs_per_job": 1.5}, "runs_per_job must be a whole number from 1"),
+        ({"trainings": {"a b": "x"}}, "'a b' is to name a folder"),
+        ({"known": ["a"]}, "share a label: a"),
+    ],
+)
+def test_mistakes(given, message):
+    with pytest.raises(ValueError, match=message):
+        campaign.campaign(**{"trainings": {"a": "a.gin"}, "form": "f.gin", **given})
+
+
+@pytest.mark.parametrize(
+    ("files", "lines", "message"),
+    [
+        (PAPER[:0], [], "No trainings are given: nothing binds campaign.trainings"),
+        (
+            PAPER,
+            ['campaign.trainings = {"a": "figur"}'],
+            "Did you mean|Unknown gin file",
+        ),
+        (PAPER, ["evaluate.tasks = [@tasks.mlp()]"], "bind tasks.mlp.name"),
+        (PAPER, ["amalgamate.alhpa = 1"], "alhpa"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_told_before_any_work(files, lines, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        recipe.read(files, lines)
+
+
+def test_a_campaign_runs_to_its_report_and_goes_on(small, tmp_path, capsys):
+    folder = tmp_path / "run"
+    several = list(campaign.planned(small, folder))
+    names = [job.name for job in several]
+    unseen = "evaluate/two_hidden_ReLU_layers_unseen_"
+    assert names == [
+        *("train/mine/0", f"{unseen}/adam/0", f"{unseen}/mine/0"),
+    ]
+    on = launchers.Local(2)
+    recipe.run(small, several[:2], folder, on)
+    assert capsys.readouterr().out == ""
+    made = {p: p.stat().st_mtime_ns for job in several[:2] for p in paths_of(job)}
+    # What is done is left.
+    told = Told(room=9, fails=names)
+    failed = launchers.run(several, told, folder, progress=False)
+    assert list(failed) == told.started == names[2:]
+    recipe.run(small, several, folder, on)
+    assert made == {p: p.stat().st_mtime_ns for p in made}
+    assert f"{folder}/evaluation/report/index.html" in capsys.readouterr().out
+    found = records.read_all(folder / "evaluation")
+    assert [(r["optimizer"], r["replicate"], r["seed"]) for r in found] == [
+        *itertools.product(["adam"], [0], [4, 6]),
+        *itertools.product(["mine"], [0], [4, 6]),
+    ]
+    assert (folder / "mine" / "replicates.csv").is_file()
+
+
+def paths_of(job):
+    return map(pathlib.Path, job.makes)
+
+
+@pytest.mark.slow
+def test_rates_are_measured(small, tmp_path):
+    # Long enough to be told from building programs.
+    longer = (*small.gin_bindings, "amalgamate.truncation_steps = 500")
+    small = small._replace(gin_bindings=longer)
+    rates = recipe.measure(small, tmp_path)
+    assert json.loads((tmp_path / "rates.json").read_text()) == rates._asdict()
+    (times,) = rates.epoch.values()
+    assert 0 < times["known"] < 60
+    assert 0 < times["student"] < 60
+    assert 0 < rates.inner_step["mine"] < 10
+    hours = recipe.hours(small, tmp_path)
+    for job in campaign.planned(small, tmp_path):
+        assert 0 < hours(job) < 1

@@ -1,0 +1,274 @@
+"""A campaign: students trained and evaluated as a list of jobs, as the paper does."""
+
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tf_amalgam import files, jobs, records, replicates, workdir
+
+EVALUATION = "evaluation"  # folder of the records
+RATES_FILE = "rates.json"
+
+
+class Optimizee(NamedTuple):
+    """An optimizee to evaluate on: its name in .gin files (`%Train`), and its own."""
+
+    reference: str
+    name: str
+
+
+class Campaign(NamedTuple):
+    """What is trained and evaluated, out of .gin files.
+
+    Attributes:
+        trainings: label → experiment, a file of `gin_configs/experiments` (its name
+            alone does) that is trained in the form.
+        form: .gin file of the scale of meta-training.
+        gin_files, gin_bindings: of the campaign itself, which say all about its
+            evaluations.
+        optimizees: what all are evaluated on.
+        known: names of optimizers that are evaluated beside the students.
+        seeds: one evaluation each, of every replicate.
+        replicates: of each training.
+        runs_per_job: evaluations that one job makes, one after another.
+    """
+
+    trainings: dict[str, str]
+    form: str
+    gin_files: tuple[str, ...]
+    gin_bindings: tuple[str, ...]
+    optimizees: tuple[Optimizee, ...]
+    known: tuple[str, ...]
+    seeds: tuple[int, ...]
+    replicates: int
+    runs_per_job: int
+
+
+def campaign(
+    trainings,
+    form,
+    *,
+    gin_files=(),
+    gin_bindings=(),
+    optimizees=(),
+    known=(),
+    seeds=(0,),
+    replicates: int = 8,
+    runs_per_job: int = 10,
+) -> Campaign:
+    """Returns a `Campaign` (see there) of checked arguments.
+
+    Raises:
+        ValueError: for a count below 1, a label that cannot name a folder, or one that
+            a training and a known optimizer share.
+    """
+    for name, value in (("replicates", replicates), ("runs_per_job", runs_per_job)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"campaign.{name} must be a whole number from 1, received {value!r}."
+            )
+    for label in trainings:
+        if records.safe(label) != label:
+            raise ValueError(
+                f"campaign.trainings: {label!r} is to name a folder; use letters, "
+                "digits, dots, dashes and underscores."
+            )
+    if both := sorted(trainings.keys() & set(known)):
+        raise ValueError(
+            f"Trainings and known optimizers share a label: {', '.join(both)}."
+        )
+    paths = {
+        label: path if path.endswith(".gin") else f"gin_configs/experiments/{path}.gin"
+        for label, path in trainings.items()
+    }
+    given = (tuple(map(str, gin_files)), tuple(gin_bindings), tuple(optimizees))
+    return Campaign(
+        paths, form, *given, tuple(known), tuple(seeds), replicates, runs_per_job
+    )
+
+
+def planned(what, folder, cpus=2.0, gpus=0.0) -> Iterator[jobs.Job]:
+    """Yields the jobs of a campaign: trainings, then evaluations by optimizee.
+
+    Args:
+        what: a `Campaign`.
+        folder: where everything goes: a folder of replicates for each training,
+            `evaluation` for the records.
+        cpus, gpus: what each job takes up.
+    """
+    folder = pathlib.Path(folder)
+    needs = {"cpus": cpus, "gpus": gpus}
+    for label, experiment in what.trainings.items():
+        for i in range(what.replicates):
+            run = folder / label / f"{replicates.FOLDER}{i}"
+            yield jobs.Job(
+                f"train/{label}/{i}",
+                "amalgamate",
+                (what.form, experiment),
+                (*what.gin_bindings, f"amalgamate.replicate = {i}"),
+                str(run),
+                makes=(str(run / workdir.CURVES_FILE),),
+                log=str(run / replicates.LOG_FILE),
+                **needs,
+            )
+    for optimizee in what.optimizees:
+        for label in what.known:
+            yield from _evaluations(what, folder, optimizee, label, label, 0, needs)
+        for label in what.trainings:
+            for i in range(what.replicates):
+                source = str(folder / label)
+                yield from _evaluations(
+                    what, folder, optimizee, label, source, i, needs
+                )
+
+
+def _evaluations(what, folder, optimizee, label, source, replicate, needs):
+    """Yields the jobs that evaluate one replicate of one optimizer on one optimizee."""
+    several = [
+        what.seeds[i : i + what.runs_per_job]
+        for i in range(0, len(what.seeds), what.runs_per_job)
+    ]
+    bindings = (
+        *what.gin_bindings,
+        f"evaluate.tasks = [{optimizee.reference}]",
+        f"evaluate.optimizers = { ({label: source})!r}",
+        "evaluate.baselines = ()",
+    )
+    name = f"evaluate/{records.safe(optimizee.name)}/{label}/{replicate}"
+    for seeds in several:
+        paths = [
+            records.record_path("", optimizee.name, label, seed, replicate)
+            for seed in seeds
+        ]
+        part = f"/{seeds[0]}" if len(several) > 1 else ""
+        yield jobs.Job(
+            f"{name}{part}",
+            "evaluate",
+            what.gin_files,
+            bindings,
+            str(folder / EVALUATION),
+            flags=("--noreport", *(f"--only={path}" for path in paths)),
+            makes=tuple(str(folder / EVALUATION / path) for path in paths),
+            after=(f"train/{label}/{replicate}",) if label in what.trainings else (),
+            **needs,
+        )
+
+
+class Group(NamedTuple):
+    """Jobs of one kind: those of one training, or of one optimizee."""
+
+    name: str
+    jobs: int
+    done: int
+    hours: float  # of one job; not a number where it is not known
+
+
+def groups(several, hours_of) -> list[Group]:
+    """Returns how many jobs there are of each kind, in their order.
+
+    Args:
+        several: the jobs, an iterable: they are looked at one at a time.
+        hours_of: function of a job, returns its hours or not a number.
+    """
+    found: list[Group] = []
+    for name, those in itertools.groupby(several, lambda job: job.name.split("/")[:2]):
+        count = done = 0
+        hours = 0.0
+        for job in those:
+            count += 1
+            done += job.done
+            hours += hours_of(job)
+        found.append(Group("/".join(name), count, done, hours / count))
+    return found
+
+
+def table(found, machine) -> str:
+    """Returns groups of jobs as a table in Markdown, with what is left to be done."""
+    rows = [["order", "jobs", "of them done", "hours each", "hours left"]]
+    known = [g for g in found if g.hours == g.hours]
+    for group in found:
+        told = group in known
+        left = (group.jobs - group.done) * group.hours
+        rows.append(
+            [
+                group.name,
+                str(group.jobs),
+                str(group.done),
+                f"{group.hours:.2f}" if told else "not measured",
+                f"{left:.1f}" if told else "not measured",
+            ]
+        )
+    left = sum((g.jobs - g.done) * g.hours for g in known)
+    counts = (sum(g.jobs for g in found), sum(g.done for g in found))
+    rows.append(["all that was measured", *map(str, counts), "", f"{left:.1f}"])
+    return (
+        f"{records.markdown(rows)}\n\n"
+        f"Hours are of one job at a time on: {machine}. Of trainings they are at least "
+        "so many: stages go on while validation improves."
+    )
+
+
+class Rates(NamedTuple):
+    """Measured times of one machine.
+
+    Attributes:
+        machine: what it is, in words.
+        epoch: seconds of an epoch of training an optimizee, by its name, and whether
+            by a `known` optimizer or by a `student`.
+        inner_step: seconds of an inner step of meta-training of one optimizee, by the
+            training's label.
+    """
+
+    machine: str
+    epoch: dict[str, dict[str, float]]
+    inner_step: dict[str, float]
+
+
+NONE = Rates("no machine", {}, {})
+
+
+def read_rates(folder) -> Rates:
+    """Returns the rates that were measured for a campaign; none where there are none.
+
+    Raises:
+        ValueError: naming the file, if it cannot be read.
+    """
+    path = pathlib.Path(folder) / RATES_FILE
+    if not path.is_file():
+        return NONE
+    try:
+        return Rates(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}). Measure again with --measure."
+        ) from error
+
+
+def write_rates(rates, folder):
+    """Writes measured rates into the folder of a campaign."""
+    files.write_json(pathlib.Path(folder) / RATES_FILE, rates._asdict())
+
+
+def hours_of(what, rates, epochs, inner_steps):
+    """Returns a function of a job that says its hours, or not a number.
+
+    Args:
+        what: the `Campaign`.
+        rates: measured `Rates`.
+        epochs: of an evaluation.
+        inner_steps: of a training at least, of all its optimizees, by label.
+    """
+    by_folder = {records.safe(o.name): rates.epoch.get(o.name) for o in what.optimizees}
+    unknown = float("nan")
+
+    def hours(job):
+        kind, name, *rest = job.name.split("/")
+        if kind == "train":
+            return inner_steps[name] * rates.inner_step.get(name, unknown) / 3600
+        seconds = by_folder[name] or {}
+        who = "student" if rest[0] in what.trainings else "known"
+        return len(job.makes) * epochs * seconds.get(who, unknown) / 3600
+
+    return hours
