@@ -149,6 +149,7 @@ def test_console_scripts_exist():
         "amalgam-export",
         "amalgam-grid-search",
         "amalgam-import",
+        "amalgam-paper",
         "amalgam-report",
         "amalgam-train-zoo",
     }
