@@ -43,6 +43,9 @@ class Told:
     def __init__(self, fails=(), room=1):
         self.started, self._fails, self._room, self.stopped = [], fails, room, []
 
+    def check(self, jobs):
+        pass
+
     def has_room(self, running):
         return running < self._room
 
@@ -135,9 +138,12 @@ def test_what_comes_after_a_failure_is_left(tmp_path):
     pathlib.Path("none").unlink()
     failed = launchers.run(several[3:], monkey, tmp_path, progress=False)
     assert failed == {"d": "it ended without none"}
-    message = r"1 of 4 jobs failed: d\. .*ended without none \(see .*logs/d.txt\)"
+    message = r"1 of 1 jobs failed: d\. .*ended without none \(see .*logs/d.txt\)"
     with pytest.raises(RuntimeError, match=message):
-        launchers.check(failed, several, tmp_path)
+        launchers.check(failed, several[3:], tmp_path)
+    message = r"1 of 4 jobs failed: a\. 1 that come after them were left\. The first: x"
+    with pytest.raises(RuntimeError, match=message):
+        launchers.check({"a": "x"}, several, tmp_path)
     launchers.check({}, several, tmp_path)
 
 
@@ -273,7 +279,7 @@ def test_a_ray_cluster_that_loses_a_worker_makes_the_same(cluster, alone, tmp_pa
     same(tmp_path, alone)
 
 
-def test_failures_on_ray_are_named(cluster, tmp_path):
+def test_failures_on_ray_are_named(cluster, tmp_path, caplog):
     lines = [*EVALUATION, "evaluate.seeds = [0]", "evaluate.optimizers = ['adam']"]
     several = [
         Job("mistake", "evaluate", FILES, (*lines, "evaluate.x = 1"), str(tmp_path)),
@@ -286,6 +292,9 @@ def test_failures_on_ray_are_named(cluster, tmp_path):
         launchers.run(
             [several[0]._replace(cpus=64)], launchers.Ray(), tmp_path, progress=False
         )
+    with caplog.at_level("WARNING"):  # which may grow
+        launchers.Ray("auto").check([several[0]._replace(gpus=1)])
+    assert "needs 2 CPUs and 1 GPUs" in caplog.text
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Running lists of jobs: here, as some processes at a time, or on a Ray cluster."""
 
+import logging
 import os
 import pathlib
 import signal
@@ -70,6 +71,7 @@ def run(jobs, on, folder, *, progress=True, description="running", ended=None):
         KeyboardInterrupt: on Ctrl-C, after what was running has been stopped.
     """
     listed.check(jobs)
+    on.check(jobs)
     queue = _Queue(jobs)
     running: dict[Any, listed.Job] = {}
     failed: dict[str, str] = {}
@@ -118,10 +120,12 @@ def check(failed, jobs, folder):
         by_name = {job.name: job for job in jobs}
         named = ", ".join(list(failed)[:5])
         more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+        left = sum(bool(j.after) and not j.done for j in jobs if j.name not in failed)
+        after = f" {left} that come after them were left." if left else ""
         raise RuntimeError(
-            f"{len(failed)} of {len(jobs)} jobs failed: {named}{more}. The first: "
-            f"{failed[first]} (see {log_of(by_name[first], folder)}). What is done is "
-            "kept; the same command tries the others again."
+            f"{len(failed)} of {len(jobs)} jobs failed: {named}{more}.{after} The "
+            f"first: {failed[first]} (see {log_of(by_name[first], folder)}). What is "
+            "done is kept; the same command tries the others again."
         )
 
 
@@ -183,6 +187,9 @@ class Local:
             )
         self._parallel = parallel
 
+    def check(self, jobs):
+        """Raises nothing: a job of any size runs here."""
+
     def has_room(self, running):
         """Whether another job can start beside so many."""
         return running < self._parallel
@@ -220,7 +227,7 @@ class Ray:
             raise ValueError(
                 f"retries must be a whole number from 0, received {retries}."
             )
-        self._ray = ray
+        self._ray, self._whole = ray, address is None
         if not ray.is_initialized():
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
             try:
@@ -233,13 +240,34 @@ class Ray:
         self._retries = {"max_retries": retries, "retry_exceptions": [Lost]}
         self._task = ray.remote(_on_ray)
 
+    def check(self, jobs):
+        """Raises ValueError if no machine of the cluster could ever run a job.
+
+        One that is given by its address may grow: then it is only warned of.
+        """
+        nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
+        for job in {(job.cpus, job.gpus): job for job in jobs}.values():
+            needs = {"CPU": job.cpus, "GPU": job.gpus}
+            if any(all(n.get(k, 0) >= v for k, v in needs.items()) for n in nodes):
+                continue
+            there = "; ".join(
+                f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes
+            )
+            said = (
+                f"{job.name} needs {job.cpus:g} CPUs and {job.gpus:g} GPUs, which no "
+                f"machine of the Ray cluster has ({there}). Ask for less with "
+                "--job_cpus and --job_gpus, or add machines."
+            )
+            if self._whole:
+                raise ValueError(said)
+            logging.warning("%s", said)
+
     def has_room(self, running):
         """Whether another job can be handed over: Ray itself waits for room."""
         return running < ON_RAY
 
     def start(self, job, log):
         """Returns the reference of a job's task."""
-        self._check_room(job)
         task = self._task.options(
             num_cpus=job.cpus, num_gpus=job.gpus, name=job.name, **self._retries
         )
@@ -265,20 +293,6 @@ class Ray:
         except self._ray.exceptions.RayError as error:
             return str(error).strip().splitlines()[-1]
         return ""
-
-    def _check_room(self, job):
-        """Raises ValueError if no machine of the cluster could ever run a job."""
-        nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
-        needs = {"CPU": job.cpus, "GPU": job.gpus}
-        if not any(all(n.get(k, 0) >= v for k, v in needs.items()) for n in nodes):
-            there = "; ".join(
-                f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes
-            )
-            raise ValueError(
-                f"{job.name} needs {job.cpus:g} CPUs and {job.gpus:g} GPUs, which no "
-                f"machine of the Ray cluster has ({there}). Ask for less with "
-                "--job_cpus and --job_gpus, or add machines."
-            )
 
 
 def _process(job, log, **options):

@@ -6,6 +6,7 @@ import pathlib
 import time
 
 import gin
+import tensorflow as tf
 
 from tf_amalgam import (
     bindings,
@@ -158,6 +159,15 @@ def measure(what, workdir) -> campaign.Rates:
             bindings.amalgamate()
             seconds.append(time.perf_counter() - began)
         inner_step[label] = (seconds[1] - seconds[0]) / steps
-    rates = campaign.Rates(records.versions()["machine"], epoch, inner_step)
+    rates = campaign.Rates(_machine(), epoch, inner_step)
     campaign.write_rates(rates, workdir)
     return rates
+
+
+def _machine():
+    """Returns what measures here, in words."""
+    names = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    return ", ".join([records.versions()["machine"], *names])

@@ -94,6 +94,7 @@ def sweep(
         unit="run",
         disable=not progress,
     ) as bar:
+        advance = _Advance(bar, jobs)
         while waiting:
             elsewhere = []
             for i in waiting:
@@ -109,7 +110,7 @@ def sweep(
                         taken += 1
                         if said := _done(jobs[i], lambda i=i: run(i)):
                             failed[i] = said
-                _advance(bar, jobs)
+                advance(at_once=False)
             if ended():
                 waiting = _undone(jobs, waiting)
                 left = len(waiting) - lost(waiting)
@@ -122,7 +123,8 @@ def sweep(
                 bar.set_postfix_str(_status("", _others(waiting), len(failed)))
             if waiting:
                 time.sleep(PATIENCE)
-                _advance(bar, jobs)
+                advance()
+        advance()
     if meanwhile:
         failed |= {i: _said(jobs[i], folder) for i in waiting}
     # Another process may have had more luck since.
@@ -209,9 +211,22 @@ def _failure(job):
     return job.path.with_suffix(FAILURE_SUFFIX)
 
 
-def _advance(bar, jobs):
-    # Others finish jobs too, so what counts is what is on disk.
-    bar.update(sum(job.path.is_file() for job in jobs) - bar.n)
+class _Advance:
+    """Moves a bar to how many jobs are done: others do some, so what is on disk counts.
+
+    Of many jobs a look at all takes as long as a short job does.
+    """
+
+    def __init__(self, bar, jobs):
+        self._bar, self._jobs = bar, jobs
+        self._left = range(len(jobs))
+        self._looked = 0.0
+
+    def __call__(self, at_once=True):
+        if at_once or time.monotonic() - self._looked > PATIENCE:
+            self._left = _undone(self._jobs, self._left)
+            self._bar.update(len(self._jobs) - len(self._left) - self._bar.n)
+            self._looked = time.monotonic()
 
 
 def _others(elsewhere):
