@@ -1,16 +1,19 @@
 """Measured results of the shipped optimizers, and their cards.
 
-    python benchmarks/zoo.py runs/evaluate_cpu [--rivals authors-mean …]
+    python benchmarks/zoo.py runs/evaluate_cpu [--rivals authors-mean …] [--add]
 
 Reads the records of an evaluation (`amalgam-evaluate`) and writes
 `tf_amalgam/zoo/results.csv`, a row for each shipped optimizer and teacher on each
 optimizee, and a card for each shipped optimizer into `docs/zoo`. What has a shipped
-optimizer's name but not its weights is refused.
+optimizer's name but not its weights is refused. With --add only rows of shipped
+optimizers that had none are added, beside the oracle of the rows that are there.
 """
 
 import argparse
 import pathlib
 import sys
+
+import pandas as pd
 
 from tf_amalgam import cards, exporting, files, measured, records, rules, saved
 
@@ -41,6 +44,32 @@ def results(found, rivals=()):
     return table[table["optimizer"].isin([*shipped, *rules.TEACHERS])]
 
 
+def added(there, found):
+    """Returns a table with rows of shipped optimizers that had none.
+
+    Args:
+        there: the table, with the oracle of each optimizee.
+        found: records.
+
+    Raises:
+        ValueError: where they are of other seeds, epochs or terms than the table.
+    """
+    mine = results(found)
+    mine = mine[~mine["optimizer"].isin(there["optimizer"])].copy()
+    mine = mine[mine["optimizee"].isin(there["optimizee"])]
+    of_all = there.drop_duplicates("optimizee").set_index("optimizee")
+    for name in ("seeds", "epochs", "preset", *measured.TERMS):
+        if (expected := mine["optimizee"].map(of_all[name])).ne(mine[name]).any():
+            raise ValueError(
+                f"The records' {name} is {list(mine[name])}, the table's "
+                f"{list(expected)}."
+            )
+    for name in ("oracle", "oracle_loss", "rival", "rival_loss"):
+        if name in there:
+            mine[name] = mine["optimizee"].map(of_all[name])
+    return pd.concat([there, mine[there.columns]])
+
+
 def write_cards(folder=CARDS):
     """Writes the card of each shipped optimizer; returns their names."""
     cards.measurements.cache_clear()
@@ -54,11 +83,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", help="of the evaluation")
     parser.add_argument("--rivals", nargs="*", default=[], help="labels of records")
+    parser.add_argument("--add", action="store_true", help="keep the rows there are")
     given = parser.parse_args()
     found = records.read_all(given.folder)
     if not found:
         sys.exit("There are no records in this folder. Run amalgam-evaluate first.")
-    table = results(found, given.rivals)
+    if given.add:
+        table = added(pd.read_csv(cards.RESULTS, keep_default_na=False), found)
+    else:
+        table = results(found, given.rivals)
     text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
     files.write_text(cards.RESULTS, text)
     print(f"{len(table)} rows: {cards.RESULTS}")

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 import tf_amalgam
@@ -161,6 +162,24 @@ def test_results_of_other_weights_are_refused():
             record["optimizer"] = "choice-small"
     with pytest.raises(ValueError, match="A record of choice-small was made with"):
         zoo.results(found)
+
+
+def test_rows_are_added_beside_the_oracle_that_is_there():
+    found = made_up()
+    whole = zoo.results(found)
+    known = whole[whole["optimizer"] != "sgd"]
+    grown = zoo.added(known, found)
+    assert list(grown["optimizer"]) == [
+        *known["optimizer"],
+        *["sgd"] * len(set(whole["optimizee"])),
+    ]
+    both = [
+        t.set_index(["optimizer", "optimizee"]).sort_index() for t in (whole, grown)
+    ]
+    pd.testing.assert_frame_equal(*both, check_dtype=False)
+    other = known.assign(epochs=99)
+    with pytest.raises(ValueError, match="The records' epochs is"):
+        zoo.added(other, found)
 
 
 def test_the_shipped_results_are_of_the_shipped_optimizers():
