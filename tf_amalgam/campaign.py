@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -187,7 +188,7 @@ def groups(several, hours_of) -> list[Group]:
 def table(found, machine) -> str:
     """Returns groups of jobs as a table in Markdown, with what is left to be done."""
     rows = [["order", "jobs", "of them done", "hours each", "hours left"]]
-    known = [g for g in found if g.hours == g.hours]
+    known = [g for g in found if not math.isnan(g.hours)]
     for group in found:
         told = group in known
         left = (group.jobs - group.done) * group.hours
@@ -203,18 +204,20 @@ def table(found, machine) -> str:
     left = sum((g.jobs - g.done) * g.hours for g in known)
     counts = (sum(g.jobs for g in found), sum(g.done for g in found))
     rows.append(["all that was measured", *map(str, counts), "", f"{left:.1f}"])
-    return (
-        f"{records.markdown(rows)}\n\n"
+    note = (
         f"Hours are of one job at a time on: {machine}. Of trainings they are at least "
         "so many: stages go on while validation improves."
     )
+    if not machine:
+        note = "No rates have been measured for this folder; --measure does."
+    return f"{records.markdown(rows)}\n\n{note}"
 
 
 class Rates(NamedTuple):
     """Measured times of one machine.
 
     Attributes:
-        machine: what it is, in words.
+        machine: what it is, in words; empty where nothing was measured.
         epoch: seconds of an epoch of training an optimizee, by its name, and whether
             by a `known` optimizer or by a `student`.
         inner_step: seconds of an inner step of meta-training of one optimizee, by the
@@ -226,7 +229,7 @@ class Rates(NamedTuple):
     inner_step: dict[str, float]
 
 
-NONE = Rates("no machine", {}, {})
+NONE = Rates("", {}, {})
 
 
 def read_rates(folder) -> Rates:
@@ -261,14 +264,13 @@ def hours_of(what, rates, epochs, inner_steps):
         inner_steps: of a training at least, of all its optimizees, by label.
     """
     by_folder = {records.safe(o.name): rates.epoch.get(o.name) for o in what.optimizees}
-    unknown = float("nan")
 
     def hours(job):
         kind, name, *rest = job.name.split("/")
         if kind == "train":
-            return inner_steps[name] * rates.inner_step.get(name, unknown) / 3600
+            return inner_steps[name] * rates.inner_step.get(name, math.nan) / 3600
         seconds = by_folder[name] or {}
         who = "student" if rest[0] in what.trainings else "known"
-        return len(job.makes) * epochs * seconds.get(who, unknown) / 3600
+        return len(job.makes) * epochs * seconds.get(who, math.nan) / 3600
 
     return hours
