@@ -184,14 +184,14 @@ def test_learned_rates_follow_the_time():
             for member, s in zip(POOL, state.pool, strict=True)
         ]
         mixed = plain.mix(plain.init_weights(0), *arguments).weights_KP
-        rates = np.exp(2.0 * np.tanh(slopes * np.log(np.hypot(1.0, done / 100.0))))
+        rates = np.exp(2.0 * np.tanh(slopes * np.log(1.0 + done / 100.0)))
         expected = np.sum(mixed * np.stack(moved) * rates[:, None], axis=0)
         found = scaled.update(weights, *arguments)[0]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-8)
 
 
 def test_rates_may_begin_to_fall_with_time():
-    """As a power of time after rate_time, also those of a rule trained without any."""
+    """As (1 + t/rate_time)^(-rate_decay), also those of a rule trained without any."""
     plain = Choice(pool=POOL)
     falling = Choice(pool=POOL, rate_range=3.0, rate_time=1000.0, rate_decay=0.5)
     g = tf.constant(np.random.default_rng(0).normal(size=LAYOUT.size), tf.float32)
@@ -200,9 +200,7 @@ def test_rates_may_begin_to_fall_with_time():
     assert Choice(**falling.get_config()) == falling
     for done in (0, 300, 5000):
         arguments = (g, g, plain.init_state(LAYOUT), LAYOUT, tf.constant(1.0 + done))
-        expected = plain.update(learned, *arguments)[0] / np.sqrt(
-            np.hypot(1.0, done / 1000.0)
-        )
+        expected = plain.update(learned, *arguments)[0] / np.sqrt(1.0 + done / 1000.0)
         found = falling.update(weights, *arguments)[0]
         np.testing.assert_allclose(found, expected, rtol=0.03, atol=1e-8)
 

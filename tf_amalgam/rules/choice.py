@@ -60,11 +60,11 @@ class Choice(Rule):
             member alone moves ("hard" variant: 10).
         rate_range: if above 0, member k's update is also multiplied by
             exp(rate_range·tanh(·)) of a second dense layer, which sees
-            log √(1 + (t/rate_time)²), too. An LSTM would first have to learn to tell
+            log(1 + t/rate_time), too. An LSTM would first have to learn to tell
             late from early.
-        rate_time: inner steps, after which a power of time is within reach.
+        rate_time: inner steps.
         rate_decay: before any training these rates are about
-            √(1 + (t/rate_time)²)^(-rate_decay): by default 1, at all times.
+            (1 + t/rate_time)^(-rate_decay): by default 1, at all times.
     """
 
     name = "choice"
@@ -194,7 +194,7 @@ class Choice(Rule):
         """Returns `[K, P]`: what the members' updates are multiplied by."""
         rates_KP = affine(hidden_HP, weights["rate/kernel"], weights["rate/bias"])
         done = ops.cast(step, hidden_HP.dtype) - 1.0
-        time = 0.5 * ops.log1p(ops.square(done / self.rate_time))
+        time = ops.log1p(done / self.rate_time)
         rates_KP += time * ops.expand_dims(weights["rate/time"], -1)
         return ops.exp(self.rate_range * ops.tanh(rates_KP))
 
