@@ -71,6 +71,7 @@ def run(jobs, on, folder, *, progress=True, description="running", ended=None):
         KeyboardInterrupt: on Ctrl-C, after what was running has been stopped.
     """
     listed.check(jobs)
+    _check_order(jobs)
     on.check(jobs)
     queue = _Queue(jobs)
     running: dict[Any, listed.Job] = {}
@@ -102,10 +103,17 @@ def run(jobs, on, folder, *, progress=True, description="running", ended=None):
         except BaseException:
             on.stop(running)
             raise
-    if not failed and queue.waiting:
+    return failed
+
+
+def _check_order(jobs):
+    """Raises ValueError for jobs that wait for one another, before any starts."""
+    queue = _Queue(jobs)
+    while queue.ready:
+        queue.finish(queue.ready.popleft())
+    if queue.waiting:
         names = ", ".join(list(queue.waiting)[:5])
         raise ValueError(f"These jobs wait for one another: {names}.")
-    return failed
 
 
 def log_of(job, folder) -> pathlib.Path:
@@ -271,7 +279,9 @@ class Ray:
         task = self._task.options(
             num_cpus=job.cpus, num_gpus=job.gpus, name=job.name, **self._retries
         )
+        # How TensorFlow computes here; not this process's place in a cluster.
         given = {k: v for k, v in os.environ.items() if k.startswith("TF_")}
+        given.pop("TF_CONFIG", None)
         return task.remote(job, str(pathlib.Path(log).absolute()), os.getcwd(), given)
 
     def ended(self, running):
