@@ -26,9 +26,10 @@ def cleared():
     gin.clear_config()
 
 
-def binary(module, *flags):
+def binary(module, *flags, cwd=None):
     return subprocess.run(
         [sys.executable, "-m", f"tf_amalgam_launch.{module}", *flags],
+        cwd=cwd,
         check=False,
         capture_output=True,
         text=True,
@@ -213,6 +214,11 @@ def test_the_remedies_that_are_named_help():
             ["--gin_file=nothing.gin", "--workdir=x"],
             "error: Unknown gin file",
         ),
+        (  # which includes others
+            "paper",
+            ["--gin_bindings=campaign.replicates = 0", "--workdir=x"],
+            "error: campaign.replicates must be a whole number from 1",
+        ),
         # Others of the kinds above.
         pytest.param(
             "amalgamate",
@@ -240,8 +246,9 @@ def test_the_remedies_that_are_named_help():
         ),
     ],
 )
-def test_mistakes_end_in_one_message(module, flags, message):
-    run = binary(module, *flags)
+def test_mistakes_end_in_one_message(module, flags, message, tmp_path):
+    run = binary(module, *flags, cwd=tmp_path)
     assert run.returncode != 0
     assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stderr
+    assert "Path not found" not in run.stderr

@@ -1,7 +1,9 @@
 """Gin at the edge: what a .gin file can configure. (`recipe` imports gin, too.)"""
 
+import contextlib
 import copy
 import inspect
+import logging
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -124,15 +126,29 @@ def parse(gin_files, gin_bindings=()):
             )
             raise FileNotFoundError(unknown("gin file", str(name), known))
     try:
-        gin.parse_config_files_and_bindings(
-            [str(name) for name in gin_files], list(gin_bindings), skip_unknown=False
-        )
+        with _looking_quietly():
+            gin.parse_config_files_and_bindings(
+                [str(name) for name in gin_files],
+                list(gin_bindings),
+                skip_unknown=False,
+            )
     except (ValueError, AttributeError, SyntaxError, OSError) as error:
         raise ValueError(
             f"The gin configuration cannot be read: {error}\n"
             f"Known names: {', '.join(CONFIGURABLES)}. Their parameters are those of "
             "the functions and classes of the same name."
         ) from error
+
+
+@contextlib.contextmanager
+def _looking_quietly():
+    """Within it gin does not report each place where an included file is not."""
+    kept = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(kept)
 
 
 def check_given(name):
