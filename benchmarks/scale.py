@@ -7,10 +7,14 @@ Records are one real run's, with made-up losses; nothing is trained beside that 
 
 import copy
 import math
+import os
 import random
 import resource
 import tempfile
 import time
+
+# As `amalgam-report` does, before NumPy is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import measuring
 

@@ -1,5 +1,6 @@
 """Campaigns at the edge: what .gin files tell of one, measured and run."""
 
+import contextlib
 import copy
 import logging
 import pathlib
@@ -23,6 +24,7 @@ from tf_amalgam.curriculum import Stage
 
 # What two meta-updates of a training are measured with.
 MEASURED = (
+    "amalgamate.period = 1",
     "amalgamate.validation_optimizees = 1",
     "amalgamate.validation_steps = 1",
     "amalgamate.progress = False",
@@ -112,13 +114,17 @@ def hours(what, workdir):
 def _inner_steps(what, label):
     """Returns how many inner steps a training takes at least, in all its optimizees."""
     bindings.parse([what.form, what.trainings[label]], what.gin_bindings)
+    return _bound_inner_steps()
+
+
+def _bound_inner_steps():
+    """Returns the same of the training that has been parsed; a Choice rule's too."""
     stages = list(bindings.bound("stages"))
     if bindings.bound("scheme") == "choice" and bindings.bound("choice") is None:
         truncation = bindings.bound("truncation_steps")
-        of_choice = bindings.bound("choice_stages") or [
+        stages += bindings.bound("choice_stages") or [
             (n * truncation, p) for n, p in experiment.CHOICE_STAGES
         ]
-        stages += of_choice
     stages = [s if isinstance(s, Stage) else Stage(*s) for s in stages]
     unrolls = sum(stage.unroll * stage.periods for stage in stages)
     return unrolls * bindings.bound("period") * bindings.bound("meta_batch")
@@ -128,7 +134,8 @@ def measure(what, workdir) -> campaign.Rates:
     """Measures the rates of a campaign on this machine and writes them into `workdir`.
 
     Some steps of each optimizee, by Adam and by RNNProp, and two meta-updates of each
-    training. What cannot be had here (a data set) is left out with a warning.
+    training, without warm-ups. What cannot be had here (a data set) is left out with a
+    warning.
     """
     bindings.parse(what.gin_files, what.gin_bindings)
     bound = gin.get_bindings("evaluate", resolve_references=False)
@@ -143,25 +150,39 @@ def measure(what, workdir) -> campaign.Rates:
         except (ValueError, OSError) as error:
             logging.warning("%s is not measured: %s", optimizee.name, error)
     inner_step = {}
-    for label, experiment_file in what.trainings.items():
-        seconds, steps = [], 0
-        for period in (1, 3):
-            lines = [*what.gin_bindings, *MEASURED, f"amalgamate.period = {period}"]
-            bindings.parse([what.form, experiment_file], lines)
-            steps = (
-                2 * bindings.bound("truncation_steps") * bindings.bound("meta_batch")
-            )
-            stage = f"[({bindings.bound('truncation_steps')}, 1)]"
-            lines += [f"amalgamate.stages = {stage}"]
-            lines += [f"amalgamate.choice_stages = {stage}"]
-            bindings.parse([what.form, experiment_file], lines)
-            began = time.perf_counter()
-            bindings.amalgamate()
-            seconds.append(time.perf_counter() - began)
-        inner_step[label] = (seconds[1] - seconds[0]) / steps
+    with _without_retracing_warnings():
+        for label, experiment_file in what.trainings.items():
+            files = [what.form, experiment_file]
+            bindings.parse(files, what.gin_bindings)
+            truncation = bindings.bound("truncation_steps")
+            seconds, steps = [], []
+            for unroll in (truncation, 3 * truncation):  # which build the same
+                lines = [
+                    *(*what.gin_bindings, *MEASURED),
+                    f"amalgamate.stages = [({unroll}, 1)]",
+                    f"amalgamate.choice_stages = [({unroll}, 1)]",
+                ]
+                bindings.parse(files, lines)
+                steps.append(_bound_inner_steps())
+                began = time.perf_counter()
+                bindings.amalgamate()
+                seconds.append(time.perf_counter() - began)
+            inner_step[label] = (seconds[1] - seconds[0]) / (steps[1] - steps[0])
     rates = campaign.Rates(_machine(), epoch, inner_step)
     campaign.write_rates(rates, workdir)
     return rates
+
+
+@contextlib.contextmanager
+def _without_retracing_warnings():
+    """Within it TensorFlow does not mind that each training has its own programs."""
+    logger = tf.get_logger()
+    kept = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(kept)
 
 
 def _machine():
