@@ -71,11 +71,12 @@ def telling_of_losses():
     try:
         yield
     except _LOST as error:
-        said = str(error).strip().splitlines()[-1]
+        lines = str(error).strip().splitlines()
+        said = next((line for line in lines if "aborted by" in line), lines[-1])
         raise WorkerLost(
             "Another worker has ended, or cannot be reached any more. What was "
             "computed is kept: start all workers again, as many as divide the "
-            f"meta-batch, with the same workdir. ({said})"
+            f"meta-batch, with the same workdir. ({said.strip()})"
         ) from error
 
 

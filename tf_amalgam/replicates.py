@@ -110,7 +110,11 @@ def run_replicates(
             failed = _in_turn(jobs, one, explain)
         else:
             failed = launchers.run(
-                jobs, on, workdir, progress=False, ended=lambda _, e: e or explain()
+                jobs,
+                on,
+                workdir,
+                description="replicates",
+                ended=lambda _, e: e or explain(),
             )
     finally:
         summarize(workdir)
