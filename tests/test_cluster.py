@@ -139,7 +139,7 @@ def test_a_lost_worker_stops_the_run_which_another_number_resumes(tmp_path, lost
 def test_mistakes_in_the_environment(monkeypatch, text, message):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=message):
-        cluster.join()
+        cluster.join_cluster()
 
 
 def test_joining_comes_first(monkeypatch):

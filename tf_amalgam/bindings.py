@@ -184,7 +184,7 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     check_given(name)
     if name == "amalgamate" and bound("strategy") == "multi_worker":
         # Before an optimizee is made. The chief alone writes.
-        write_config &= cluster.join().extended.should_checkpoint
+        write_config &= cluster.join_cluster().extended.should_checkpoint
     workdir = pathlib.Path(workdir)
     configuration = gin.config_str()
     # Called by `evaluate`, when all that it is given has been made.

@@ -25,7 +25,7 @@ class WorkerLost(RuntimeError):
     """Another worker has ended before the run has."""
 
 
-def join():
+def join_cluster():
     """Makes this process one worker of the cluster that `TF_CONFIG` names.
 
     To be called before TensorFlow does anything else, as its collective operations
@@ -44,7 +44,7 @@ def join():
         except RuntimeError as error:
             raise ValueError(
                 "strategy='multi_worker' has to come before TensorFlow does anything "
-                "else: call tf_amalgam.cluster.join() first, before an optimizee is "
+                "else: call tf_amalgam.join_cluster() first, before an optimizee is "
                 f"made, or use the program amalgamate, which does. ({error})"
             ) from error
     return _joined[0]
@@ -85,7 +85,7 @@ def strategy(name, replicas, meta_batch):
 
     Args:
         name: `"none"` (one device), `"mirrored"` (those of this machine) or
-            `"multi_worker"` (those of all machines of `TF_CONFIG`, see `join`).
+            `"multi_worker"` (those of all machines of `TF_CONFIG`, see `join_cluster`).
         replicas: how many devices of this machine; None takes the largest number that
             divides the meta-batch. Of several machines all are taken.
         meta_batch: optimizees.
@@ -98,7 +98,7 @@ def strategy(name, replicas, meta_batch):
             f"strategy must be one of {', '.join(STRATEGIES)}; received {name!r}."
         )
     if name == "multi_worker":
-        found = join()
+        found = join_cluster()
         count = found.num_replicas_in_sync
         if replicas not in (None, count):
             raise ValueError(

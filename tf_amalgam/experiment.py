@@ -180,7 +180,7 @@ def amalgamate(
             rule, or for a Choice rule with rates of one without.
         strategy: which devices share the meta-batch: `"none"` is one device,
             `"mirrored"` those of this machine, `"multi_worker"` those of all machines
-            that `TF_CONFIG` names (see `cluster.join`). The mathematics is the same.
+            that `TF_CONFIG` names (see `join_cluster`). The mathematics is the same.
         replicas: how many of this machine's devices share it; by default the largest
             number of those present that divides it.
         checkpoint_seconds: at least this long between two checkpoints.
