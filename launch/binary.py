@@ -108,9 +108,11 @@ def start(main, with_tensorflow=True):
         except (ValueError, OSError, RuntimeError) as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
-            sys.exit(
-                "Interrupted; the same command continues from the last checkpoint."
+            print(
+                "Interrupted; the same command continues from the last checkpoint.",
+                file=sys.stderr,
             )
+            sys.exit(128 + signal.SIGINT)  # as shells say it
 
     app.run(guarded)
 

@@ -122,6 +122,10 @@ def test_hours_are_measured_times(tmp_path):
     assert "one job at a time on: this one." in told
     assert f"| {2 + whole:.1f} " in told.splitlines()[-3]
     assert told.count("not measured") == 4
+    assert "GPU-hours" not in told
+    several = campaign.planned(what, tmp_path, gpus=0.25)
+    told = campaign.table(campaign.groups(several, hours), rates.machine)
+    assert told.endswith(f"they are {0.25 * (2 + whole):.1f} GPU-hours.")
     (tmp_path / "rates.json").write_text("[")
     with pytest.raises(ValueError, match="Measure again with --measure"):
         campaign.read_rates(tmp_path)
@@ -142,6 +146,7 @@ def test_planned_inner_steps_are_those_of_the_curriculum():
         ({"runs_per_job": 1.5}, "runs_per_job must be a whole number from 1"),
         ({"trainings": {"a b": "x"}}, "'a b' is to name a folder"),
         ({"known": ["a"]}, "share a label: a"),
+        ({"known": [campaign]}, "takes evaluate.baselines by their names"),
     ],
 )
 def test_mistakes(given, message):
@@ -176,7 +181,11 @@ def test_a_campaign_runs_to_its_report_and_goes_on(small, tmp_path, capsys):
         *("train/mine/0", f"{unseen}/adam/0", f"{unseen}/mine/0"),
     ]
     on = launchers.Local(2)
-    recipe.run(small, several[:2], folder, on)
+    left = r"1 of 2 jobs were left.*has not ended \(train/mine/0\)"
+    with pytest.raises(RuntimeError, match=left):
+        recipe.run(small, several[1:], folder, on)
+    assert [job.done for job in several] == [False, True, False]
+    recipe.run(small, several[:1], folder, on)
     assert capsys.readouterr().out == ""
     made = {p: p.stat().st_mtime_ns for job in several[:2] for p in paths_of(job)}
     # What is done is left.
@@ -192,6 +201,46 @@ def test_a_campaign_runs_to_its_report_and_goes_on(small, tmp_path, capsys):
         *itertools.product(["mine"], [0], [4, 6]),
     ]
     assert (folder / "mine" / "replicates.csv").is_file()
+    # What others do not wait for is reported, though a training fails.
+    for path in itertools.chain(*map(paths_of, (several[0], several[2]))):
+        path.unlink()
+    with pytest.raises(RuntimeError, match="1 of 3 jobs failed: train/mine/0"):
+        recipe.run(small, several, folder, Told(fails=names[:1]))
+    assert f"{folder}/evaluation/report/index.html" in capsys.readouterr().out
+    missing = (folder / "evaluation" / "report" / "missing.csv").read_text()
+    assert missing.splitlines()[1:] == ["mine on two hidden ReLU layers (unseen): none"]
+
+
+def test_a_folder_holds_one_campaign(small, tmp_path):
+    def claim(*lines):
+        bound = (*small.gin_bindings, *lines)
+        recipe.run(small._replace(gin_bindings=bound), [], tmp_path, Told())
+
+    claim()
+    claim("evaluate.seeds = [4, 6, 8]", "evaluate.tasks = [%unseen, %seen]")
+    claim("amalgamate.checkpoint_seconds = 1")
+    for lines, message in (
+        (["amalgamate.alpha = 7"], r"mine\.amalgamate\.alpha: .* there, '7' here"),
+        (["amalgamate.chances = 7"], r"chances: '\(absent\)' there, '7' here"),
+        (["evaluate.epochs = 7"], r"epochs: '\d' there, '7' here"),
+    ):
+        with pytest.raises(ValueError, match=rf"other settings(?s:.*){message}"):
+            claim(*lines)
+    other = small._replace(trainings={"other": small.trainings["mine"]})
+    recipe.run(other, [], tmp_path, Told())
+    found = json.loads((tmp_path / "campaign.json").read_text())
+    assert sorted(found["trainings"]) == ["mine", "other"]
+    (tmp_path / "campaign.json").write_text("[]")
+    with pytest.raises(ValueError, match="cannot be read"):
+        claim()
+
+
+def test_trainings_are_not_told_of_evaluations(small):
+    lines = ("evaluate.seeds = [1]", "campaign.replicates = 2", "amalgamate.seed = 3")
+    told = small._replace(gin_bindings=lines)
+    train, *others = campaign.planned(told, "folder")
+    assert train.gin_bindings == (lines[2], "amalgamate.replicate = 0")
+    assert all(job.gin_bindings[:3] == lines for job in others)
 
 
 def paths_of(job):

@@ -11,6 +11,9 @@ from tf_amalgam import files, jobs, records, replicates, workdir
 
 EVALUATION = "evaluation"  # folder of the records
 RATES_FILE = "rates.json"
+SETTINGS_FILE = "campaign.json"
+# Bindings that say nothing of trainings.
+OF_EVALUATIONS = ("campaign.", "evaluate.")
 
 
 class Optimizee(NamedTuple):
@@ -76,6 +79,11 @@ def campaign(
                 f"campaign.trainings: {label!r} is to name a folder; use letters, "
                 "digits, dots, dashes and underscores."
             )
+    if unnamed := [one for one in known if not isinstance(one, str)]:
+        raise ValueError(
+            "A campaign takes evaluate.baselines by their names, adam or keras.AdamW "
+            f"say; received {unnamed[0]!r}."
+        )
     if both := sorted(trainings.keys() & set(known)):
         raise ValueError(
             f"Trainings and known optimizers share a label: {', '.join(both)}."
@@ -90,6 +98,16 @@ def campaign(
     )
 
 
+def of_training(what, label):
+    """Returns the .gin files and bindings of a training."""
+    bindings = [
+        line
+        for line in what.gin_bindings
+        if not line.strip().startswith(OF_EVALUATIONS)
+    ]
+    return (what.form, what.trainings[label]), tuple(bindings)
+
+
 def planned(what, folder, cpus=2.0, gpus=0.0) -> Iterator[jobs.Job]:
     """Yields the jobs of a campaign: trainings, then evaluations by optimizee.
 
@@ -99,21 +117,9 @@ def planned(what, folder, cpus=2.0, gpus=0.0) -> Iterator[jobs.Job]:
             `evaluation` for the records.
         cpus, gpus: what each job takes up.
     """
+    yield from trainings(what, folder, cpus, gpus)
     folder = pathlib.Path(folder)
     needs = {"cpus": cpus, "gpus": gpus}
-    for label, experiment in what.trainings.items():
-        for i in range(what.replicates):
-            run = folder / label / f"{replicates.FOLDER}{i}"
-            yield jobs.Job(
-                f"train/{label}/{i}",
-                "amalgamate",
-                (what.form, experiment),
-                (*what.gin_bindings, f"amalgamate.replicate = {i}"),
-                str(run),
-                makes=(str(run / workdir.CURVES_FILE),),
-                log=str(run / replicates.LOG_FILE),
-                **needs,
-            )
     for optimizee in what.optimizees:
         for label in what.known:
             yield from _evaluations(what, folder, optimizee, label, label, 0, needs)
@@ -123,6 +129,25 @@ def planned(what, folder, cpus=2.0, gpus=0.0) -> Iterator[jobs.Job]:
                 yield from _evaluations(
                     what, folder, optimizee, label, source, i, needs
                 )
+
+
+def trainings(what, folder, cpus=2.0, gpus=0.0) -> Iterator[jobs.Job]:
+    """Yields those of the jobs that train; arguments as of `planned`."""
+    needs = {"cpus": cpus, "gpus": gpus}
+    for label in what.trainings:
+        gin_files, bindings = of_training(what, label)
+        for i in range(what.replicates):
+            run = pathlib.Path(folder) / label / f"{replicates.FOLDER}{i}"
+            yield jobs.Job(
+                f"train/{label}/{i}",
+                "amalgamate",
+                gin_files,
+                (*bindings, f"amalgamate.replicate = {i}"),
+                str(run),
+                makes=(str(run / workdir.CURVES_FILE),),
+                log=str(run / replicates.LOG_FILE),
+                **needs,
+            )
 
 
 def _evaluations(what, folder, optimizee, label, source, replicate, needs):
@@ -164,6 +189,7 @@ class Group(NamedTuple):
     jobs: int
     done: int
     hours: float  # of one job; not a number where it is not known
+    gpus: float = 0.0  # of one job
 
 
 def groups(several, hours_of) -> list[Group]:
@@ -176,12 +202,13 @@ def groups(several, hours_of) -> list[Group]:
     found: list[Group] = []
     for name, those in itertools.groupby(several, lambda job: job.name.split("/")[:2]):
         count = done = 0
-        hours = 0.0
+        hours = gpus = 0.0
         for job in those:
             count += 1
             done += job.done
             hours += hours_of(job)
-        found.append(Group("/".join(name), count, done, hours / count))
+            gpus += job.gpus
+        found.append(Group("/".join(name), count, done, hours / count, gpus / count))
     return found
 
 
@@ -208,6 +235,9 @@ def table(found, machine) -> str:
         f"Hours are of one job at a time on: {machine}. Of trainings they are at least "
         "so many: stages go on while validation improves."
     )
+    if any(g.gpus for g in found):
+        taken = sum((g.jobs - g.done) * g.hours * g.gpus for g in known)
+        note += f" With the GPUs that each takes up they are {taken:.1f} GPU-hours."
     if not machine:
         note = "No rates have been measured for this folder; --measure does."
     return f"{records.markdown(rows)}\n\n{note}"

@@ -40,7 +40,10 @@ def join_cluster():
     if not _joined:
         check_config(os.environ.get("TF_CONFIG", ""))
         try:
-            _joined.append(tf.distribute.MultiWorkerMirroredStrategy())
+            with telling_of_losses():
+                _joined.append(tf.distribute.MultiWorkerMirroredStrategy())
+        except WorkerLost:  # a RuntimeError, too
+            raise
         except RuntimeError as error:
             raise ValueError(
                 "strategy='multi_worker' has to come before TensorFlow does anything "
@@ -71,7 +74,7 @@ def telling_of_losses():
     try:
         yield
     except _LOST as error:
-        lines = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         said = next((line for line in lines if "aborted by" in line), lines[-1])
         raise WorkerLost(
             "Another worker has ended, or cannot be reached any more. What was "

@@ -131,6 +131,9 @@ def evaluate(
             f"({', '.join({one.label for one in contestants})}; {', '.join(names)}) or "
             f"seeds ({seeds}) differ in nothing that a file name can hold."
         )
+    if only is not None:
+        wanted = _wanted([job.path for job in jobs], workdir, only)
+        jobs, runs = ([several[i] for i in wanted] for several in (jobs, runs))
     if configuration is None:
         labels = list(dict.fromkeys(one.label for one in contestants))
         named = {"tasks": names, "optimizers": labels, "seeds": seeds}
@@ -168,9 +171,6 @@ def evaluate(
         replicates=Counter(one.label for one in contestants),
     )
     _draw_samples(tasks, workdir)
-    wanted = _wanted([job.path for job in jobs], workdir, only)
-    if only is not None:
-        jobs, runs = ([several[i] for i in wanted] for several in (jobs, runs))
     if launch:
         undone = [job.path for job in jobs if not job.path.is_file()]
         launch([str(path.relative_to(workdir)) for path in undone])
@@ -191,9 +191,7 @@ def evaluate(
 
 
 def _wanted(paths, workdir, only):
-    """Returns the places of the records that patterns are of; all without patterns."""
-    if only is None:
-        return list(range(len(paths)))
+    """Returns the places of the records that patterns are of."""
     names = [str(path.relative_to(workdir)) for path in paths]
     for pattern in only:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
@@ -225,14 +223,19 @@ def _others(optimizers, baselines):
 
 
 def _draw_samples(tasks, folder):
-    """Draws examples of the data sets that are images; records alone do not say."""
+    """Draws examples of the data sets that are images; records alone do not say.
+
+    What is drawn already stays.
+    """
     images = {
         task.dataset.name: task.dataset.train.x[:8]
         for task in tasks
         if task.dataset.train.x.dtype == np.uint8 and task.dataset.train.x.ndim == 4
     }
     for name, several in images.items():
-        plots.samples({name: several}, pathlib.Path(folder) / SAMPLES / f"{name}.png")
+        path = pathlib.Path(folder) / SAMPLES / f"{name}.png"
+        if not path.is_file():
+            plots.samples({name: several}, path)
 
 
 def report(found, folder):

@@ -17,6 +17,8 @@ from tf_amalgam.processes import LOGS
 LAUNCHERS = ("local", "ray")
 # Seconds between looks at what is running.
 PATIENCE = 0.2
+# Status of a program that a SIGINT or SIGTERM has ended in good order.
+INTERRUPTED = 128 + signal.SIGINT
 # Jobs that are handed to Ray at a time, which keeps the others in no memory.
 ON_RAY = 1000
 
@@ -235,7 +237,8 @@ class Ray:
             raise ValueError(
                 f"retries must be a whole number from 0, received {retries}."
             )
-        self._ray, self._whole = ray, address is None
+        given = address is not None or "RAY_ADDRESS" in os.environ
+        self._ray, self._whole = ray, not given
         if not ray.is_initialized():
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
             try:
@@ -332,7 +335,7 @@ def _on_ray(job, log, folder, environment):
     except BaseException:  # cancelled
         processes.interrupt([process])
         raise
-    if status < 0:
+    if status < 0 or status == INTERRUPTED:
         raise Lost(_said(status))
     if status:
         raise Failed(_said(status))
@@ -340,6 +343,8 @@ def _on_ray(job, log, folder, environment):
 
 def _said(status):
     """Returns what became of a process; "" if all went well."""
+    if status == INTERRUPTED:
+        return "it was interrupted"
     if status < 0:
         return f"it was killed by {signal.Signals(-status).name}"
     return f"it ended with status {status}" if status else ""

@@ -1,6 +1,7 @@
 """Who takes part in an evaluation: labels, replicates, and how to make each afresh."""
 
 import dataclasses
+import logging
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from tf_amalgam.optimizers import optimizer_for
 from tf_amalgam.rules.choice import Choice
 from tf_amalgam.rules.rule import AnalyticRule
 from tf_amalgam.warm_up import WarmUp
+from tf_amalgam.workdir import is_unfinished
 
 KERAS = "keras."
 ORACLE = "oracle"
@@ -116,6 +118,13 @@ def lineup(
         if not several:
             raise ValueError(f"{label} has no replicates; expected at least one.")
         for i, one in several.items():
+            if isinstance(one, (str, pathlib.Path)) and is_unfinished(one):
+                logging.warning(
+                    "%s: the training in %s has not ended. What is evaluated is its "
+                    "best student so far; afterwards give it another workdir.",
+                    label,
+                    one,
+                )
 
             def make(one=one):
                 return _with_warm_up(one, preset, terms)

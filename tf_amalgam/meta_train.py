@@ -54,6 +54,11 @@ class Trainer:
         """Whether the curriculum has come to its end."""
         return state.progress.finished
 
+    def has_built(self, state: State) -> bool:
+        """Whether the next truncation's program has been built."""
+        objective = self.settings.objective(state.progress.stage)
+        return ("truncation", objective) in self.programs
+
     def step(self, state: State) -> State:
         """Returns the state one truncation (and meta-update) later."""
         settings, programs = self.settings, self.programs

@@ -271,9 +271,11 @@ def _line(axis, x, y, label, color):
     axis.plot(x, smooth, color=COLORS[color % len(COLORS)], label=label)
 
 
-def write(figure, path):
-    """Writes a figure atomically, in the format that the path's ending says."""
-    with tempfile.TemporaryDirectory() as folder:
-        temporary = pathlib.Path(folder) / f"figure{pathlib.Path(path).suffix}"
-        figure.savefig(temporary, dpi=100)
-        files.write_bytes(path, temporary.read_bytes())
+def write(figure, *paths):
+    """Writes a figure atomically, in the formats that its paths' endings say."""
+    for path in paths:
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = pathlib.Path(folder) / f"figure{pathlib.Path(path).suffix}"
+            figure.savefig(temporary, dpi=100)
+            files.write_bytes(path, temporary.read_bytes())
+        figure.set_layout_engine("none")  # it is laid out, which takes long

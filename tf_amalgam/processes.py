@@ -40,7 +40,8 @@ def started(
         command.append("--noonednn")
     command += [f"--gin_file={name}" for name in gin_files]
     command += [f"--gin_bindings={binding}" for binding in gin_bindings]
-    environment = dict(os.environ)
+    # Several may share a GPU, of which TensorFlow would take all memory at once.
+    environment = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ}
     if with_parent:
         environment[PARENT] = str(os.getpid())
     if cpus is not None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 import logging
 import pathlib
 import time
@@ -13,6 +14,7 @@ from tf_amalgam import (
     bindings,
     campaign,
     experiment,
+    files,
     launchers,
     records,
     replicates,
@@ -21,7 +23,18 @@ from tf_amalgam import (
     trial,
 )
 from tf_amalgam.curriculum import Stage
+from tf_amalgam.workdir import differences
 
+# Of `evaluate`, what all evaluations of a campaign share.
+EVALUATED = ("preset", "epochs", "warmup_steps", "warmup_learning_rate")
+# What is bound, but changes no result: it may differ from machine to machine.
+ELSEWHERE = (
+    "data_dir",
+    "amalgamate.checkpoint_seconds",
+    "amalgamate.progress",
+    "amalgamate.replicas",
+    "amalgamate.strategy",
+)
 # What two meta-updates of a training are measured with.
 MEASURED = (
     "amalgamate.period = 1",
@@ -52,26 +65,36 @@ def read(gin_files, gin_bindings) -> campaign.Campaign:
         known=list(bindings.bound("baselines", "evaluate")),
         seeds=list(bindings.bound("seeds", "evaluate")),
     )
-    for experiment_file in found.trainings.values():
-        bindings.parse([found.form, experiment_file], gin_bindings)
+    for label in found.trainings:
+        bindings.parse(*campaign.of_training(found, label))
         bindings.check_given("amalgamate")
     bindings.parse(gin_files, gin_bindings)
     return found
 
 
 def run(what, several, workdir, on):
-    """Runs jobs of a campaign; makes the report once all its records are there.
+    """Runs jobs of a campaign; makes the report once nothing more can be run.
 
     Args:
         what: the `campaign.Campaign`.
-        several: those of its jobs that are to be run.
+        several: those of its jobs that are to be run; evaluations of students whose
+            training has not ended, and is not among them, are left.
         workdir: where everything goes.
         on: a launcher.
 
     Raises:
-        RuntimeError: naming the jobs that failed, after all others have ended.
+        ValueError: if the folder holds a campaign of other settings.
+        RuntimeError: naming the jobs that failed, or were left, after all others have
+            ended.
     """
+    _claim(what, workdir)
     evaluation = pathlib.Path(workdir) / campaign.EVALUATION
+    mine = {job.name for job in several}
+    untrained = {job.name for job in campaign.trainings(what, workdir) if not job.done}
+    missing = sorted(
+        {name for job in several for name in job.after if name in untrained - mine}
+    )
+    ready = [job for job in several if not set(missing) & set(job.after)]
     students = dict.fromkeys(what.trainings, what.replicates)
     records.remember_order(
         evaluation,
@@ -80,13 +103,87 @@ def run(what, several, workdir, on):
         seeds=what.seeds,
         replicates={**dict.fromkeys(what.known, 1), **students},
     )
-    failed = launchers.run(several, on, workdir, description="campaign")
+    failed = launchers.run(ready, on, workdir, description="campaign")
     for label in what.trainings:
         if (pathlib.Path(workdir) / label).is_dir():
             replicates.summarize(pathlib.Path(workdir) / label)
-    launchers.check(failed, several, workdir)
-    if all(job.done for job in campaign.planned(what, workdir)):
+    done = [
+        job.done or not failed.keys().isdisjoint((job.name, *job.after))
+        for job in campaign.planned(what, workdir)
+    ]
+    if all(done) and any(evaluation.glob("*/*.json")):
         print(reporting.write_report(evaluation))
+    launchers.check(failed, ready, workdir)
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise RuntimeError(
+            f"{len(several) - len(ready)} of {len(several)} jobs were left: they "
+            "evaluate students whose training has not ended "
+            f"({', '.join(missing[:5])}{more}). Run these first, or with them."
+        )
+
+
+def _claim(what, workdir):
+    """Raises ValueError if what is there was made by a campaign of other settings.
+
+    Trainings, optimizees and seeds may be added, and left out.
+    """
+    path = pathlib.Path(workdir) / campaign.SETTINGS_FILE
+    mine = json.loads(json.dumps(_settings(what)))
+    with files.locked(path.with_name(f".{path.name}")):
+        try:
+            there = json.loads(path.read_text()) if path.is_file() else {}
+            different = [
+                *_differences(there.get("evaluation", {}), mine["evaluation"]),
+                *_differences(there.get("trainings", {}), mine["trainings"]),
+            ]
+        except (ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}). It says how all that lies beside it "
+                "was made: remove it if that is what this call says."
+            ) from error
+        if different:
+            raise ValueError(
+                f"{workdir} holds a campaign of other settings. Those that differ:\n  "
+                + "\n  ".join(different)
+                + "\nGive another workdir, or the same settings to continue that one."
+            )
+        files.write_json(
+            path, {part: {**there.get(part, {}), **mine[part]} for part in mine}
+        )
+
+
+def _differences(there, here):
+    """Returns a line for each setting that differs in what both have."""
+    both = there.keys() & here.keys()
+    return differences({k: there[k] for k in both}, {k: here[k] for k in both})
+
+
+def _settings(what):
+    """Returns what changes the results of a campaign, by what it is of."""
+    trainings = {}
+    for label in what.trainings:
+        bindings.parse(*campaign.of_training(what, label))
+        trainings[label] = _bound_lines()
+    bindings.parse(what.gin_files, what.gin_bindings)
+    terms = {name: repr(bindings.bound(name, "evaluate")) for name in EVALUATED}
+    return {"trainings": trainings, "evaluation": {**_bound_lines(), **terms}}
+
+
+def _bound_lines():
+    """Returns name → value of what is bound and changes a training or an optimizee."""
+    lines: list[str] = []
+    for line in gin.config_str().splitlines():
+        if line[:1].isspace():  # a long value goes on
+            lines[-1] += " " + line.strip()
+        elif line and not line.startswith("#"):
+            lines.append(line)
+    pairs = (line.partition(" = ")[::2] for line in lines)
+    return {
+        name: value
+        for name, value in pairs
+        if name not in ELSEWHERE and not name.startswith(campaign.OF_EVALUATIONS)
+    }
 
 
 def _name_of(optimizee):
@@ -113,7 +210,7 @@ def hours(what, workdir):
 
 def _inner_steps(what, label):
     """Returns how many inner steps a training takes at least, in all its optimizees."""
-    bindings.parse([what.form, what.trainings[label]], what.gin_bindings)
+    bindings.parse(*campaign.of_training(what, label))
     return _bound_inner_steps()
 
 
@@ -149,28 +246,40 @@ def measure(what, workdir) -> campaign.Rates:
             }
         except (ValueError, OSError) as error:
             logging.warning("%s is not measured: %s", optimizee.name, error)
-    inner_step = {}
-    with _without_retracing_warnings():
-        for label, experiment_file in what.trainings.items():
-            files = [what.form, experiment_file]
-            bindings.parse(files, what.gin_bindings)
-            truncation = bindings.bound("truncation_steps")
-            seconds, steps = [], []
-            for unroll in (truncation, 3 * truncation):  # which build the same
-                lines = [
-                    *(*what.gin_bindings, *MEASURED),
-                    f"amalgamate.stages = [({unroll}, 1)]",
-                    f"amalgamate.choice_stages = [({unroll}, 1)]",
-                ]
-                bindings.parse(files, lines)
-                steps.append(_bound_inner_steps())
-                began = time.perf_counter()
-                bindings.amalgamate()
-                seconds.append(time.perf_counter() - began)
-            inner_step[label] = (seconds[1] - seconds[0]) / (steps[1] - steps[0])
-    rates = campaign.Rates(_machine(), epoch, inner_step)
+    rates = campaign.Rates(_machine(), epoch, {})
     campaign.write_rates(rates, workdir)
+    with _without_retracing_warnings():
+        for label in what.trainings:
+            try:
+                rates.inner_step[label] = _seconds_of_an_inner_step(what, label)
+            except (ValueError, OSError) as error:
+                logging.warning("%s is not measured: %s", label, error)
+            campaign.write_rates(rates, workdir)
     return rates
+
+
+def _seconds_of_an_inner_step(what, label):
+    """Returns what an inner step of a training takes, by two short ones."""
+    gin_files, lines = campaign.of_training(what, label)
+    bindings.parse(gin_files, lines)
+    truncation = bindings.bound("truncation_steps")
+    seconds, steps = [], []
+    for unroll in (truncation, 3 * truncation):  # which build the same
+        short = (
+            f"amalgamate.stages = [({unroll}, 1)]",
+            f"amalgamate.choice_stages = [({unroll}, 1)]",
+        )
+        bindings.parse(gin_files, [*lines, *MEASURED, *short])
+        steps.append(_bound_inner_steps())
+        began = time.perf_counter()
+        bindings.amalgamate()
+        seconds.append(time.perf_counter() - began)
+    if seconds[1] <= seconds[0]:
+        raise ValueError(
+            f"{steps[1]} inner steps took no longer than {steps[0]}: the machine is "
+            "busy with something else; measure again."
+        )
+    return (seconds[1] - seconds[0]) / (steps[1] - steps[0])
 
 
 @contextlib.contextmanager

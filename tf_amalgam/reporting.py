@@ -85,8 +85,7 @@ def _written(section, output):
     if section.figure is None:
         return section
     png, svg = (output / f"{section.name}{suffix}" for suffix in (".png", ".svg"))
-    plots.write(section.figure, png)
-    plots.write(section.figure, svg)
+    plots.write(section.figure, png, svg)
     return section._replace(pictures=[png])
 
 

@@ -20,17 +20,7 @@ from tf_amalgam.workdir import (
 )
 
 
-def learn(
-    trainer,
-    weights,
-    folder,
-    about,
-    checkpoint_seconds,
-    progress,
-    label="amalgamating",
-    spent=0.0,
-    profile=False,
-):
+def learn(trainer, weights, folder, about, **options):
     """Returns the last state of a run, started anew or from its checkpoint.
 
     Args:
@@ -43,11 +33,33 @@ def learn(
         label: its name.
         spent: seconds of what went before and belongs to the run.
         profile: whether to write a TensorBoard trace of one truncation.
+
+    Raises:
+        RuntimeError: if another process trains in the folder.
+        cluster.WorkerLost: if another worker of the run has gone.
     """
+    programs = trainer.programs
+    writes = folder and programs.chief
+    alone = folder.alone() if writes else contextlib.nullcontext()
+    with alone, programs.watched():
+        return _learn(trainer, weights, folder, about, **options)
+
+
+def _learn(
+    trainer,
+    weights,
+    folder,
+    about,
+    checkpoint_seconds,
+    progress,
+    label="amalgamating",
+    spent=0.0,
+    profile=False,
+):
     settings, programs = trainer.settings, trainer.programs
     state = _begun(trainer, weights, folder, spent)
     if not programs.chief:  # who alone writes and shows what is going on
-        folder, progress = None, False
+        folder, progress, profile = None, False, False
     if folder:
         rule = trainer.players.student
         folder.save_student(rule, weights, settings, about, UNTRAINED_FILE)
@@ -63,28 +75,25 @@ def learn(
     saved_at = time.monotonic()
     began = saved_at - state.seconds
     try:
-        with programs.watched():
-            while True:
-                while trainer.validation_due(state):
-                    state = trainer.validate(state)
-                    state = state._replace(seconds=time.monotonic() - began)
-                    board.validation(state)
-                    bar.set_postfix_str(_standing(state))
-                if trainer.done(state):
-                    break
-                # The first one that builds no program.
-                with _trace(
-                    folder if profile and trainer.clock.seconds else None
-                ) as done:
-                    state = trainer.step(state)
-                profile = profile and not done
+        while True:
+            while trainer.validation_due(state):
+                state = trainer.validate(state)
                 state = state._replace(seconds=time.monotonic() - began)
-                board.update(state)
-                bar.total = max(bar.total, state.updates)
-                bar.update(state.updates - bar.n)
-                if folder and time.monotonic() - saved_at >= checkpoint_seconds:
-                    _save(folder, trainer, state, about)
-                    saved_at = time.monotonic()
+                board.validation(state)
+                bar.set_postfix_str(_standing(state))
+            if trainer.done(state):
+                break
+            traced = profile and trainer.has_built(state)
+            with _trace(folder if traced else None) as done:
+                state = trainer.step(state)
+            profile = profile and not done
+            state = state._replace(seconds=time.monotonic() - began)
+            board.update(state)
+            bar.total = max(bar.total, state.updates)
+            bar.update(state.updates - bar.n)
+            if folder and time.monotonic() - saved_at >= checkpoint_seconds:
+                _save(folder, trainer, state, about)
+                saved_at = time.monotonic()
     finally:
         # On success, Ctrl-C, divergence or any error: nothing computed is lost.
         bar.close()
@@ -161,7 +170,6 @@ def _save(folder, trainer, state, about):
 
 
 def _draw(folder, trainer, state):
-    plots.meta_training(state.history, state.validations, folder.path / CURVES_FILE)
     rule = trainer.players.student
     if isinstance(rule, Choice):
         steps = trainer.settings.validated_steps(state.progress.stage)
@@ -169,6 +177,8 @@ def _draw(folder, trainer, state):
         names, members = trainer.task.layout.titles, labels(rule.pool)
         folder.save_mixing(trace_TNK, names, members, MIXING_FILE)
         plots.mixing(trace_TNK, names, members, folder.path / MIXING_PLOT)
+    # The last file: with it, all of a run's are there.
+    plots.meta_training(state.history, state.validations, folder.path / CURVES_FILE)
 
 
 class _Board:

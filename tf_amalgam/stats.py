@@ -3,6 +3,7 @@
 Letters: a replicates (students trained alike), n evaluations of each, N = Σn runs.
 """
 
+import functools
 import math
 import warnings
 from typing import NamedTuple
@@ -124,7 +125,7 @@ def _several(y, labels, groups, facts, notes):
         return _fit(facts, notes, **found, **between, evaluation=0.0)
     between = _between(groups) / (within / freedom)
     start = (between - 1.0) / _size(groups)
-    mean, error, meta, evaluation = _reml(y, labels, start)
+    mean, error, meta, evaluation = _reml(tuple(y), tuple(labels), start)
     if meta == 0.0:
         notes = [*notes, "replicates differ no more than evaluations do (singular fit)"]
     low, high = _mean_interval(mean, error, a - 1)
@@ -141,10 +142,12 @@ def _several(y, labels, groups, facts, notes):
     )
 
 
+@functools.lru_cache(4096)  # figures and tables of a report ask for the same ones
 def _reml(y, labels, start):
     """Returns μ, its standard error, σ_α and σ_ε; `start` guesses (σ_α / σ_ε)²."""
     from statsmodels.regression.mixed_linear_model import MixedLM, MixedLMParams
 
+    y, labels = np.array(y), np.array(labels)
     # In units of their spread: the optimizer's tolerances are absolute.
     center, scale = y.mean(), y.std()
     model = MixedLM((y - center) / scale, np.ones((len(y), 1)), groups=labels)

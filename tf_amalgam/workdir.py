@@ -1,5 +1,6 @@
 """The folder of one meta-training run: what is in it, and whose it is."""
 
+import contextlib
 import csv
 import io
 import json
@@ -20,6 +21,7 @@ MIXING_PLOT = "mixing.png"
 CHOICE_FOLDER = "choice"
 TENSORBOARD_FOLDER = "tensorboard"
 README_FILE = "README.md"
+LOCK_FILE = ".lock"
 ORIGIN = ("replicate", "root_seed")  # of the seed of a replicate
 
 README = """# {title}
@@ -84,6 +86,22 @@ class Workdir:
                 + "\nGive another workdir, or the same settings to continue that run."
             )
 
+    @contextlib.contextmanager
+    def alone(self):
+        """Holds the folder within a `with` block, against other processes.
+
+        Raises:
+            RuntimeError: if one of them holds it.
+        """
+        with files.locked(self.path / LOCK_FILE, wait=False) as free:
+            if not free:
+                raise RuntimeError(
+                    f"Another process trains in {self.path}; two would overwrite what "
+                    "the other has done. Wait for its end or stop it, or give another "
+                    "workdir."
+                )
+            yield
+
     @property
     def _title(self):
         told = self.settings
@@ -133,6 +151,12 @@ class Workdir:
             warmup_learning_rate=settings.warmup_learning_rate,
             about=about,
         )
+
+
+def is_unfinished(folder) -> bool:
+    """Returns whether a folder is of a run that goes on, or was interrupted."""
+    folder = pathlib.Path(folder)
+    return (folder / SETTINGS_FILE).is_file() and not (folder / CURVES_FILE).is_file()
 
 
 def differences(old, new, prefix=""):
