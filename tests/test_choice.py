@@ -1,5 +1,6 @@
 """Choice: the mixture by hand, as a student, as a teacher, as a Keras optimizer."""
 
+import dataclasses
 import itertools
 import math
 
@@ -205,6 +206,58 @@ def test_rates_may_begin_to_fall_with_time():
         np.testing.assert_allclose(found, expected, rtol=0.03, atol=1e-8)
 
 
+def test_rates_may_begin_to_follow_how_far_gradients_agree():
+    """Three coordinates: gradients that agree, know nothing of others, take turns."""
+    blind = Choice(pool=POOL, rate_range=3.0, rate_decay=0.5)
+    rule = dataclasses.replace(blind, rate_agreement=0.6)
+    assert Choice(**rule.get_config()) == rule
+    learned = {**blind.init_weights(3), "rate/bias": np.full(3, 0.1, "float32")}
+    weights = rule.weights_of(blind, learned)
+    assert weights.keys() == rule.init_weights(0).keys()
+    np.testing.assert_array_equal(weights["rate/bias"], learned["rate/bias"])
+    np.testing.assert_allclose(weights["rate/agreement"], 0.2)
+    plain = Choice(pool=POOL)
+    begun = rule.weights_of(plain, plain.init_weights(3))
+    assert begun.keys() == weights.keys()
+    assert blind.weights_of(rule, weights) is None
+
+    layout = Layout(("a",), ((300,),))
+    steps = 400
+    noise = np.random.default_rng(0).normal(size=(steps, 100))
+    grads = np.concatenate(
+        [
+            np.full((steps, 100), 0.3),
+            noise,
+            np.outer((-1.0) ** np.arange(steps), np.full(100, 0.3)),
+        ],
+        axis=1,
+    ).astype("float32")
+    seen, unseen = rule.init_state(layout), blind.init_state(layout)
+    m = squares = agreed = np.zeros(300)
+    for i, g in enumerate(grads):
+        m = 0.9 * m + 0.1 * g
+        squares = 0.98 * squares + 0.02 * g**2
+        agreed = 0.98 * agreed + 0.02 * m**2
+        if i < steps - 1:
+            step = tf.constant(i + 1.0)
+            seen = rule.observe(tf.constant(g), seen, step)
+            unseen = blind.observe(tf.constant(g), unseen, step)
+    arguments = (layout, tf.constant(float(steps)))
+    g = tf.constant(grads[-1])
+    found, seen = rule.update(weights, g, g, seen, *arguments)
+    expected, _ = blind.update(learned, g, g, unseen, *arguments)
+    np.testing.assert_allclose(seen.agreement.agreed, agreed, rtol=1e-3)
+    kernel = 0.1 - 0.5 / 3.0 * np.log(1.0 + (steps - 1) / 100.0)
+    independent = 0.1 / 1.9
+    told = 0.5 * np.log((agreed / independent) / squares)
+    ratio = np.exp(3.0 * (np.tanh(kernel + 0.2 * told) - np.tanh(kernel)))
+    np.testing.assert_allclose(found / expected, ratio, rtol=1e-3)
+    together, apart, turns = np.split(told, 3)
+    assert together.min() > 1.4
+    assert abs(apart.mean()) < 0.2
+    assert turns.max() < -1.4
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -212,6 +265,7 @@ def test_rates_may_begin_to_fall_with_time():
         {"layers": 1},
         {"hardness": 3.0},
         {"rate_range": 1.0, "rate_time": 2.0, "rate_decay": 0.5},
+        {"rate_range": 1.0, "rate_agreement": 0.5},
     ],
 )
 def test_meta_gradient_of_a_choice_rule(float64, options):
@@ -501,7 +555,12 @@ def test_it_finds_the_best_member_of_a_quadratic_pool():
         ({"pool": POOL, "hardness": -1.0}, "hardness must be at least 0"),
         ({"pool": POOL, "rate_range": -1.0}, "rate_range must be at least 0"),
         ({"pool": POOL, "rate_decay": -1.0}, "rate_decay must be at least 0"),
+        ({"pool": POOL, "rate_agreement": -1.0}, "rate_agreement must be at least 0"),
         ({"pool": POOL, "rate_time": 0.0}, "rate_time must be a number above 0"),
+        (
+            {"pool": POOL, "rate_agreement": 0.5},
+            "rate_agreement=0.5 is of learned rates",
+        ),
         (
             {"pool": POOL, "rate_decay": 0.5},
             "of learned rates, of which there are none",

@@ -10,6 +10,7 @@ from tf_amalgam.rules.adam import Adam
 from tf_amalgam.rules.dense import affine
 from tf_amalgam.rules.fresh import full, glorot
 from tf_amalgam.rules.lstm import cell_weights, init_lstm, lstm_step
+from tf_amalgam.rules.moments import ema
 from tf_amalgam.rules.rmsprop import RMSProp
 from tf_amalgam.rules.rule import AnalyticRule, Rule, check_positive, zeros
 from tf_amalgam.rules.teachers import (
@@ -23,14 +24,46 @@ from tf_amalgam.rules.teachers import (
 # with 4, get zeros (released code).
 RANKS = (1, 2, 3)
 RATE_TIME = 100.0  # inner steps
+# Decays of m, and of the means of m² and g², by which gradients are told to agree.
+BETA_M, BETA_SQUARES = 0.9, 0.98
+# m² over g² where gradients know nothing of one another.
+INDEPENDENT = (1.0 - BETA_M) / (1.0 + BETA_M)
+LEAST_SQUARE = 1e-12  # of gradients, below which nothing is told
 
 
 class ChoiceState(NamedTuple):
-    """States of the pool's members and of the LSTM layers."""
+    """States of the pool's members and of the LSTM layers, and `Agreement` or ()."""
 
     pool: tuple  # K × the member's own state
     hidden: tuple  # layers × [H, P]
     cell: tuple  # layers × [H, P]
+    agreement: tuple = ()
+
+
+class Agreement(NamedTuple):
+    """How far successive gradients agree: means of g, of g² and of the former's square.
+
+    With β of m, m² is (1 − β)/(1 + β) of g² where gradients are independent, more where
+    they agree, and less where they take turns, as they do when steps are too long.
+    """
+
+    m: Any  # [P]
+    squares: Any  # [P], mean of g²
+    agreed: Any  # [P], mean of m²
+
+    def seen(self, grads_P):
+        """Returns the same after another gradient."""
+        m = ema(self.m, grads_P, BETA_M)
+        return Agreement(
+            m,
+            ema(self.squares, ops.square(grads_P), BETA_SQUARES),
+            ema(self.agreed, ops.square(m), BETA_SQUARES),
+        )
+
+    def log_ratio(self):
+        """Returns `[P]`: ½·log of m²/g² over that of independent gradients."""
+        agreed = self.agreed / INDEPENDENT + LEAST_SQUARE
+        return 0.5 * ops.log(agreed / (self.squares + LEAST_SQUARE))
 
 
 class Mixture(NamedTuple):
@@ -65,6 +98,10 @@ class Choice(Rule):
         rate_time: inner steps.
         rate_decay: before any training these rates are about
             (1 + t/rate_time)^(-rate_decay): by default 1, at all times.
+        rate_agreement: if above 0, the second layer also sees how far the coordinate's
+            gradients agree, and before any training rates are multiplied by
+            (m²/g²)^(rate_agreement/2), over that of independent ones (`Agreement`):
+            shorter steps where gradients take turns, longer ones where they agree.
     """
 
     name = "choice"
@@ -78,6 +115,7 @@ class Choice(Rule):
     rate_range: float = 0.0
     rate_time: float = RATE_TIME
     rate_decay: float = 0.0
+    rate_agreement: float = 0.0
 
     def __post_init__(self):
         members = tuple(from_config(m) if isinstance(m, dict) else m for m in self.pool)
@@ -89,17 +127,19 @@ class Choice(Rule):
                 f"{self.pool!r}."
             )
         check_pool(members)
-        for field in ("hardness", "rate_range", "rate_decay"):
+        of_rates = ("rate_decay", "rate_agreement")
+        for field in ("hardness", "rate_range", *of_rates):
             if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(
                     f"Choice: {field} must be at least 0 and finite, received "
                     f"{getattr(self, field)!r}."
                 )
-        if self.rate_decay and not self.rate_range:
-            raise ValueError(
-                f"Choice: rate_decay={self.rate_decay!r} is of learned rates, of which "
-                "there are none; give rate_range, 3.0 say."
-            )
+        for field in of_rates:
+            if getattr(self, field) and not self.rate_range:
+                raise ValueError(
+                    f"Choice: {field}={getattr(self, field)!r} is of learned rates, of "
+                    "which there are none; give rate_range, 3.0 say."
+                )
 
     def get_config(self):
         config = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -122,19 +162,27 @@ class Choice(Rule):
         if not self.rate_range:
             return {}
         members = len(self.pool)
-        return {
+        found = {
             "rate/kernel": full((self.units, members)),
             "rate/bias": full(members),
             "rate/time": full(members, -self.rate_decay / self.rate_range),
         }
+        if self.rate_agreement:
+            share = self.rate_agreement / self.rate_range
+            found["rate/agreement"] = full(members, share)
+        return found
 
     def weights_of(self, rule, weights):
-        """As `Rule`; also of the same rule without rates, which begin untrained."""
+        """As `Rule`; also of the same rule without rates, or without agreement.
+
+        What that one lacks begins untrained.
+        """
+        blind = dataclasses.replace(self, rate_agreement=0.0)
         without = dataclasses.replace(
-            self, rate_range=0.0, rate_time=RATE_TIME, rate_decay=0.0
+            blind, rate_range=0.0, rate_time=RATE_TIME, rate_decay=0.0
         )
-        if rule == without:
-            return {**weights, **self._init_rates()}
+        if rule in (blind, without):
+            return {**self._init_rates(), **weights}
         return super().weights_of(rule, weights)
 
     def init_state(self, layout, dtype="float32"):
@@ -144,7 +192,9 @@ class Choice(Rule):
             )
 
         members = tuple(member.init_state(layout, dtype) for member in self.pool)
-        return ChoiceState(members, layers(), layers())
+        nothing = (zeros(layout, dtype=dtype) for _ in Agreement._fields)
+        agreement = Agreement(*nothing) if self.rate_agreement else ()
+        return ChoiceState(members, layers(), layers(), agreement)
 
     def noise_shape(self, layout):
         return (len(self.pool), layout.size) if self.hardness else None
@@ -152,8 +202,13 @@ class Choice(Rule):
     def observe(self, grads_P, state, step):
         members = zip(self.pool, state.pool, strict=True)
         return state._replace(
-            pool=tuple(member.observe(grads_P, s, step) for member, s in members)
+            pool=tuple(member.observe(grads_P, s, step) for member, s in members),
+            agreement=self._agreement(state, grads_P),
         )
+
+    def _agreement(self, state, grads_P):
+        """Returns the part of the state that says how far gradients agree."""
+        return state.agreement.seen(grads_P) if self.rate_agreement else ()
 
     def update(self, weights, grads_P, params_P, state, layout, step, noise=None):
         mixture = self.mix(weights, grads_P, params_P, state, layout, step, noise)
@@ -179,10 +234,12 @@ class Choice(Rule):
             hidden.append(x)
             cell.append(c)
         weights_KP = self.mixing_weights(weights, x, noise)
+        agreement = self._agreement(state, grads_P)
         if self.rate_range:
-            updates_KP = updates_KP * self._rates(weights, x, step)
+            updates_KP = updates_KP * self._rates(weights, x, step, agreement)
         delta_P = ops.sum(weights_KP * updates_KP, axis=0)
-        state = ChoiceState(tuple(s for _, s in moved), tuple(hidden), tuple(cell))
+        members = tuple(s for _, s in moved)
+        state = ChoiceState(members, tuple(hidden), tuple(cell), agreement)
         return Mixture(weights_KP, delta_P, state)
 
     def mixing_weights(self, weights, hidden_HP, noise=None):
@@ -190,12 +247,15 @@ class Choice(Rule):
         logits_KP = affine(hidden_HP, weights["head/kernel"], weights["head/bias"])
         return self._softmax(logits_KP, noise)
 
-    def _rates(self, weights, hidden_HP, step):
+    def _rates(self, weights, hidden_HP, step, agreement):
         """Returns `[K, P]`: what the members' updates are multiplied by."""
         rates_KP = affine(hidden_HP, weights["rate/kernel"], weights["rate/bias"])
         done = ops.cast(step, hidden_HP.dtype) - 1.0
         time = ops.log1p(done / self.rate_time)
         rates_KP += time * ops.expand_dims(weights["rate/time"], -1)
+        if self.rate_agreement:
+            agreed_K1 = ops.expand_dims(weights["rate/agreement"], -1)
+            rates_KP += agreed_K1 * agreement.log_ratio()
         return ops.exp(self.rate_range * ops.tanh(rates_KP))
 
     def _features(self, updates_KP, layout, step):
