@@ -14,7 +14,7 @@ from tf_amalgam_launch import report
 
 from tests import helpers
 from tests.test_gin import TINY
-from tf_amalgam import bindings, plan, records, rules, saved
+from tf_amalgam import bindings, launchers, plan, records, rules, saved
 
 FILE = "gin_configs/experiments/quickstart.gin"
 MANY = "gin_configs/experiments/mnist_evaluate.gin"
@@ -252,3 +252,18 @@ def test_mistakes_end_in_one_message(module, flags, message, tmp_path):
     assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stderr
     assert "Path not found" not in run.stderr
+
+
+def test_a_stop_from_outside_has_a_status_of_its_own(tmp_path):
+    program = tmp_path / "stopped.py"
+    program.write_text(
+        "import os, signal\n"
+        "from tf_amalgam_launch import binary\n"
+        "def main(_): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "binary.start(main, with_tensorflow=False)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, program], check=False, capture_output=True, text=True
+    )
+    assert run.returncode == launchers.INTERRUPTED
+    assert "the same command continues from the last checkpoint" in run.stderr

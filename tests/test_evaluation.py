@@ -94,6 +94,33 @@ def test_fit_equals_the_pure_functions(float64, tmp_path):
     np.testing.assert_allclose(record["batch_losses"], losses, rtol=1e-4)
 
 
+def test_a_part_looks_at_few_records(finished, tmp_path):
+    """At one of its optimizee, at one of its optimizer."""
+    shutil.copytree(finished[1], tmp_path / "part")
+
+    def path(*of):
+        return records.record_path(tmp_path / "part", "tiny", *of)
+
+    path("sgd at .5", 1).unlink()
+    looked_at = [path("adam", 0), path("sgd at .5", 0)]
+    for other in {*tmp_path.glob("part/tiny/*")} - {*looked_at}:
+        other.write_text("damaged")
+    options = {**OPTIONS, "only": ["tiny/sgd*-seed1.json"], "write_report": False}
+    given = ({"adam": "adam", "sgd at .5": rules.SGD(0.5)}, helpers.tiny_task())
+
+    def part():
+        return tf_amalgam.evaluate(*given, workdir=tmp_path / "part", **options)
+
+    (found,) = part()
+    assert (found["optimizer"], found["seed"]) == ("sgd at .5", 1)
+    for one in looked_at:
+        content = one.read_text()
+        one.write_text("damaged")
+        with pytest.raises(ValueError, match=f"{one.name} is not a readable record"):
+            part()
+        one.write_text(content)
+
+
 def test_finished_runs_are_not_run_again(finished, monkeypatch):
     found, folder = finished
     monkeypatch.setattr(evaluation, "train_once", None)

@@ -191,9 +191,11 @@ def test_named_experiments_take_two_meta_steps(name, tmp_path, eagerly):
     amalgam = bindings.run("amalgamate", files, TINY, tmp_path)
     assert [row["update"] for row in amalgam.history] == [1, 2]
     about = amalgam.about
-    if name == "choice_rule_rates":  # the rule is the student itself
+    if name.startswith("choice_rule"):  # the rule is the student itself
         assert amalgam.choice is None
         assert about["student"]["rate_range"] == 3.0
+        agreement = 0.5 if name == "choice_rule_agreement" else 0.0
+        assert about["student"]["rate_agreement"] == agreement
         return
     assert (amalgam.choice is not None) == ("choice" in name or "table6" in name)
     assert (about["perturbation"] is not None) == ("gaussian" in name or "adv" in name)

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tests.test_gin import TINY
-from tf_amalgam import bindings, jobs, launchers, records, terms
+from tf_amalgam import bindings, jobs, launchers, processes, records, terms
 from tf_amalgam.jobs import Job
 
 FILES = ("gin_configs/experiments/quickstart.gin",)
@@ -129,22 +129,57 @@ def test_jobs_wait_for_others_and_what_is_done_is_left(tmp_path):
 
 
 def test_what_comes_after_a_failure_is_left(tmp_path):
-    several = [job("b", after=("a",)), job("a"), job("c"), job("d", makes=("none",))]
+    none = str(tmp_path / "none")
+    several = [job("b", after=("a",)), job("a"), job("c"), job("d", makes=(none,))]
     on = Told(fails=("a",))
     monkey = type("Lazy", (Told,), {"start": lambda self, job, log: job.name})()
     failed = launchers.run(several, on, tmp_path, progress=False)
     assert failed["a"] == "broken"
     assert on.started == ["a", "c", "d"]
-    pathlib.Path("none").unlink()
+    pathlib.Path(none).unlink()
     failed = launchers.run(several[3:], monkey, tmp_path, progress=False)
-    assert failed == {"d": "it ended without none"}
-    message = r"1 of 1 jobs failed: d\. .*ended without none \(see .*logs/d.txt\)"
+    assert failed == {"d": f"it ended without {none}"}
+    message = r"1 of 1 jobs failed: d\. .*ended without .*none \(see .*logs/d.txt\)"
     with pytest.raises(RuntimeError, match=message):
         launchers.check(failed, several[3:], tmp_path)
     message = r"1 of 4 jobs failed: a\. 1 that come after them were left\. The first: x"
     with pytest.raises(RuntimeError, match=message):
         launchers.check({"a": "x"}, several, tmp_path)
     launchers.check({}, several, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (-9, launchers.Lost, "killed by SIGKILL"),
+        (130, launchers.Lost, "it was interrupted"),
+        (1, launchers.Failed, "it ended with status 1"),
+        (0, None, ""),
+    ],
+)
+def test_what_ray_begins_again(monkeypatch, tmp_path, status, error, message):
+    """What was killed or stopped from outside; not what went wrong by itself."""
+    process = type("Ended", (), {"wait": lambda self: status})()
+    monkeypatch.setattr(launchers, "_process", lambda *_, **__: process)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    arguments = (job("a"), tmp_path / "log.txt", tmp_path, {})
+    if error is None:
+        launchers._on_ray(*arguments)
+        return
+    with pytest.raises(error, match=message):
+        launchers._on_ray(*arguments)
+
+
+def test_processes_that_share_a_gpu_take_what_they_need(monkeypatch, tmp_path):
+    found = []
+    monkeypatch.setattr(
+        processes.subprocess, "Popen", lambda *_, env, **__: found.append(env)
+    )
+    monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
+    processes.started("evaluate", (), (), tmp_path, tmp_path / "log.txt")
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")
+    processes.started("evaluate", (), (), tmp_path, tmp_path / "log.txt")
+    assert [env["TF_FORCE_GPU_ALLOW_GROWTH"] for env in found] == ["true", "false"]
 
 
 def test_jobs_that_wait_for_one_another_are_refused(tmp_path):

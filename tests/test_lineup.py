@@ -90,6 +90,18 @@ def test_a_list_is_replicates_of_one(folder):
     assert [one.replicate for one in found] == [0, 1]
 
 
+def test_a_student_that_is_still_trained_is_warned_of(folder, tmp_path, caplog):
+    terms = {"preset": "paper", "warmup_steps": 1, "warmup_learning_rate": 0.1}
+    lineup({"mine": folder}, **terms)
+    assert not caplog.messages
+    shutil.copytree(folder, tmp_path / "going_on")
+    (tmp_path / "going_on" / "replicate-2" / "curves.png").unlink()
+    lineup({"mine": tmp_path / "going_on"}, **terms)
+    (message,) = caplog.messages
+    assert message.startswith("mine: the training in ")
+    assert "replicate-2 has not ended" in message
+
+
 def test_names_of_their_own():
     found = lineup(["adam", "keras.AdamW", KerasOptimizer("Lion")], **TERMS)
     assert [one.label for one in found] == ["adam", "keras.AdamW", "keras.Lion"]

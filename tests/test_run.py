@@ -5,8 +5,8 @@ import pytest
 
 import tf_amalgam
 from tests import helpers
-from tests.test_meta_train import SMALL, same
-from tf_amalgam import curriculum, saved, state
+from tests.test_meta_train import SMALL, amalgamated, same
+from tf_amalgam import curriculum, files, saved, state
 from tf_amalgam.meta_train import Trainer
 from tf_amalgam.programs import Programs
 
@@ -14,6 +14,15 @@ from tf_amalgam.programs import Programs
 #        start  best  bit worse  much worse  again  |  start  good, finish
 SCRIPT = [1.0, -1.0, -0.8, 5.0, -0.9, -1.0, -2.0, -3.0]
 OPTIONS = {**SMALL, "stages": ((6, 3), (12, 2)), "repeat_threshold": 0.5}
+
+
+def test_one_process_trains_in_a_folder(tmp_path):
+    refused = pytest.raises(RuntimeError, match="Another process trains in")
+    with files.locked(tmp_path / ".lock"), refused:
+        amalgamated(stages=((6, 1),), workdir=tmp_path)
+    assert not (tmp_path / "student.npz").exists()
+    for _ in range(2):  # a lock ends with its run
+        amalgamated(stages=((6, 1),), workdir=tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -155,7 +155,7 @@ def evaluate(
         }
         for job, (task, seed, one) in zip(jobs, runs, strict=True)
     }
-    _check_records(workdir, planned)
+    _check_records(workdir, planned, all_of_them=only is None)
     _agree_on_terms(workdir, shared)
 
     def run(index):
@@ -278,7 +278,7 @@ def _terms(path):
 NAMES = ("task", "optimizer", "replicate", "seed")
 
 
-def _check_records(workdir, planned):
+def _check_records(workdir, planned, all_of_them):
     """Raises ValueError if a record under a name of ours was made in another way.
 
     Whatever its seed: one label is one optimizer, one name is one optimizee.
@@ -286,6 +286,9 @@ def _check_records(workdir, planned):
     Args:
         workdir: folder of the records.
         planned: path → what the record to be made there will say.
+        all_of_them: whether to look at all such records. A part of an evaluation looks
+            at one of each, as they were held against one another when they were made:
+            thousands of parts would read thousands of records each.
     """
     known = {
         s: said for one in planned.values() for s, said in terms.claims(one).items()
@@ -294,7 +297,8 @@ def _check_records(workdir, planned):
     known = {subject: json.loads(json.dumps(said)) for subject, said in known.items()}
     tasks = {one["task"] for one in planned.values()}
     labels = {one["optimizer"] for one in planned.values()}
-    for path in records.paths_of(workdir, tasks, labels):
+    paths = records.paths_of(workdir, tasks, labels)
+    for path in paths if all_of_them else _few(paths, planned):
         record = records.read(path)
         subjects = terms.claims(record).items()
         pairs = [(there, known.get(subject, there)) for subject, there in subjects]
@@ -307,6 +311,23 @@ def _check_records(workdir, planned):
                     f"{path} was made with other settings ({_said(different)}). Use "
                     "another workdir or another name, or remove that record."
                 )
+
+
+def _few(paths, planned):
+    """Returns planned paths, and one of each of their optimizees and replicates."""
+    wanted = {subject for path in planned for subject in _subjects(path)}
+    found = []
+    for path in paths:
+        new = wanted.intersection(_subjects(path))
+        if new or path in planned:
+            wanted -= new
+            found.append(path)
+    return found
+
+
+def _subjects(path):
+    """Returns what the path of a record is of."""
+    return {("task", path.parent.name), ("optimizer", path.name.rpartition("-seed")[0])}
 
 
 def _said(different):
