@@ -62,67 +62,74 @@ def test_programs_and_flags_exist(path):
             for flag in re.findall(r"(?<![\w-])--([a-z_]+)", rest):
                 assert flag in defined(PROGRAMS[program]), (program, flag)
                 seen += 1
-    assert seen or path.suffix == ".sh" or path.name in ("storage.yaml", "ray.yaml")
+    assert seen or path.suffix == ".sh" or path.name in ("storage.yaml", "data.yaml")
 
 
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: p.name)
-def test_manifests(path):
-    yaml = pytest.importorskip("yaml")
-    for told in yaml.safe_load_all(path.read_text()):
-        assert told["kind"] in ("Job", "TFJob", "RayCluster", "PersistentVolumeClaim")
-        text = json.dumps(told)
-        if told["kind"] == "PersistentVolumeClaim":
-            assert told["metadata"]["name"] == "amalgam-runs"
-            continue
-        assert '"claimName": "amalgam-runs"' in text
-        assert set(re.findall(r'"image": "([^"]+)"', text)) == {"tf-amalgam:latest"}
-        for name in re.findall(r"gin_configs/[\w/.-]+\.gin", text):
-            assert (ROOT / name).is_file()
-        if told["kind"] == "Job":  # as many shares as pods
-            count = told["spec"]["completions"]
-            assert f'$JOB_COMPLETION_INDEX/{count}\\"' in text
-
-
-def test_the_image_holds_what_setup_needs():
-    copied = re.findall(r"^COPY (.+) \S+$", (LAUNCH / "Dockerfile").read_text(), re.M)
-    names = {name for line in copied for name in line.split()}
-    assert names == {"setup.py", "README.md", "tf_amalgam", "gin_configs", "launch"}
-    assert all((ROOT / name).exists() for name in names)
+SRUN = r"""
+echo "${SRUN_CPUS_PER_TASK:-1} CPUs: ${*//$'\n'/ }" >> FOLDER/started
+tasks=2  # one for each node
+while [[ "$1" == --* ]]; do
+  if [[ "$1" == --ntasks=* ]]; then tasks="${1#*=}"; fi
+  shift
+done
+for ((i = 0; i < tasks; i++)); do SLURM_PROCID=$i "$@" & done
+for ((i = 0; i < tasks; i++)); do wait -n || exit; done
+"""
 
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Stand-ins for Slurm's commands: what is submitted is written down."""
+    """Stand-ins for Slurm's commands: what is submitted and started is written down.
+
+    As in Slurm 22.05, a step has one CPU for each task unless it is told otherwise.
+    """
     folder = tmp_path / "bin"
     folder.mkdir()
-    commands = {
-        "sbatch": f'echo "$@" >> {tmp_path}/submitted; wc -l < {tmp_path}/submitted',
-        "scontrol": "echo localhost; echo localhost",
-        # A process for each node.
-        "srun": 'shift; for i in 0 1; do SLURM_PROCID=$i "$@" & done; '
-        "wait -n && wait -n",
-    }
-    for name, does in commands.items():
-        path = folder / name
-        path.write_text(f"#!/usr/bin/env bash\n{does}\n")
-        path.chmod(0o755)
+    stand_in(
+        folder, "sbatch", 'echo "$@" >> FOLDER/submitted; wc -l < FOLDER/submitted'
+    )
+    # In two parts, as the names of many nodes are written.
+    stand_in(folder, "scontrol", "echo localhost; command -p sleep 0.2; echo localhost")
+    stand_in(folder, "srun", SRUN)
     monkeypatch.setenv("PATH", f"{folder}:{BIN}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "localhost,localhost")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "16")
     return tmp_path
+
+
+def stand_in(folder, name, does):
+    """Makes a command of a name; FOLDER is where it may write."""
+    path = folder / name
+    does = does.replace("FOLDER", str(folder.parent))
+    path.write_text(f"#!/usr/bin/env bash\n{does}\n")
+    path.chmod(0o755)
 
 
 def test_a_campaign_is_two_arrays_of_a_batch_system(slurm):
     script = LAUNCH / "slurm" / "submit.sh"
     flags = ["runs/paper", "8", '--gin_bindings=data_dir = "/x y"']
     said = subprocess.run(
-        [script, *flags], check=True, capture_output=True, text=True
+        [script, "--gpus-per-task=1", *flags],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     assert said == "trainings: 1, evaluations after them: 2\n"
     first, second = (slurm / "submitted").read_text().splitlines()
-    assert "--array=0-7" in first
+    assert "--parsable --gpus-per-task=1 --array=0-7" in first
     assert "runs/paper train/* 8 --gin_bindings=data_dir" in first
-    assert "--dependency=afterok:1" in second
+    assert "--gpus-per-task=1 --array=0-7 --dependency=afterany:1" in second
+    assert "\n#SBATCH --ntasks=1\n" in script.with_name("share.sbatch").read_text()
     assert "runs/paper evaluate/* 8" in second
-    for mistake in (["runs/paper"], ["runs/paper", "x"], ["runs/paper", "0"]):
+    mistakes = (["--gpus-per-task", "1", *flags], ["--qos=low"])
+    for mistake in (
+        ["runs/paper"],
+        ["runs/paper", "x"],
+        ["runs/paper", "0"],
+        *mistakes,
+    ):
         refused = subprocess.run(
             [script, *mistake], check=False, capture_output=True, text=True
         )
@@ -158,13 +165,53 @@ def test_a_share_of_a_batch_system_runs_its_jobs(slurm):
     assert "--share must be I/N, I from 0 to N − 1; received '0/0'" in refused.stderr
 
 
+def test_workers_know_their_place_and_have_their_cpus(slurm):
+    stand_in(slurm / "bin", "amalgamate", 'echo "$TF_CONFIG $*" >> FOLDER/workers')
+    script = LAUNCH / "slurm" / "multi_worker.sbatch"
+    subprocess.run([script, "--workdir=runs/a b"], check=True)
+    (step,) = (slurm / "started").read_text().splitlines()
+    assert step.startswith("16 CPUs: --kill-on-bad-exit=1 bash -c ")
+    workers = sorted((slurm / "workers").read_text().splitlines())
+    for i, line in enumerate(workers):
+        place, flags = json.JSONDecoder().raw_decode(line)
+        assert place == {
+            "cluster": {"worker": ["localhost:20007", "localhost:20008"]},
+            "task": {"type": "worker", "index": i},
+        }
+        assert line[flags:] == (
+            ' --gin_bindings=amalgamate.strategy = "multi_worker" --workdir=runs/a b'
+        )
+    assert len(workers) == 2
+
+
+def test_a_ray_cluster_is_of_all_nodes_and_their_cpus(slurm):
+    # Each wait ends once what was started before it is written down.
+    stand_in(
+        slurm / "bin",
+        "sleep",
+        "echo >> FOLDER/slept; "
+        'until [ "$(wc -l < FOLDER/started)" -ge "$(wc -l < FOLDER/slept)" ]; '
+        "do command -p sleep 0.1; done",
+    )
+    stand_in(slurm / "bin", "ray", "exit 0")
+    (slurm / "started").touch()
+    script = LAUNCH / "slurm" / "ray.sbatch"
+    command = [script, "true", "--workdir=runs/paper"]
+    subprocess.run(command, check=True, timeout=60)
+    head = "16 CPUs: --nodes=1 --ntasks=1 --nodelist=localhost --overlap "
+    assert (slurm / "started").read_text().splitlines() == [
+        f"{head}ray start --head --port=20007 --num-cpus=16 --block",
+        "16 CPUs: --nodes=1 --ntasks=1 --exclude=localhost --overlap "
+        "ray start --address=localhost:20007 --num-cpus=16 --block",
+        f"{head}true --launcher=ray --ray_address=localhost:20007 --workdir=runs/paper",
+    ]
+
+
 @pytest.mark.slow
 def test_nodes_of_a_batch_system_train_together(slurm):
     port = json.loads(helpers.cluster_of(1)[0]["TF_CONFIG"])["cluster"]["worker"][0]
     variables = {
         **os.environ,
-        "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NODELIST": "localhost,localhost",
         "TF_AMALGAM_PORT": port.rpartition(":")[2],
     }
     flags = ["--gin_file=gin_configs/experiments/quickstart.gin"]
