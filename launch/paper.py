@@ -7,7 +7,8 @@
 --measure has measured on this machine; it writes them, one a line, to jobs.jsonl.
 Without it they are run. What is done is left as it is, so that the same command goes on
 after an interrupt. --only chooses jobs by name, --share=3/100 every hundredth of those,
-for an array job. launch/README.md has them on Slurm, Kubernetes and Ray.
+for an array job; --jobs takes them from a file, jobs.jsonl or what was made of it.
+launch/README.md has them on Slurm, Kubernetes and Ray.
 """
 
 import pathlib
@@ -19,6 +20,7 @@ RECIPE = "gin_configs/experiments/paper_full.gin"
 
 flags.DEFINE_boolean("plan", False, "Say what there is to do, and end.")
 flags.DEFINE_boolean("measure", False, "Measure rates on this machine first.")
+flags.DEFINE_string("jobs", None, "File of the jobs to run, as --plan writes them.")
 flags.DEFINE_multi_string(
     "only", [], "Pattern of jobs (train/*, evaluate/*/adam/*); repeatable."
 )
@@ -41,7 +43,8 @@ def main(_=None):
 
     def several():
         needs = (given.job_cpus, given.job_gpus)
-        return jobs.chosen(campaign.planned(what, folder, *needs), given.only)
+        every = campaign.planned(what, folder, *needs)
+        return jobs.chosen(jobs.read(given.jobs) if given.jobs else every, given.only)
 
     if given.plan:
         jobs.write(several(), folder / jobs.FILE)

@@ -14,7 +14,7 @@ from tf_amalgam_launch import report
 
 from tests import helpers
 from tests.test_gin import TINY
-from tf_amalgam import bindings, launchers, plan, records, rules, saved
+from tf_amalgam import bindings, jobs, launchers, plan, records, rules, saved
 
 FILE = "gin_configs/experiments/quickstart.gin"
 MANY = "gin_configs/experiments/mnist_evaluate.gin"
@@ -252,6 +252,30 @@ def test_mistakes_end_in_one_message(module, flags, message, tmp_path):
     assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stderr
     assert "Path not found" not in run.stderr
+
+
+def test_a_campaign_is_planned_and_its_list_is_run(tmp_path):
+    """The list may be edited; what it is run with is the campaign's."""
+    flags = ["--gin_bindings=campaign.replicates = 1", f"--workdir={tmp_path}"]
+    told = printed("paper", "--plan", "--only=train/*", "--job_gpus=0.5", *flags)
+    assert re.search(r"\| train/scale +\| 1 +\| 0 +\| not measured", told)
+    path = tmp_path / "jobs.jsonl"
+    assert told.endswith(f"Jobs, one a line: {path}\n")
+    listed = jobs.read(path)
+    assert len(listed) == 12
+    assert {job.gpus for job in listed} == {0.5}
+    done = listed[3]._replace(makes=(str(path),))
+    jobs.write([done], path)
+    binary_flags = ("--jobs", str(path), *flags)
+    run = binary("paper", *binary_flags)
+    assert run.returncode == 0, run.stderr
+    assert "1/1" in run.stderr
+    jobs.write([done._replace(name="a"), done._replace(name="a")], path)
+    with open(path, "a") as file:
+        file.write("{}\n")
+    refused = binary("paper", *binary_flags)
+    assert refused.returncode == 1
+    assert "Line 3 of" in refused.stderr
 
 
 def test_a_stop_from_outside_has_a_status_of_its_own(tmp_path):
