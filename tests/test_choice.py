@@ -211,6 +211,7 @@ def test_rates_may_begin_to_follow_how_far_gradients_agree():
     blind = Choice(pool=POOL, rate_range=3.0, rate_decay=0.5)
     rule = dataclasses.replace(blind, rate_agreement=0.6)
     assert Choice(**rule.get_config()) == rule
+    assert "rate_agreement" not in blind.get_config()  # as in records of before
     learned = {**blind.init_weights(3), "rate/bias": np.full(3, 0.1, "float32")}
     weights = rule.weights_of(blind, learned)
     assert weights.keys() == rule.init_weights(0).keys()

@@ -29,6 +29,9 @@ BETA_M, BETA_SQUARES = 0.9, 0.98
 # m² over g² where gradients know nothing of one another.
 INDEPENDENT = (1.0 - BETA_M) / (1.0 + BETA_M)
 LEAST_SQUARE = 1e-12  # of gradients, below which nothing is told
+# Hyperparameters that files and records of before lack; in a configuration where they
+# are not 0, so that what was made without them is still the same rule.
+LATER = ("rate_agreement",)
 
 
 class ChoiceState(NamedTuple):
@@ -143,6 +146,9 @@ class Choice(Rule):
 
     def get_config(self):
         config = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name in LATER:
+            if not config[name]:
+                del config[name]
         config["pool"] = [as_config(member) for member in self.pool]
         return config
 
