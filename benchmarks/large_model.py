@@ -93,7 +93,7 @@ def report(options):
         "s per step | above SGD, ns/parameter | first step s |"
     )
     print("|---" * 7 + "|")
-    ratios = []
+    ratios, lost = [], 0
     for millions in options.millions:
         base = None
         for label, name, given in ROWS:
@@ -107,6 +107,7 @@ def report(options):
             more = (found["gigabytes"] - base["gigabytes"]) * 2**30 / size
             slower = (found["step"] - base["step"]) * 1e9 / size
             note = "" if found["finite"] else " (loss not finite)"
+            lost += not found["finite"]
             print(
                 f"| {size / 1e6:.1f} M | {label}{note} | {found['gigabytes']:.2f} | "
                 f"{more:.0f} | {found['step']:.3f} | {slower:.3g} | "
@@ -115,8 +116,9 @@ def report(options):
             )
             if label == "student":
                 what = f"{size / 1e6:.0f} M parameters in fit, GB in all"
-                ratios.append(Ratio(what, "", found["gigabytes"], 0, 12, 14, False))
-    return ratios
+                ratios.append(Ratio(what, "", found["gigabytes"], None, 12, 14, False))
+    what = "trainings in fit whose loss is not finite"
+    return [*ratios, Ratio(what, "", lost, None, 0, 0, False)]
 
 
 def parser():

@@ -18,6 +18,7 @@ from typing import NamedTuple
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GIVEN = {**os.environ}  # what processes of their own get, whatever is set up here
+EXCUSED = 0.2  # of a floor: more noise than that excuses nothing
 
 
 class Ratio(NamedTuple):
@@ -27,16 +28,17 @@ class Ratio(NamedTuple):
         what: is measured.
         against: which it is divided by; "" where it is no ratio.
         value, noise: median, and half the range of the middle half of what was
-            measured.
+            measured; no noise (None) where that was once.
         goal: where it should be.
-        floor: worse than this by more than the noise, something broke.
+        floor: worse than this by more than the noise, or by more than a fifth,
+            something broke.
         more: whether more is better.
     """
 
     what: str
     against: str
     value: float
-    noise: float
+    noise: float | None
     goal: float
     floor: float
     more: bool
@@ -48,17 +50,27 @@ class Ratio(NamedTuple):
 
     @property
     def broke(self) -> bool:
-        """Whether it is worse than the floor by more than the noise."""
+        """Whether it is worse than the floor by more than the noise excuses."""
         worse = self.floor - self.value if self.more else self.value - self.floor
-        return not worse <= self.noise  # also where it is no number
+        excused = min(self.noise or 0.0, EXCUSED * self.floor)
+        return not worse <= excused  # also where it is no number
 
 
 def spread(values):
-    """Returns (median, half the range of the middle half)."""
+    """Returns (median, half the range of the middle half), (value, None) of one.
+
+    Two have no middle half: theirs is half their range.
+    """
     if len(values) == 1:
-        return values[0], 0.0
+        return values[0], None
     low, middle, high = statistics.quantiles(values, n=4)
-    return middle, (high - low) / 2
+    return middle, (min(high, max(values)) - max(low, min(values))) / 2
+
+
+def shown(value, noise, digits=2):
+    """Returns a measured value as tables have it."""
+    around = "" if noise is None else f" ± {noise:.{digits}f}"
+    return f"{value:.{digits}f}{around}"
 
 
 def ratio(ones, others):
@@ -77,7 +89,7 @@ def verdicts(ratios):
         cells = (
             one.what,
             one.against or "–",
-            f"{one.value:.2f} ± {one.noise:.2f}",
+            shown(one.value, one.noise),
             f"{'≥' if one.more else '≤'} {one.goal:.3g}",
             told,
             f"{one.floor:.3g}",

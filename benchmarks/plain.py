@@ -71,18 +71,25 @@ def train_model():
 
 
 def truncation(task, players, objective, weights, carry, batches):
-    """Returns (loss, meta-gradient, student's parameters `[P]` at the end)."""
+    """Returns (loss, meta-gradient, student's parameters `[P]` at the end).
+
+    Raises:
+        ValueError: for teacher forcing and for noise, which are left out here.
+    """
+    _check_plain(objective)
     steps = batches[0].shape[0]
     dtype = carry.start_params_P.dtype
     layout = task.layout
     scale = layout.split(carry.scale_P)
+    # Of first order rules see g as if it were a constant.
+    seen = tf.identity if objective.second_order else tf.stop_gradient
 
     def loss_and_grads(params, state, batch):
         flat = tf.concat([tf.reshape(p, [-1]) for p in params], 0)
         with tf.GradientTape() as tape:
             tape.watch(flat)
             loss, state = task.loss(flat, state, batch)
-        return loss, layout.split(tape.gradient(loss, flat)), state
+        return loss, layout.split(seen(tape.gradient(loss, flat))), state
 
     def start(rule, side):
         """Parameters as tensors, and the rule's state cut up tensor by tensor."""
@@ -162,6 +169,15 @@ def truncation(task, players, objective, weights, carry, batches):
         loss = total / steps
     gradient = tape.gradient(loss, weights)
     return loss, gradient, tf.concat([tf.reshape(p, [-1]) for p in student[0]], 0)
+
+
+def _check_plain(objective):
+    for name in ("teacher_forcing", "perturbation", "input_noise"):
+        if value := getattr(objective, name):
+            raise ValueError(
+                f"The plain truncation has no {name}; received {value!r}. Take "
+                "tf_amalgam.meta_step.truncation."
+            )
 
 
 class PerTensor(keras.optimizers.Optimizer):

@@ -2,7 +2,8 @@
 
     python benchmarks/scale.py
 
-Records are one real run's, with made-up losses; nothing is trained beside that run.
+Records are one real run's, with made-up losses; nothing is trained beside that run. All
+has a process of its own.
 """
 
 import copy
@@ -17,6 +18,7 @@ import time
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import measuring
+from measuring import Ratio
 
 import tf_amalgam
 from tf_amalgam import campaign, jobs, recipe, records, reporting, tasks
@@ -86,26 +88,41 @@ def made_up(folder):
     return count
 
 
-def main():
-    """Prints both."""
-    print(measuring.machine())
+def measure():
+    """Returns counts, seconds and megabytes of both, and those of the page."""
     with tempfile.TemporaryDirectory() as folder:
         before = megabytes()
         count, seconds = planned(folder)
-        print(
-            f"{count:,} jobs planned in {seconds:.1f} s, "
-            f"{megabytes() - before:.0f} MB more than before"
-        )
+        plan = {"count": count, "s": seconds, "MB": megabytes() - before}
         count = made_up(folder)
         before, began = megabytes(), time.perf_counter()
         page = reporting.write_report(f"{folder}/many")
         seconds = time.perf_counter() - began
-        print(
-            f"a report of {count:,} records in {seconds:.1f} s, "
-            f"{megabytes() - before:.0f} MB more; its page has "
-            f"{page.stat().st_size / 2**20:.1f} MB"
-        )
+        size = page.stat().st_size / 2**20
+        more = megabytes() - before
+    return plan, {"count": count, "s": seconds, "MB": more, "page": size}
+
+
+def report(options):
+    """Prints both; returns their seconds."""
+    plan, page = measuring.child(__file__, "measure")
+    jobs_planned = f"{plan['count']:,} jobs planned"
+    reported = f"a report of {page['count']:,} records"
+    print(f"{jobs_planned} in {plan['s']:.1f} s, {plan['MB']:.0f} MB more than before")
+    print(
+        f"{reported} in {page['s']:.1f} s, {page['MB']:.0f} MB more; its page has "
+        f"{page['page']:.1f} MB"
+    )
+    return [
+        Ratio(f"{jobs_planned}, s", "", plan["s"], None, 10, 15, False),
+        Ratio(f"{reported}, s", "", page["s"], None, 40, 60, False),
+    ]
+
+
+def parser():
+    """Returns what reads the command line."""
+    return measuring.parser(__doc__)
 
 
 if __name__ == "__main__":
-    main()
+    measuring.command(parser, report, measure)

@@ -63,13 +63,12 @@ def report(options):
     print("| model | ns/parameter |")
     print("|---" * 2 + "|")
     for model, times in by_model.items():
-        middle, noise = measuring.spread(times)
-        print(f"| {model} | {middle:.0f} ± {noise:.0f} |")
+        print(f"| {model} | {measuring.shown(*measuring.spread(times), 0)} |")
     middles = {model: statistics.median(times) for model, times in by_model.items()}
     dear, cheap = (f(middles, key=middles.get) for f in (max, min))
     even = measuring.ratio(by_model[dear], by_model[cheap])
     what = f"learned step alone, ns a parameter, {dear}"
-    return [Ratio(what, cheap, *even, 1.2, 2.0, False)]
+    return [Ratio(what, cheap, *even, 1.2, 1.75, False)]
 
 
 def parser():

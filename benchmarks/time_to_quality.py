@@ -219,7 +219,7 @@ def report(options):
             f"minutes until level with {looks.name}, {name}",
             f"{first}, stopped there" if whole == enough < math.inf else first,
             spent / whole,
-            0.0,
+            None,
             GOAL,
             FLOOR,
             False,

@@ -10,6 +10,7 @@ from tests import helpers
 from tf_amalgam import meta_step, sample
 from tf_amalgam.data import Dataset, Split
 from tf_amalgam.objective import Objective
+from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.tasks.task import Task
 
 STEPS = 7
@@ -173,13 +174,14 @@ def test_segments_do_not_change_the_gradient(float64, segment):
     np.testing.assert_array_equal(helpers.flat(same), helpers.flat(rest))
 
 
+@pytest.mark.parametrize("second_order", [True, False])
 @pytest.mark.parametrize("scheme", ["mean", "min_max"])
-def test_adjoint_equals_the_plain_tape(float64, scheme):
+def test_adjoint_equals_the_plain_tape(float64, scheme, second_order):
     """Another route: everything in one taped loop, tensor by tensor, in rows."""
     task, who = helpers.tiny_task(), helpers.players()
     written = who._replace(student=plain.Rows(**who.student.get_config()))
     carry, weights = helpers.started(task, who), helpers.weights_of(who.student)
-    objective = Objective(scheme=scheme, alpha=0.3)
+    objective = Objective(scheme=scheme, alpha=0.3, second_order=second_order)
     batches = helpers.constants(task.minibatches(1, 3, STEPS))
     gradient, after, metrics = truncation(task, who, objective)(weights, carry)
     loss, taped, points = plain.truncation(
@@ -190,6 +192,19 @@ def test_adjoint_equals_the_plain_tape(float64, scheme):
     np.testing.assert_allclose(
         helpers.flat(taped), helpers.flat(gradient), rtol=1e-8, atol=1e-12
     )
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"teacher_forcing": True},
+        {"input_noise": 0.1},
+        {"perturbation": Perturbation()},
+    ],
+)
+def test_the_plain_tape_says_what_it_leaves_out(what):
+    with pytest.raises(ValueError, match=f"has no {next(iter(what))}; received"):
+        plain.truncation(None, None, Objective(**what), None, None, None)
 
 
 def test_two_halves_equal_one_whole():
