@@ -154,6 +154,19 @@ def test_no_floor_is_stricter_than_its_goal(pool, benchmark):
             assert floor <= goal if more else floor >= goal
 
 
+def test_floors_where_tensorflow_takes_onednn_by_itself(benchmark, monkeypatch):
+    meta_step = benchmark("meta_step")
+    monkeypatch.setattr(meta_step.measuring, "flags", lambda: {"avx2"})
+    assert meta_step.goals_of("plain", 2) == meta_step.GOALS["plain"][2]
+    monkeypatch.setattr(meta_step.measuring, "flags", lambda: {"avx2", "avx512_vnni"})
+    assert meta_step.goals_of("plain", 2) == {
+        "speed": (1.3, 0.85),
+        "first order": (1.8, 1.2),
+        "memory": (0.25, 0.25),
+        "start": (0.5, 0.8),
+    }
+
+
 @pytest.mark.parametrize("value", [0.2, 0.5])
 def test_all_benchmarks_end_in_a_verdict(value, benchmark, monkeypatch, capsys):
     run, measuring = benchmark("run"), benchmark("measuring")
