@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import helpers
 from tf_amalgam import bindings, cluster, programs, saved, workdir
@@ -145,8 +146,33 @@ def test_mistakes_in_the_environment(monkeypatch, text, message):
 def test_joining_comes_first(monkeypatch):
     place = {"cluster": HOSTS, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(place))
+    tf.zeros(())  # TensorFlow has begun
     with pytest.raises(ValueError, match="before TensorFlow does anything"):
         cluster.strategy("multi_worker", None, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected", "message"),
+    [
+        (tf.errors.UnknownError, ValueError, r"its port free\. \(gRPC\)"),
+        (tf.errors.DeadlineExceededError, cluster.WorkerLost, r"has ended.*\(gRPC\)"),
+    ],
+)
+def test_a_worker_that_cannot_join(monkeypatch, kind, expected, message):
+    def refused():
+        raise kind(None, None, "gRPC")
+
+    place = {"cluster": HOSTS, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(place))
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", refused)
+    with pytest.raises(expected, match=message):
+        cluster.join_cluster()
+
+
+def test_a_loss_without_words_is_told(monkeypatch):
+    lost = pytest.raises(cluster.WorkerLost, match=r"\(AbortedError\)")
+    with lost, cluster.telling_of_losses():
+        raise tf.errors.AbortedError(None, None, "")
 
 
 def test_mistakes_in_devices(monkeypatch):

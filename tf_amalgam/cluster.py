@@ -35,7 +35,9 @@ def join_cluster():
         A `MultiWorkerMirroredStrategy`.
 
     Raises:
-        ValueError: where `TF_CONFIG` is missing or unreadable, or TensorFlow has begun.
+        ValueError: where `TF_CONFIG` is missing or unreadable, its address cannot be
+            had, or TensorFlow has begun.
+        WorkerLost: where another worker has gone meanwhile.
     """
     if not _joined:
         check_config(os.environ.get("TF_CONFIG", ""))
@@ -44,6 +46,11 @@ def join_cluster():
                 _joined.append(tf.distribute.MultiWorkerMirroredStrategy())
         except WorkerLost:  # a RuntimeError, too
             raise
+        except tf.errors.OpError as error:  # a port that is taken, say
+            raise ValueError(
+                "This worker could not join the cluster of TF_CONFIG: its address must "
+                f"be one of this machine, and its port free. ({error.message})"
+            ) from error
         except RuntimeError as error:
             raise ValueError(
                 "strategy='multi_worker' has to come before TensorFlow does anything "
