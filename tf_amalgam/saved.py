@@ -33,7 +33,7 @@ UNREADABLE = (
 )
 ZOO = pathlib.Path(__file__).parent / "zoo"
 # What `load` takes if nothing is named; a test holds it to `zoo/results.csv`.
-DEFAULT = "choice-rates-small"
+DEFAULT = "choice-agreement-small"
 
 
 def save(path, rule, weights, *, warmup_steps, warmup_learning_rate, about=None):
