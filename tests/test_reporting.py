@@ -113,11 +113,12 @@ DOT = (
 @pytest.fixture
 def undrawn(monkeypatch):
     """Empty pictures instead of figures: most of a page's time is their text."""
-    monkeypatch.setattr(
-        plots,
-        "write",
-        lambda figure, path: files.write_bytes(path, base64.b64decode(DOT)),
-    )
+
+    def write(figure, *paths):
+        for path in paths:
+            files.write_bytes(path, base64.b64decode(DOT))
+
+    monkeypatch.setattr(plots, "write", write)
 
 
 def planted():

@@ -205,9 +205,15 @@ def noted(folder, count, seconds):
 
 
 def test_processes_on_one_folder_divide_the_work(tmp_path):
-    workers = [forked(noted, tmp_path, 12, 0.1) for _ in range(3)]
+    ready = multiprocessing.get_context("fork").Barrier(3)
+
+    def together():
+        ready.wait(30)  # none has done all before another has begun
+        noted(tmp_path, 12, 0.1)
+
+    workers = [forked(together) for _ in range(3)]
     for worker in workers:
-        worker.join(30)
+        worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert sorted(int(i) for i, _ in lines) == list(range(12))

@@ -119,7 +119,8 @@ def run(what, several, workdir, on):
         raise RuntimeError(
             f"{len(several) - len(ready)} of {len(several)} jobs were left: they "
             "evaluate students whose training has not ended "
-            f"({', '.join(missing[:5])}{more}). Run these first, or with them."
+            f"({', '.join(missing[:5])}{more}). Run these first, or with them; "
+            f"amalgam-report {evaluation} reports what is there."
         )
 
 
