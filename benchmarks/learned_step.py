@@ -2,11 +2,11 @@
 
     python benchmarks/learned_step.py [--models Train Wider ResNet-28 5M 25M]
 
-Every model is trained on made-up numbers by SGD, Keras' Adam, a shipped student, and
-the same rule tensor by tensor (`benchmarks/plain.py`), in one process where they take
-turns; what a step takes above SGD's is the optimizer's. The floor is what the student's
-matrix products and activations take alone, fused, from inside the cache, on all cores,
-before and after each model. Run it on a quiet machine.
+Every model is trained on made-up numbers by SGD, Keras' Adam, a shipped student, the
+default, and the student's rule tensor by tensor (`benchmarks/plain.py`), in one process
+where they take turns; what a step takes above SGD's is the optimizer's. The floor is
+what the student's matrix products and activations take alone, fused, from inside the
+cache, on all cores, before and after each model. Run it on a quiet machine.
 """
 
 import functools
@@ -52,13 +52,15 @@ def optimizer(name):
     """Returns an optimizer that takes its own steps from the first.
 
     Args:
-        name: "SGD", "Adam", "student", "plain" or "plain, in turn".
+        name: "SGD", "Adam", "student", "default", "plain" or "plain, in turn".
     """
     import keras
     import plain
 
     import tf_amalgam
 
+    if name == "default":
+        return tf_amalgam.load(warmup_steps=0)
     if name == "student":
         return tf_amalgam.load(STUDENT, warmup_steps=0)
     if name.startswith("plain"):
@@ -174,14 +176,16 @@ def report(options):
     """Prints the table; returns the ratios."""
     print(
         "| model | parameters | student, ns/parameter | tensor by tensor | ratio | "
-        "floor | student / floor | Adam's first step s | student's | ratio |"
+        "floor | student / floor | default | default / student | "
+        "Adam's first step s | student's | ratio |"
     )
-    print("|---" * 10 + "|")
+    print("|---" * 12 + "|")
     ratios, shares = [], {}
     for model in options.models:
-        groups = [["SGD", "Adam", "student", "plain"]]
+        groups = [["SGD", "Adam", "student", "default", "plain"]]
         if model in LARGE:
-            groups = [["SGD", "Adam", "student"], ["SGD", "plain, in turn"]]
+            alone = ("default", "plain, in turn")
+            groups = [["SGD", "Adam", "student"], *(["SGD", name] for name in alone)]
         floors = [measuring.child(__file__, "floor")]
         found, *others = (
             measuring.child(__file__, "measure", model, names, options.turns)
@@ -189,13 +193,18 @@ def report(options):
         )
         # The machine drifts meanwhile.
         floors.append(measuring.child(__file__, "floor"))
-        theirs = above((*others, found)[0], groups[-1][-1])
+        theirs = above((found, *others)[-1], groups[-1][-1])
+        default = above(others[0] if others else found, "default")
         ours, what = above(found, "student"), f"learned step, {model}"
-        ratio = measuring.ratio(ours, theirs)
+        ratio, dearer = (
+            measuring.ratio(*pair) for pair in ((ours, theirs), (default, ours))
+        )
         share = measuring.spread([one / least for one in ours for least in floors])
         shares[model] = share
         ratios.append(Ratio(what, "tensor by tensor", *ratio, 0.5, 0.55, False))
         ratios.append(Ratio(what, "its floor", *share, 1.5, 2.2, False))
+        what = f"learned step of the default, {model}"
+        ratios.append(Ratio(what, f"of {STUDENT}", *dearer, 1.5, 1.6, False))
         starts = [found]
         if model == FIRST_STEP:
             # Who comes later finds more of TensorFlow ready: the other way round, too.
@@ -212,6 +221,7 @@ def report(options):
             f"| {model} | {found['parameters']:,} | {statistics.median(ours):.0f} | "
             f"{statistics.median(theirs):.0f} | {measuring.shown(*ratio)} | "
             f"{statistics.mean(floors):.0f} | {measuring.shown(*share)} | "
+            f"{statistics.median(default):.0f} | {measuring.shown(*dearer)} | "
             f"{statistics.mean(adam):.1f} | {statistics.mean(student):.1f} | "
             f"{measuring.shown(*first)} |",
             flush=True,

@@ -233,8 +233,9 @@ def test_a_loss_that_is_not_finite_broke(benchmark, monkeypatch, capsys):
 def test_a_learned_step_is_compared(benchmark, monkeypatch, capsys):
     """With SGD at 1 ns a parameter, floors that drift, and both orders of starts."""
     learned_step = benchmark("learned_step")
-    floors = iter([90.0, 110.0, 180.0, 220.0])
-    nanoseconds = {"SGD": 1.0, "Adam": 2.0, "student": 151.0, "plain": 601.0}
+    floors = iter([90.0, 110.0, 180.0, 220.0, 180.0, 220.0])
+    nanoseconds = {"SGD": 1.0, "Adam": 2.0, "student": 151.0, "default": 181.0}
+    nanoseconds.update(dict.fromkeys(("plain", "plain, in turn"), 601.0))
 
     def child(_, what, *arguments):
         if what == "floor":
@@ -250,17 +251,22 @@ def test_a_learned_step_is_compared(benchmark, monkeypatch, capsys):
         }
 
     monkeypatch.setattr(learned_step.measuring, "child", child)
-    words = ["--models", "ResNet-28", "5M", "--turns", "2"]
+    words = ["--models", "ResNet-28", "5M", "25M", "--turns", "2"]
     found = learned_step.report(learned_step.parser().parse_args(words))
     assert [(one.what.split(",")[0], one.against, one.value) for one in found] == [
         ("learned step", "tensor by tensor", 0.25),
         ("learned step", "its floor", pytest.approx(150 * (1 / 90 + 1 / 110) / 2)),
+        ("learned step of the default", "of choice-large", 1.2),
         ("first step in fit", "Keras' Adam", pytest.approx((3 / 2 + 2 / 3) / 2)),
         ("learned step", "tensor by tensor", pytest.approx(0.4)),
         ("learned step", "its floor", pytest.approx(240 * (1 / 180 + 1 / 220) / 2)),
-        ("learned step over its floor", "5M", pytest.approx(150 / 120)),
+        ("learned step of the default", "of choice-large", 0.75),
+        ("learned step", "tensor by tensor", 0.25),
+        ("learned step", "its floor", pytest.approx(150 * (1 / 180 + 1 / 220) / 2)),
+        ("learned step of the default", "of choice-large", 1.2),
+        ("learned step over its floor", "25M", pytest.approx(2.0)),
     ]
-    assert all(one.noise > 0.0 for one in (found[1], found[2], found[5]))
+    assert all(one.noise > 0.0 for one in (found[1], found[3], found[-1]))
     assert "| ResNet-28 | 1,000,000,000 | 150 | 600 | 0.25" in capsys.readouterr().out
 
 
