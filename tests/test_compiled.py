@@ -7,8 +7,8 @@ import tensorflow as tf
 
 import tf_amalgam
 from tests.conformance.test_rules import LEARNED, RULES, trained
-from tf_amalgam import compiled
-from tf_amalgam.chunks import Chunk
+from tf_amalgam import advance, compiled
+from tf_amalgam.chunks import Chunk, Held, in_rows
 from tf_amalgam.layout import Layout
 
 LAYOUT = Layout(("kernel", "bias"), ((5, 4), (4,)))
@@ -43,34 +43,30 @@ def test_the_same_step(name, layout):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     chunk = isinstance(layout, Chunk)
     whole, size = (layout.whole, layout.size) if chunk else (layout, None)
-    program = compiled._program(rule, whole, size, None)
+    program = compiled._program(rule, whole, size)
     assert program.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize("name", FAST)
-@pytest.mark.parametrize("xla", [True, False])
-def test_the_same_step_row_by_row(name, xla, monkeypatch):
-    """Nine coordinates as three rows of three, by XLA or not."""
-    monkeypatch.setattr(compiled, "available", lambda: xla)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_same_steps_in_place(name, rows):
+    """Coordinates in rows of three, whose variables are changed."""
     rule = RULES[name]
     weights = {k: tf.constant(v, "float32") for k, v in trained(rule).items()}
-    layout = Chunk(LAYOUT, tf.constant(13), 3, rows=3)
-    start = rule.init_state(Layout(("some",), ((9,),)))
-
-    def in_rows(values):
-        return tf.nest.map_structure(lambda v: compiled.in_rows(v, 3), values)
-
-    rows, usual = in_rows(start), start
+    part = Chunk(LAYOUT, tf.constant(13), 3, rows)
+    whole = Chunk(LAYOUT, tf.constant(13), 3 * rows)
+    state = rule.init_state(Layout(("some",), ((3 * rows,),)))
+    variables = [tf.Variable(in_rows(v, 3)) for v in tf.nest.flatten(state)]
+    held = [Held(v.handle, v.dtype, v.shape) for v in variables]
     for step in tf.constant([1.0, 2.0, 3.0]):
-        vectors = seen(9)
-        usual_P, usual = rule.update(weights, *vectors, usual, layout.flat, step)
-        rows_RS, rows = compiled.update(
-            rule, weights, *in_rows(vectors), rows, layout, step
-        )
-        assert rows_RS.shape == (3, 3)
-        np.testing.assert_allclose(rows_RS, in_rows(usual_P), rtol=1e-4, atol=1e-7)
-    for a, b in zip(tf.nest.flatten(rows), tf.nest.flatten(usual), strict=True):
-        np.testing.assert_allclose(a, in_rows(b), rtol=1e-4, atol=1e-6)
+        vectors = seen(3 * rows)
+        delta_P, state = rule.update(weights, *vectors, state, whole, step)
+        mine = [in_rows(v, 3) for v in vectors]
+        given = (weights, step, None)
+        delta_RS = compiled.in_place(advance._moved, rule, given, mine, held, part)
+        np.testing.assert_allclose(delta_RS, in_rows(delta_P, 3), rtol=1e-4, atol=1e-7)
+    for variable, value in zip(variables, tf.nest.flatten(state), strict=True):
+        np.testing.assert_allclose(variable, in_rows(value, 3), rtol=1e-4, atol=1e-6)
 
 
 def test_analytic_rules_and_those_that_couple_coordinates_are_not_compiled():
@@ -90,5 +86,5 @@ def test_loops_of_ones_own_compile_once():
         optimizer.apply([tf.ones((7, 3))], [variable])
     after = compiled._program.cache_info()
     assert (after.misses - before.misses, after.hits - before.hits) == (1, 2)
-    program = compiled._program(optimizer.rule, optimizer._layout, None, None)
+    program = compiled._program(optimizer.rule, optimizer._layout, None)
     assert program.experimental_get_tracing_count() == 1

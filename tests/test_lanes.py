@@ -155,7 +155,7 @@ def test_who_takes_all_coordinates_at_once(monkeypatch):
     assert way(Choice(SMALL_POOL, hardness=10.0)) is lanes.Whole
     for where, name, answer in (
         (tf.config, "list_logical_devices", lambda kind: [kind]),
-        (lanes.compiled, "available", lambda: False),
+        (lanes, "available", lambda: False),
         (tf.config, "functions_run_eagerly", lambda: True),
     ):
         with monkeypatch.context() as there:

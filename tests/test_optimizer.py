@@ -261,7 +261,7 @@ def chunks_are(request, monkeypatch):
     elif request.param == "in rows":
         monkeypatch.setattr(chunks, "MULTIPLE", 1)
         monkeypatch.setattr(chunks, "ROW", 3)
-        monkeypatch.setattr(chunks, "CPU_SIZE", 0)
+        monkeypatch.setattr(chunks, "cores", lambda: 2)
 
 
 @pytest.mark.usefixtures("chunks_are")
@@ -296,7 +296,7 @@ def test_chunks_where_some_variables_have_no_gradient(name):
     shapes = []
     whole, chunked = moved(), moved(chunk_size=4)
     if chunks.ROW == 3:
-        assert shapes[1] == (2, 20, 3)
+        assert shapes[1] == (7, 20, 3)
     assert np.abs(whole - 1.0).max() > 1e-3
     np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
 
@@ -375,7 +375,8 @@ def test_a_strategy_of_one_replica(kind, name):
         pytest.param("bfloat16", 1000, marks=pytest.mark.slow),
     ],
 )
-def test_recurrent_state_may_be_half_as_large(dtype, chunk_size, tmp_path):
+def test_recurrent_state_may_be_half_as_large(dtype, chunk_size, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunks, "cores", lambda: 2)
     net = model()
     optimizer = tf_amalgam.RNNProp(
         warmup_steps=4, state_dtype=dtype, chunk_size=chunk_size
@@ -384,7 +385,8 @@ def test_recurrent_state_may_be_half_as_large(dtype, chunk_size, tmp_path):
     bytes_ = {"float32": 4, dtype: 2}
     every = [v for block in optimizer._state for v in block]
     sizes = [v.shape.num_elements() * bytes_[v.dtype] for v in every]
-    assert sum(sizes) == 168 * 57
+    # Of two blocks of two rows of a vector of 16.
+    assert sum(sizes) == 168 * (64 if chunk_size == 20 else 57)
     whole, _ = trained(tf_amalgam.RNNProp(warmup_steps=4), 2)
     start = helpers.flat(model().get_weights())
     assert 0 < np.abs(half - whole).max() < 0.1 * np.abs(whole - start).max()
@@ -476,8 +478,8 @@ def test_chunks_are_larger_on_a_gpu(device, size, monkeypatch):
     assert chunks.default_size(variable, 10**6) == size
 
 
-def test_chunks_by_default():
-    """On a CPU each has variables of its own; elsewhere they are rows of one."""
+def test_chunks_by_default(monkeypatch):
+    """On a CPU they have variables of their own; elsewhere they are rows of one."""
     for make in (keras.Variable, tf.Variable):
         for coordinates in (1, 2**16, 16 * (2**16 + 16)):
             assert chunks.default_size(make(1.0), coordinates) == 2**16 + 16
@@ -495,23 +497,38 @@ def test_chunks_by_default():
         optimizer.build([keras.Variable(np.zeros(coordinates, "float32"))])
         return [block[-1].shape for block in optimizer._state]
 
+    monkeypatch.setattr(chunks, "cores", lambda: 1)
     assert shapes(2**13) == [(1, 20, 2**13)]
-    # A recurrent rule's in halves, large ones in rows.
-    assert shapes(2**13 + 1) == [(1, 20, 4112)] * 2
-    assert shapes(2**15) == [(1, 20, 16400)] * 2
+    # A recurrent rule's in rows of some blocks, two at least, up to eight.
+    assert shapes(2**13 + 1) == [(2, 20, 2064)] * 2
     assert shapes(2**15 + 33) == [(8, 20, 2064)] * 2
+    assert shapes(2**15 + 33, state_dtype="bfloat16") == [(8, 20, 2064)] * 2
+    monkeypatch.setattr(chunks, "cores", lambda: 40)
+    assert shapes(2**13 + 1) == [(1, 20, 2064)] * 4
+    assert shapes(2**18) == [(16, 20, 2064)] * 8
     assert shapes(2**13 + 1, tf_amalgam.Adam) == [(1, 2**13 + 1)]
     assert shapes(2**13 + 1, tf_amalgam.LearnedScalars) == [(1, 2**13 + 1)]
     assert len(shapes(2**13 + 1, tf_amalgam.Scale)) == 1  # couples coordinates
-    assert shapes(2**16) == [(16, 20, 2064)] * 2
-    assert shapes(2**16 + 17) == [(16, 20, 2064)] * 2
     assert shapes(2**16 + 17, tf_amalgam.Adam) == [(1, 32784)] * 2
-    # What is cast is copied anyway.
-    assert shapes(2**16, state_dtype="bfloat16") == [(1, 20, 2**16)]
-    assert shapes(2**16 + 17, state_dtype="bfloat16") == [(4, 20, 16400)]
     variable = keras.Variable(1.0)
-    assert chunks.arranged(variable, 500, 5, "float32") == (100, 1, 5)
-    assert chunks.arranged(variable, 501, 5, "float32") == (1, 101, 5)
+    assert chunks.arranged(variable, 500, 5) == (100, 1, 5)
+    assert chunks.arranged(variable, 501, 5) == (1, 101, 5)
+    assert chunks.arranged(variable, 500, 5, recurrent=True) == (8, 13, 5)
+    assert chunks.arranged(variable, 500, 500, recurrent=True) == (1, 1, 500)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, 16, 47, None])
+def test_blocks_hold_all_coordinates(chunk_size, monkeypatch):
+    """None of them is padding alone, and no row is longer than asked for."""
+    monkeypatch.setattr(chunks, "cores", lambda: 3)
+    most = chunk_size or chunks.HALVED
+    for coordinates in (*range(1, 90), 8193, 18_122, 370_506):
+        given = (keras.Variable(1.0), coordinates, chunk_size)
+        blocks, rows, size = chunks.arranged(*given, recurrent=True)
+        assert (blocks - 1) * rows * size < coordinates <= blocks * rows * size
+        assert size <= most
+        assert blocks <= 3
+        assert (blocks == 1) == (coordinates <= most)
 
 
 def test_new_variables_get_keras_own_error():

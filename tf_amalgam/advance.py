@@ -55,38 +55,27 @@ def advance(
             if it never does.
     """
     weights = {k: ops.convert_to_tensor(v) for k, v in weights.items()}
-    empty = rule.init_state(Layout(("none",), ((0,),)))
+    given = (weights, step, afresh)
+
+    def one_way(take):
+        """Returns what `take` does of the way that this step takes."""
+        if held is None:
+            return take(_moved)
+        return ops.cond(held, lambda: take(_observed), lambda: take(_moved))
 
     def step_fn(vectors, values, layout):
-        grads_P, params_P, *has_one = vectors
-        values = start = [ops.cast(value, "float32") for value in values]
-        if afresh is not None:
-            values = ops.cond(afresh, lambda: _first(rule, values), lambda: values)
-        before = tree.pack_sequence_as(empty, values)
+        return one_way(lambda way: way(rule, given, vectors, values, layout))
 
-        def moved():
-            delta_P, after = compiled.update(
-                rule, weights, grads_P, params_P, before, layout, step
-            )
-            return delta_P, tree.flatten(after)
-
-        def observed():
-            after = anew(rule, rule.observe(grads_P, before, step))
-            return ops.zeros_like(grads_P), tree.flatten(after)
-
-        delta_P, after = moved() if held is None else ops.cond(held, observed, moved)
-        for has_P in has_one:  # where some have no gradient
-            after = [
-                ops.where(_beside(has_P, a), a, b)
-                for a, b in zip(after, start, strict=True)
-            ]
-        return delta_P, after
+    def in_place(vectors, variables, part):
+        own = (rule, given, vectors, variables, part)
+        return one_way(lambda way: compiled.in_place(way, *own))
 
     vectors = [grads_P, params_P]
     if rule.coordinatewise:
         if not place.whole:
             vectors = [*(_among_zeros(v, place) for v in vectors), _has_one(place)]
-        return rows(update_in_chunks(step_fn, state, vectors, place.layout), place)
+        delta_P = update_in_chunks(step_fn, in_place, state, vectors, place.layout)
+        return rows(delta_P, place)
     [block] = state
     values = [rows(ops.convert_to_tensor(part), place) for part in block]
     delta_P, values = step_fn(vectors, values, place.part)
@@ -94,6 +83,50 @@ def advance(
         whole = with_rows(ops.convert_to_tensor(variable), value, place)
         variable.assign(ops.cast(whole, variable.dtype))
     return delta_P
+
+
+def _moved(rule, given, vectors, values, layout):
+    """Returns (delta, values of the state) of the rule's step of some coordinates.
+
+    Args:
+        given: (weights, step, afresh or None).
+        vectors: gradients, parameters, and where some have no gradient whether one has.
+        values: of the state, as a list.
+    """
+    weights, step, _ = given
+    grads_P, params_P, *has_one = vectors
+    before = _before(rule, given, values)
+    own = (weights, grads_P, params_P, before, layout, step)
+    delta_P, after = compiled.update(rule, *own)
+    return delta_P, _kept(tree.flatten(after), values, *has_one)
+
+
+def _observed(rule, given, vectors, values, layout):
+    """Returns what `_moved` does where the rule only observes the gradient."""
+    _, step, _ = given
+    grads_P, _, *has_one = vectors
+    after = anew(rule, rule.observe(grads_P, _before(rule, given, values), step))
+    return ops.zeros_like(grads_P), _kept(tree.flatten(after), values, *has_one)
+
+
+def _before(rule, given, values):
+    """Returns the state of these values before a step, begun anew if it is to be."""
+    *_, afresh = given
+    values = [ops.cast(value, "float32") for value in values]
+    if afresh is not None:
+        values = ops.cond(afresh, lambda: _first(rule, values), lambda: values)
+    empty = rule.init_state(Layout(("none",), ((0,),)))
+    return tree.pack_sequence_as(empty, values)
+
+
+def _kept(after, values, has_one=None):
+    """Returns what a state becomes: nothing else where there is no gradient."""
+    if has_one is None:
+        return after
+    return [
+        ops.where(has_one, a, ops.cast(b, a.dtype))
+        for a, b in zip(after, values, strict=True)
+    ]
 
 
 def anew(rule, state):
@@ -115,13 +148,6 @@ def _has_one(place):
     """Returns `[P]`: whether a coordinate's tensor has a gradient."""
     has = [i in place.tensors for i in range(len(place.layout.shapes))]
     return place.layout.spread(ops.convert_to_tensor(has, "bool"))
-
-
-def _beside(value, part):
-    """Returns `[S]`, or `[R, S]`, so that it fits `[…, S]`, or `[R, …, S]`."""
-    *rows, size = value.shape
-    ones = [1] * (len(part.shape) - len(value.shape))
-    return ops.reshape(value, (*rows, *ones, size)) if rows else value
 
 
 def _among_zeros(part_P, place):

@@ -5,12 +5,13 @@ A learned rule needs some kilobytes of working memory a coordinate (RNNProp: gat
 coordinates do not depend on one another may take them a chunk at a time. So each part
 of their state is stored as `[C, …, S]`: C chunks of S coordinates, the last one padded.
 A chunk is one row, which is read and written in place, and stays in the cache. Beside a
-CPU, on TensorFlow, each chunk has variables of its own, of which no copies are made:
-`[1, …, S]`, or `[R, …, S]` of R smaller rows, for XLA to stay in the nearest cache. The
-variables of one chunk, or of all, one for each part, are a block.
+CPU, on TensorFlow, neighbouring chunks have variables of their own: a block,
+`[R, …, S]` of R rows, which one program of XLA's takes row by row, in the variables'
+own memory. Blocks are taken beside one another.
 """
 
 import os
+import platform
 from typing import Any, NamedTuple
 
 import keras
@@ -26,22 +27,15 @@ CPU_SIZE, GPU_SIZE = 2**14 + MULTIPLE, 2**19
 # Up to so many are taken at once on a CPU, too, and by each chunk with variables of its
 # own: states that are not rows of larger ones need not be copied, a third of a step.
 CPU_WHOLE = 2**16 + MULTIPLE
-# A recurrent rule takes more than so many of them in two such chunks: one by itself
-# does not fill two cores (18,122 and 61,834 coordinates: a sixth of a step). An Adam's
-# step is short: in two chunks it takes longer (18,122: 136 and 211 µs).
-HALVED = 2**13
 # Larger models have chunks of one of these sizes, up to so many: the first step takes
 # longer by a tenth of a second for each, and memory that is given up and taken anew at
 # each step is scattered. What is larger than 32 MiB is given back to the system.
 CPU_APART = ((CPU_WHOLE, 16), (2**18 + MULTIPLE, 100))
-# XLA takes one of these, of a recurrent rule, row by row: what is in between stays in
-# the nearest cache, and takes no fresh memory (6 million coordinates in chunks of 2^18:
-# 663 ns, in rows of 16,400 371, of 4,112 264, of 2,064 240, of 1,040 270). Where it is
-# no larger than CPU_SIZE there is little to gain, and filling and copying the rows'
-# arrays costs more (two halves of 9,072: 366 ns in rows, 324 as they are).
+# A recurrent rule takes more coordinates than that in two blocks or more, for each core
+# one: while one program waits for what is spread over the cores, others work.
+HALVED = 2**13
+# A block's row: what is between its operations stays in the nearest cache.
 ROW = 2**11 + MULTIPLE
-# Chunks need not wait for one another, but only so many are under way: one for each
-# core, as each takes memory for its new state.
 LEAST_UNDER_WAY, MOST_UNDER_WAY = 2, 8
 
 
@@ -56,11 +50,6 @@ class Chunk(NamedTuple):
     def row(self, i):
         """Returns the layout of row i, which may be a tensor."""
         return Chunk(self.whole, self.start + i * self.size, self.size)
-
-    @property
-    def flat(self):
-        """The layout of the same coordinates, not in rows."""
-        return Chunk(self.whole, self.start, (self.rows or 1) * self.size)
 
     def rank_one_hot(self, ranks, dtype):
         """Returns `[R, size]`, as `Layout.rank_one_hot`."""
@@ -87,50 +76,58 @@ def on_cpu(variable):
     return "CPU" in str(value.device).upper()
 
 
-def apart(variable, chunks, state_dtype="float32"):
-    """Returns whether each of so many chunks has variables of its own.
-
-    Not where they are cast at each step: that copies them, and takes their memory
-    (5 M parameters in bfloat16: 3.6 GB instead of 2.0).
-    """
-    tensorflow = keras.backend.backend() == "tensorflow"
-    few = chunks <= CPU_APART[-1][1] and state_dtype == "float32"
-    return tensorflow and on_cpu(variable) and few
+def under_way():
+    """Returns how many blocks are taken beside one another."""
+    return min(max(cores(), LEAST_UNDER_WAY), MOST_UNDER_WAY)
 
 
-def default_size(variable, coordinates, state_dtype="float32", recurrent=False):
+def available():
+    """Returns whether XLA may be asked; as for Keras, not beside a GPU of Apple's."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    apple = platform.system() == "Darwin"
+    return not (apple and tf.config.list_physical_devices("GPU"))
+
+
+def apart(variable):
+    """Returns whether chunks beside a variable may have variables of their own."""
+    return available() and on_cpu(variable)
+
+
+def default_size(variable, coordinates):
     """Returns how many of so many coordinates a chunk has at most, by a device."""
     if not on_cpu(variable):
         return GPU_SIZE
     if coordinates <= CPU_WHOLE:
-        halved = recurrent and coordinates > HALVED
-        if halved and apart(variable, 2, state_dtype):
-            return odd_vectors(-(-coordinates // 2))
         return CPU_WHOLE
     for size, most in CPU_APART:
         count, _ = divide(coordinates, size)
-        if count <= most and apart(variable, count, state_dtype):
+        if count <= most and apart(variable):
             return size
     return CPU_SIZE
 
 
-def arranged(variable, coordinates, chunk_size, state_dtype, recurrent=False):
+def arranged(variable, coordinates, chunk_size, recurrent=False):
     """Returns (blocks, rows of a block, coordinates of a row) beside a variable.
-
-    A block is the variables of one chunk, or of all; then each chunk is a row.
 
     Args:
         chunk_size: at most; None for the default.
         recurrent: whether a recurrent network takes their step.
     """
-    at_most = chunk_size or default_size(variable, coordinates, state_dtype, recurrent)
+    if recurrent and coordinates > (chunk_size or HALVED) and apart(variable):
+        most = min(chunk_size or ROW, ROW)
+        blocks = min(under_way(), -(-coordinates // most))
+        rows = -(-coordinates // (blocks * most))
+        size = -(-coordinates // (blocks * rows))
+        size = vectors if (vectors := odd_vectors(size)) <= most else size
+        return -(-coordinates // (rows * size)), rows, size
+    at_most = chunk_size or default_size(variable, coordinates)
     count, size = divide(coordinates, at_most)
-    if count == 1 or not apart(variable, count, state_dtype):
-        return 1, count, size
-    rows = -(-size // ROW) if recurrent and size > CPU_SIZE else 1
-    if rows > 1:
-        size = odd_vectors(-(-coordinates // (count * rows)))
-    return -(-coordinates // (rows * size)), rows, size
+    if count > 1 and count <= CPU_APART[-1][1] and apart(variable):
+        return count, 1, size
+    return 1, count, size
 
 
 def divide(coordinates, chunk_size):
@@ -175,13 +172,15 @@ def cut(value, count, size):
     return np.moveaxis(value, -2, 0)
 
 
-def update_in_chunks(step_fn, blocks, vectors, layout):
+def update_in_chunks(step_fn, block_fn, blocks, vectors, layout):
     """Returns delta_P of a whole step; the state is changed in place.
 
     Args:
         step_fn: `(vectors, state, layout) -> (delta, state)` of some coordinates,
-            states being lists of tensors `[…, S]`, or `[R, …, S]` where a layout is
-            a `Chunk` of rows.
+            states being lists of tensors `[…, S]`.
+        block_fn: `(vectors, variables, layout) -> delta` of a block of TensorFlow's
+            variables `[R, …, S]` (a list of `Held`), which it changes; vectors and
+            delta are `[R, S]`, the layout a `Chunk` of rows.
         blocks: list of blocks, or one: lists of variables `[C, …, S]`, of the backend
             or of Keras.
         vectors: list of `[P]`.
@@ -203,7 +202,7 @@ def update_in_chunks(step_fn, blocks, vectors, layout):
     if len(blocks) > 1:
         shape = (len(blocks), rows, size)
         cut = [ops.reshape(v, shape) for v in cut]
-        deltas_BRS = ops.stack(_block_by_block(step_fn, blocks, cut, layout))
+        deltas_BRS = ops.stack(_block_by_block(block_fn, blocks, cut, layout))
         deltas_P = ops.reshape(deltas_BRS, (count * size,))
     else:
         loops = {"tensorflow": _tensorflow_loop, "jax": _jax_loop, "torch": _torch_loop}
@@ -212,29 +211,52 @@ def update_in_chunks(step_fn, blocks, vectors, layout):
     return deltas_P[: layout.size]
 
 
-def _block_by_block(step_fn, blocks, vectors, layout):
-    """Returns the deltas `[R, S]` of blocks of one chunk each; for TensorFlow."""
+class Held(NamedTuple):
+    """A variable of TensorFlow's, by its handle."""
+
+    handle: Any
+    dtype: Any
+    shape: Any
+
+    def read(self):
+        """Returns its value."""
+        import tensorflow as tf
+
+        value = tf.raw_ops.ReadVariableOp(resource=self.handle, dtype=self.dtype)
+        return tf.ensure_shape(value, self.shape)
+
+    def assign(self, value):
+        """Replaces its value."""
+        import tensorflow as tf
+
+        tf.raw_ops.AssignVariableOp(resource=self.handle, value=value)
+
+
+def flat(part):
+    """Returns `[R, …, S]` as `[…, R·S]`."""
+    part = ops.moveaxis(part, 0, -2)
+    return ops.reshape(part, (*part.shape[:-2], -1))
+
+
+def in_rows(part, size):
+    """Returns `[…, R·S]` as `[R, …, S]`, S being `size`."""
+    part = ops.reshape(part, (*part.shape[:-1], -1, size))
+    return ops.moveaxis(part, -2, 0)
+
+
+def _block_by_block(block_fn, blocks, vectors, layout):
+    """Returns the deltas `[R, S]` of blocks; for TensorFlow."""
     import tensorflow as tf
 
     _, rows, size = vectors[0].shape
     kinds = [(v.dtype, v.shape) for v in blocks[0]]
-    at_once = min(max(cores(), LEAST_UNDER_WAY), MOST_UNDER_WAY)
+    at_once = under_way()
 
     def one(i, vectors, handles):
-        values = [
-            tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=h, dtype=dtype), shape)
-            for h, (dtype, shape) in zip(handles, kinds, strict=True)
-        ]
-        seen = [tf.gather(v, i) for v in vectors]
+        variables = [Held(h, *kind) for h, kind in zip(handles, kinds, strict=True)]
         part = Chunk(layout, i * rows * size, size, rows)
-        if rows == 1:
-            seen, values = ([value[0] for value in each] for each in (seen, values))
-            part = part.flat
-        delta, after = step_fn(seen, values, part)
-        for h, value, (dtype, shape) in zip(handles, after, kinds, strict=True):
-            value = tf.cast(tf.reshape(value, shape), dtype)
-            tf.raw_ops.AssignVariableOp(resource=h, value=value)
-        return tf.reshape(delta, (rows, size)), i + at_once
+        delta = block_fn([tf.gather(v, i) for v in vectors], variables, part)
+        return tf.ensure_shape(delta, (rows, size)), i + at_once
 
     if tf.inside_function():
         # Traced and optimized once for all; run eagerly, it would be at each step.

@@ -5,60 +5,99 @@ whole training step; under PyTorch operations stay as they are.
 """
 
 import functools
-import platform
 
-import keras
-from keras import ops, tree
-
-from tf_amalgam.chunks import Chunk
+from tf_amalgam.chunks import Chunk, Held, available
 from tf_amalgam.rules.activations import as_quotients
 
 
 def update(rule, weights, grads_P, params_P, state, layout, step):
-    """Returns what `rule.update` returns, to rounding.
-
-    All are `[R, …, S]` where the layout is a `Chunk` of rows.
-    """
-    seen = (grads_P, params_P, state)
-    if not weights or not rule.coordinatewise or not available():
-        if getattr(layout, "rows", None) is None:
-            return rule.update(weights, *seen, layout, step)
-        seen = tree.map_structure(flat, seen)
-        found = rule.update(weights, *seen, layout.flat, step)
-        return tree.map_structure(lambda part: in_rows(part, layout.size), found)
+    """Returns what `rule.update` returns, to rounding."""
+    seen = (weights, grads_P, params_P, state)
+    if not wanted(rule, weights):
+        return rule.update(*seen, layout, step)
     if isinstance(layout, Chunk):
-        program = _program(rule, layout.whole, layout.size, layout.rows)
-        return program(weights, *seen, step, layout.start)
-    return _program(rule, layout, None, None)(weights, *seen, step, 0)
+        return _program(rule, layout.whole, layout.size)(*seen, step, layout.start)
+    return _program(rule, layout, None)(*seen, step, 0)
+
+
+def wanted(rule, weights):
+    """Returns whether XLA takes a rule's steps."""
+    return bool(weights) and rule.coordinatewise and available()
 
 
 @functools.lru_cache(maxsize=32)
-def _program(rule, layout, size, rows):
-    """Returns the compiled update of a layout, of so many coordinates, or of rows."""
+def _program(rule, layout, size):
+    """Returns the compiled update of a layout, or of so many of its coordinates."""
     import tensorflow as tf
 
     cpu = not tf.config.list_logical_devices("GPU")
 
-    def taken(*arguments):
-        with as_quotients(wanted=cpu):
-            return rule.update(*arguments)
-
     def program(weights, grads_P, params_P, state, step, start):
-        part = layout if size is None else Chunk(layout, start, size, rows)
-        if rows is None:
-            return taken(weights, grads_P, params_P, state, part, step)
-        everything = [grads_P, params_P, *tf.nest.flatten(state)]
-
-        def one(i):
-            grads_S, params_S, *values = (value[i] for value in everything)
-            mine = tf.nest.pack_sequence_as(state, values)
-            found = taken(weights, grads_S, params_S, mine, part.row(i), step)
-            return tf.nest.flatten(found), []
-
-        found, _ = through(one, everything[1:])
-        return found[0], tf.nest.pack_sequence_as(state, found[1:])
+        part = layout if size is None else Chunk(layout, start, size)
+        with as_quotients(wanted=cpu):
+            return rule.update(weights, grads_P, params_P, state, part, step)
 
     return tf.function(program, jit_compile=True, autograph=False)
+
+
+def in_place(step_fn, rule, given, vectors, variables, part):
+    """Returns the delta `[R, S]` of a block, row by row, whose variables are changed.
+
+    XLA gets the variables' own memory, so that nothing is allocated, filled or copied.
+
+    Args:
+        step_fn: `(rule, given, vectors, state, layout) -> (delta, state)` of a row.
+        given: tensors, by name or position, or None in their place.
+        vectors: list of `[R, S]`.
+        variables: list of `chunks.Held`, `[R, …, S]`.
+        part: `Chunk` of rows.
+    """
+    kinds = tuple((held.dtype, held.shape) for held in variables)
+    program = _in_place(step_fn, rule, part.whole, part.size, part.rows, kinds)
+    return program(given, vectors, [held.handle for held in variables], part.start)
+
+
+@functools.lru_cache(maxsize=32)
+def _in_place(step_fn, rule, layout, size, rows, kinds):
+    """Returns the compiled step of a block of R rows of S coordinates."""
+    import tensorflow as tf
+
+    def program(given, vectors, handles, start):
+        variables = [Held(h, *kind) for h, kind in zip(handles, kinds, strict=True)]
+        part = Chunk(layout, start, size, rows)
+        values = [held.read() for held in variables]
+        states = [_array(value.dtype, value.shape).unstack(value) for value in values]
+        deltas = _array("float32", (rows, size))
+
+        def body(i, states, last, deltas):
+            # What the row before became is written here, before anything is read: XLA
+            # sees that nothing it overwrites is needed, and fuses a cell's operations,
+            # which it does not where their result is written and read in one go.
+            states = _written(states, tf.maximum(i - 1, 0), last)
+            mine = ([v[i] for v in vectors], [state.read(i) for state in states])
+            delta, after = step_fn(rule, given, *mine, part.row(i))
+            after = [tf.cast(a, b.dtype) for a, b in zip(after, last, strict=True)]
+            return i + 1, states, after, deltas.write(i, delta)
+
+        carry = (tf.constant(0), states, [value[0] for value in values], deltas)
+        _, states, last, deltas = tf.while_loop(lambda i, *_: i < rows, body, carry)
+        for held, state in zip(
+            variables, _written(states, rows - 1, last), strict=True
+        ):
+            held.assign(state.stack())
+        return deltas.stack()
+
+    return tf.function(program, jit_compile=True, autograph=False)
+
+
+def _array(dtype, shape):
+    import tensorflow as tf
+
+    return tf.TensorArray(dtype, shape[0], element_shape=shape[1:])
+
+
+def _written(arrays, i, values):
+    return [array.write(i, v) for array, v in zip(arrays, values, strict=True)]
 
 
 def through(function, like, total=()):
@@ -71,38 +110,13 @@ def through(function, like, total=()):
     import tensorflow as tf
 
     rows = like[0].shape[0]
-    arrays = [
-        tf.TensorArray(part.dtype, rows, element_shape=part.shape[1:]) for part in like
-    ]
+    arrays = [_array(part.dtype, part.shape) for part in like]
 
     def body(i, total, arrays):
         found, more = function(i)
         total = [a + b for a, b in zip(total, more, strict=True)]
-        arrays = [a.write(i, v) for a, v in zip(arrays, found, strict=True)]
-        return i + 1, total, arrays
+        return i + 1, total, _written(arrays, i, found)
 
     carry = (tf.constant(0), list(total), arrays)
     _, total, arrays = tf.while_loop(lambda i, *_: i < rows, body, carry)
     return [array.stack() for array in arrays], total
-
-
-def flat(part):
-    """Returns `[R, …, S]` as `[…, R·S]`."""
-    part = ops.moveaxis(part, 0, -2)
-    return ops.reshape(part, (*part.shape[:-2], -1))
-
-
-def in_rows(part, size):
-    """Returns `[…, R·S]` as `[R, …, S]`, S being `size`."""
-    part = ops.reshape(part, (*part.shape[:-1], -1, size))
-    return ops.moveaxis(part, -2, 0)
-
-
-def available():
-    """Returns whether XLA may be asked; as for Keras, not beside a GPU of Apple's."""
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    apple = platform.system() == "Darwin"
-    return not (apple and tf.config.list_physical_devices("GPU"))

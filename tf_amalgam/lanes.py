@@ -16,7 +16,7 @@ import weakref
 import tensorflow as tf
 
 from tf_amalgam import compiled
-from tf_amalgam.chunks import MULTIPLE, Chunk, cores
+from tf_amalgam.chunks import MULTIPLE, Chunk, available, cores, flat, in_rows
 
 SIZE = 512  # coordinates of a chunk at most
 LEAST = 4096  # coordinates from which on it is worth while
@@ -30,7 +30,7 @@ def way_of(rule, weights, layout):
         or not rule.coordinatewise
         or rule.noise_shape(layout) is not None
         or layout.size < LEAST
-        or not compiled.available()
+        or not available()
         or tf.config.functions_run_eagerly()  # chunks are a gain only if compiled
         # A GPU has other caches, and is idle between small chunks.
         or bool(tf.config.list_logical_devices("GPU"))
@@ -153,11 +153,11 @@ class Lanes:
         """Returns a lane's `[…, ≤ C·S]` as `[C, …, S]`."""
         *leading, coordinates = values.shape
         padding = [[0, 0]] * len(leading) + [[0, self._width - coordinates]]
-        return compiled.in_rows(tf.pad(values, padding), self._size)
+        return in_rows(tf.pad(values, padding), self._size)
 
     def _joined(self, lanes):
         """Returns the lanes' `[C, …, S]` as `[…, P]`."""
-        whole = tf.concat(list(map(compiled.flat, lanes)), axis=-1)
+        whole = tf.concat(list(map(flat, lanes)), axis=-1)
         return whole[..., : self._layout.size]
 
 

@@ -115,8 +115,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         self._layout = Layout.of(variables)
         size = self._layout.size
         recurrent = self.rule.coordinatewise and bool(self.rule.recurrent)
-        wanted = (self.chunk_size, self.state_dtype, recurrent)
-        self._chunks = arranged(variables[0], size, *wanted)
+        self._chunks = arranged(variables[0], size, self.chunk_size, recurrent)
         with self._beside(variables[0]):
             self._state = self._blocks_of(self.rule, self.state_dtype)
             if self.guard:
