@@ -77,7 +77,7 @@ def test_programs_for_a_cpu_have_them(gpus, monkeypatch):
     layout = Layout(("of this test", str(gpus)), ((3,), (4,)))
     weights = {k: tf.constant(v, "float32") for k, v in trained(rule).items()}
     state = rule.init_state(layout)
-    program = compiled._program(rule, layout, None, None).get_concrete_function(
+    program = compiled._program(rule, layout, None).get_concrete_function(
         weights, tf.ones(7), tf.ones(7), state, tf.constant(1.0), 0
     )
     kinds = [operation.type for operation in program.graph.get_operations()]

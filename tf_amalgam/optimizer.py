@@ -37,13 +37,12 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             such numbers cannot average, and all computations stay in float32.
         chunk_size: a larger model's coordinates are updated at most so many at a time,
             so that the working memory of a step is bounded; rules that couple
-            coordinates (Scale) update all at once. None: up to 2¹⁶, for
-            models of more than a million up to 2¹⁸; those of more than 26 million,
-            and those of more than 2¹⁶ with a small `state_dtype` or on another backend
-            than TensorFlow, take 2¹⁴, some 30 MB for RNNProp; beside a GPU, which needs
-            more at once to be busy, it is 2¹⁹. Where chunks may be updated beside one
-            another (float32 state, TensorFlow, a CPU), a recurrent rule takes models
-            of 2¹³ to 2¹⁶ coordinates in two halves.
+            coordinates (Scale) update all at once. None: on a CPU under TensorFlow
+            2,064 of a recurrent rule, row by row in the state's own memory, as soon
+            as a model has more than 2¹³, in two to eight blocks beside one another
+            (for each core one); of other rules up to 2¹⁶, of models of more than a
+            million up to 2¹⁸, beyond 26 million 2¹⁴. On another backend 2¹⁴ of models
+            of more than 2¹⁶; beside a GPU, which needs more at once to be busy, 2¹⁹.
         guard: True, or a `Guard`: an analytic rule takes over for a while where the
             rule's steps are not finite or out of bounds, the loss climbs, or the rule,
             back after such a fall, gains less than half as fast (losses are seen
