@@ -116,7 +116,7 @@ def report(options):
             )
             if label == "student":
                 what = f"{size / 1e6:.0f} M parameters in fit, GB in all"
-                ratios.append(Ratio(what, "", found["gigabytes"], None, 12, 14, False))
+                ratios.append(Ratio(what, "", found["gigabytes"], None, 12, 12, False))
     what = "trainings in fit whose loss is not finite"
     return [*ratios, Ratio(what, "", lost, None, 0, 0, False)]
 
