@@ -36,6 +36,7 @@ CPU_APART = ((CPU_WHOLE, 16), (2**18 + MULTIPLE, 100))
 HALVED = 2**13
 # A block's row: what is between its operations stays in the nearest cache.
 ROW = 2**11 + MULTIPLE
+# So many blocks are under way, one for each core within these bounds.
 LEAST_UNDER_WAY, MOST_UNDER_WAY = 2, 8
 
 

@@ -1,4 +1,6 @@
-"""A learned rule's update as one program of XLA's: all that is elementwise is fused.
+"""A rule's update as one program of XLA's: all that is elementwise is fused.
+
+A learned rule's, and any rule's of a model whose state is in blocks.
 
 Only where TensorFlow runs one operation after the other. On JAX, Keras compiles the
 whole training step; under PyTorch operations stay as they are.
