@@ -1,9 +1,10 @@
-"""What the operations of a truncation take, by kind.
+"""What the operations of a truncation take, by kind, and what comes before it.
 
     python benchmarks/where_time_goes.py [--teachers 0 2 6]
 
 As TensorFlow's profiler sees them. Shares are of the time of all operations, which run
-two at a time at most; products and convolutions use both cores.
+two at a time at most; products and convolutions use both cores. What comes before is
+that of a truncation of two steps.
 """
 
 import collections
@@ -14,6 +15,7 @@ import measuring
 from meta_step import POOLS
 
 STEPS = 20
+FEW_STEPS = 2
 KINDS = {
     "convolutions": (
         *("Conv2D", "_FusedConv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"),
@@ -29,6 +31,8 @@ KINDS = {
 REST = "elementwise, sums and the rest"
 # The learned rule, and back through it, are programs of XLA's.
 RULE, XLA = "the learned rule (XLA)", "CpuExecutable::ExecuteAsyncOnStream"
+# Of XLA's compiler, one after the other: all of a program, and code for what it fused.
+COMPILER, FUSIONS = "CpuCompiler::RunBackend", "FusionCompiler::Compile"
 # TensorFlow's names of what oneDNN does: _MklNativeConv2D, _MklNativeFusedMatMul, …
 ONEDNN, ONEDNN_FUSED = ("_MklNative", "_Mkl"), ("_MklNativeFused", "_Fused")
 # Operations that hold others.
@@ -44,25 +48,30 @@ def kind_of(operation):
     return next(found, REST)
 
 
-def picoseconds(folder):
-    """Returns time by kind in a profile's folder."""
+def events(folder):
+    """Yields (name, picoseconds) of all that a profile's folder tells."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     (path,) = pathlib.Path(folder).glob("plugins/profile/*/*.xplane.pb")
     space = xplane_pb2.XSpace()
     space.ParseFromString(path.read_bytes())
-    found: collections.Counter = collections.Counter()
     for plane in space.planes:
         names = {i: one.name for i, one in plane.event_metadata.items()}
         for line in plane.lines:
             for event in line.events:
-                # "scope/name:Type" is an operation; there are threads and functions.
-                name = names[event.metadata_id]
-                _, colon, operation = name.partition(":")
-                if name == XLA:
-                    found[RULE] += event.duration_ps
-                elif colon and operation.isidentifier() and operation not in OUTER:
-                    found[kind_of(operation)] += event.duration_ps
+                yield names[event.metadata_id], event.duration_ps
+
+
+def picoseconds(folder):
+    """Returns time by kind in a profile's folder."""
+    found: collections.Counter = collections.Counter()
+    for name, spent in events(folder):
+        # "scope/name:Type" is an operation; there are threads and functions.
+        _, colon, operation = name.partition(":")
+        if name == XLA:
+            found[RULE] += spent
+        elif colon and operation.isidentifier() and operation not in OUTER:
+            found[kind_of(operation)] += spent
     return found
 
 
@@ -83,8 +92,31 @@ def measure(teachers):
     return {kind: spent / 1e9 / STEPS for kind, spent in found.items()}
 
 
+def measure_start(teachers):
+    """Returns seconds of what comes before a truncation."""
+    from meta_step import Program
+
+    program = Program("ours", teachers, FEW_STEPS)
+
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.profiler.experimental.Profile(folder):
+            traced, called = program.build(), program.call()
+        spent: collections.Counter = collections.Counter()
+        for name, picos in events(folder):
+            spent[name] += picos / 1e12
+    return {
+        "tracing": traced,
+        "first call": called,
+        "second call": program.call(),
+        "XLA's compiler, beside both": spent[COMPILER],
+        "of it, code for what is fused": spent[FUSIONS],
+    }
+
+
 def report(options):
-    """Prints a table for each pool; it measures no ratio."""
+    """Prints two tables for each pool; it measures no ratio."""
     for teachers in options.teachers:
         found = measuring.child(__file__, "measure", teachers)
         whole = sum(found.values())
@@ -92,6 +124,9 @@ def report(options):
         print("| operations | ms a step | share |\n|---|---|---|")
         for name, spent in sorted(found.items(), key=lambda pair: -pair[1]):
             print(f"| {name} | {spent:.1f} | {100 * spent / whole:.0f} % |")
+        print(f"\nBefore it, {FEW_STEPS} steps:\n\n| what | s |\n|---|---|")
+        for name, spent in measuring.child(__file__, "measure_start", teachers).items():
+            print(f"| {name} | {spent:.2f} |")
         print(flush=True)
     return []
 
@@ -106,4 +141,4 @@ def parser():
 
 
 if __name__ == "__main__":
-    measuring.command(parser, report, measure)
+    measuring.command(parser, report, measure, measure_start)
