@@ -105,7 +105,7 @@ def start(main, with_tensorflow=True):
                 tensorflow.config.list_physical_devices()
         try:
             main(argv)
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, ImportError) as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             print(

@@ -291,3 +291,16 @@ def test_a_stop_from_outside_has_a_status_of_its_own(tmp_path):
     )
     assert run.returncode == launchers.INTERRUPTED
     assert "the same command continues from the last checkpoint" in run.stderr
+
+
+def test_a_package_that_is_missing_ends_in_a_message(tmp_path):
+    program = tmp_path / "lacking.py"
+    program.write_text(
+        "from tf_amalgam_launch import binary\n"
+        "def main(_): raise ImportError('Install what is private.')\n"
+        "binary.start(main, with_tensorflow=False)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, program], check=False, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stderr) == (1, "error: Install what is private.\n")

@@ -261,3 +261,15 @@ def test_rates_are_measured(small, tmp_path):
     hours = recipe.hours(small, tmp_path)
     for job in campaign.planned(small, tmp_path):
         assert 0 < hours(job) < 1
+
+
+@pytest.mark.parametrize("error", [ImportError, FileNotFoundError, ValueError])
+def test_what_is_missing_is_not_measured(small, tmp_path, monkeypatch, caplog, error):
+    def missing(*_):
+        raise error("It is not here.")
+
+    monkeypatch.setattr(recipe.trial, "seconds_of_an_epoch", missing)
+    monkeypatch.setattr(recipe, "_seconds_of_an_inner_step", missing)
+    rates = recipe.measure(small, tmp_path)
+    assert (rates.epoch, rates.inner_step) == ({}, {})
+    assert caplog.text.count("is not measured: It is not here.") == 2

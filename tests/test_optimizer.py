@@ -10,7 +10,10 @@ import tensorflow as tf
 
 import tf_amalgam
 from tests import helpers, keras_adam
+from tests.conformance.test_rules import RULES
 from tf_amalgam import chunks, rules
+from tf_amalgam.layout import Layout
+from tf_amalgam.optimizer import RuleOptimizer
 from tf_amalgam.optimizers import OPTIMIZERS, optimizer_for
 from tf_amalgam.rules import rnnprop
 from tf_amalgam.weights import check_weights
@@ -419,15 +422,73 @@ def test_a_saved_state_does_not_know_its_chunks(tmp_path, monkeypatch):
         np.testing.assert_allclose(end, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("cores", [1, 3])
+def test_blocks_in_order_of_any_number_at_once(cores, monkeypatch):
+    """Eight blocks of which one, two or three are under way, against all at once."""
+    whole, _ = trained(tf_amalgam.RNNProp(warmup_steps=4), 2)
+    monkeypatch.setattr(chunks, "BLOCKS", ((2**13, 8), (2**16, 8)))
+    monkeypatch.setattr(chunks, "cores", lambda: cores)
+    monkeypatch.setattr(chunks, "LEAST_UNDER_WAY", 1)
+    optimizer = tf_amalgam.RNNProp(warmup_steps=4, chunk_size=5)
+    ends, _ = trained(optimizer, 2)
+    assert len(optimizer._state) == 8
+    np.testing.assert_allclose(ends, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", [tf_amalgam.RNNProp, tf_amalgam.Adam])
+def test_a_tape_may_record_steps(kind, compiled):
+    """Of a model in blocks or chunks, too."""
+    start = helpers.flat(model().get_weights())
+    ends = []
+    for chunk_size in (None, 20):
+        net = model()
+        optimizer = kind(chunk_size=chunk_size)
+        optimizer.build(net.trainable_weights)
+        steps = functools.partial(two_steps_on_a_tape, net, optimizer)
+        (tf.function(steps, autograph=False) if compiled else steps)()
+        ends.append(helpers.flat(net.get_weights()))
+    assert np.abs(ends[0] - start).max() > 1e-3
+    np.testing.assert_allclose(*ends, rtol=1e-5, atol=1e-6)
+
+
+def two_steps_on_a_tape(net, optimizer):
+    with tf.GradientTape(persistent=True) as tape:
+        for _ in range(2):
+            loss = tf.reduce_mean(net(DATA.x) ** 2)
+            grads = tape.gradient(loss, net.trainable_weights)
+            optimizer.apply(grads, net.trainable_weights)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_warm_up_leaves_what_meta_training_leaves(name):
+    """The state of a rule that has observed the gradients, and nothing else of it."""
+    rule, generator = RULES[name], np.random.default_rng(0)
+    layout = Layout(("kernel", "bias"), ((4, 3), (3,)))
+    variables = [keras.Variable(np.ones(s, "float32")) for s in layout.shapes]
+    optimizer = RuleOptimizer(rule, rule.init_weights(0), warmup_steps=3)
+    expected = rule.init_state(layout)
+    for step in (1.0, 2.0, 3.0):
+        grads_P = tf.constant(generator.normal(size=layout.size), "float32")
+        optimizer.apply(layout.split(grads_P), variables)
+        expected = rule.observe(grads_P, expected, tf.constant(step))
+    [block] = optimizer._state
+    for variable, value in zip(block, keras.tree.flatten(expected), strict=True):
+        found = keras.ops.convert_to_numpy(variable)
+        np.testing.assert_allclose(found.reshape(value.shape), value, rtol=1e-5)
+
+
 def test_a_saved_state_of_another_model_is_refused():
     store: dict = {}
     optimizer = tf_amalgam.RNNProp()
     optimizer.build([keras.Variable(np.ones(5))])
+    optimizer.iterations.assign(3)
     optimizer.save_own_variables(store)
     other = tf_amalgam.RNNProp()
     other.build([keras.Variable(np.ones(7))])
     with pytest.raises(ValueError, match="a model with 5 .*, this one has 7"):
         other.load_own_variables(store)
+    assert int(other.iterations) == 0  # nothing of it was loaded
     fewer = {key: store[key] for key in list(store)[:-1]}
     with pytest.warns(UserWarning, match="Skipping variable loading"):
         other.load_own_variables(fewer)
@@ -497,15 +558,15 @@ def test_chunks_by_default(monkeypatch):
         optimizer.build([keras.Variable(np.zeros(coordinates, "float32"))])
         return [block[-1].shape for block in optimizer._state]
 
-    monkeypatch.setattr(chunks, "cores", lambda: 1)
     assert shapes(2**13) == [(1, 20, 2**13)]
-    # A recurrent rule's in rows of some blocks, two at least, up to eight.
-    assert shapes(2**13 + 1) == [(2, 20, 2064)] * 2
-    assert shapes(2**15 + 33) == [(8, 20, 2064)] * 2
-    assert shapes(2**15 + 33, state_dtype="bfloat16") == [(8, 20, 2064)] * 2
-    monkeypatch.setattr(chunks, "cores", lambda: 40)
-    assert shapes(2**13 + 1) == [(1, 20, 2064)] * 4
-    assert shapes(2**18) == [(16, 20, 2064)] * 8
+    # A recurrent rule's in rows of some blocks, whatever the machine.
+    for cores in (1, 40):
+        monkeypatch.setattr(chunks, "cores", lambda cores=cores: cores)
+        assert shapes(2**13 + 1) == [(2, 20, 2064)] * 2
+        assert shapes(2**15 + 33) == [(8, 20, 2064)] * 2
+        assert shapes(2**15 + 33, state_dtype="bfloat16") == [(8, 20, 2064)] * 2
+        assert shapes(2**16) == [(16, 20, 2064)] * 2
+        assert shapes(2**18) == [(16, 20, 2064)] * 8
     assert shapes(2**13 + 1, tf_amalgam.Adam) == [(1, 2**13 + 1)]
     assert shapes(2**13 + 1, tf_amalgam.LearnedScalars) == [(1, 2**13 + 1)]
     assert len(shapes(2**13 + 1, tf_amalgam.Scale)) == 1  # couples coordinates
@@ -513,21 +574,20 @@ def test_chunks_by_default(monkeypatch):
     variable = keras.Variable(1.0)
     assert chunks.arranged(variable, 500, 5) == (100, 1, 5)
     assert chunks.arranged(variable, 501, 5) == (1, 101, 5)
-    assert chunks.arranged(variable, 500, 5, recurrent=True) == (8, 13, 5)
+    assert chunks.arranged(variable, 500, 5, recurrent=True) == (2, 50, 5)
     assert chunks.arranged(variable, 500, 500, recurrent=True) == (1, 1, 500)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 5, 16, 47, None])
-def test_blocks_hold_all_coordinates(chunk_size, monkeypatch):
+def test_blocks_hold_all_coordinates(chunk_size):
     """None of them is padding alone, and no row is longer than asked for."""
-    monkeypatch.setattr(chunks, "cores", lambda: 3)
-    most = chunk_size or chunks.HALVED
+    most = chunk_size or chunks.BLOCKS[0][0]
     for coordinates in (*range(1, 90), 8193, 18_122, 370_506):
         given = (keras.Variable(1.0), coordinates, chunk_size)
         blocks, rows, size = chunks.arranged(*given, recurrent=True)
         assert (blocks - 1) * rows * size < coordinates <= blocks * rows * size
         assert size <= most
-        assert blocks <= 3
+        assert blocks <= (2 if coordinates <= 2**16 else 8)
         assert (blocks == 1) == (coordinates <= most)
 
 

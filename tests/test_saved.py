@@ -83,6 +83,16 @@ def test_missing_file_says_what_was_expected(tmp_path):
         tf_amalgam.load(tmp_path)
 
 
+def test_a_folder_of_replicates_says_which_there_are(path):
+    for name in ("replicate-0", "replicate-1"):
+        (path.parent / name).mkdir()
+        (path.parent / name / path.name).write_bytes(path.read_bytes())
+    assert tf_amalgam.load(path.parent).rule == RULE  # a run's own comes first
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="replicate-0, replicate-1. Give the"):
+        tf_amalgam.load(path.parent)
+
+
 DAMAGE = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:9000]),
     "not an archive": lambda path: path.write_text("hello"),

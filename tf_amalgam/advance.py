@@ -9,7 +9,7 @@ from tf_amalgam.chunks import update_in_chunks
 from tf_amalgam.layout import Layout
 
 # Parts of a rule's state that average gradients, a mixture's members among them.
-MOMENTS = ("m", "v", "pool")
+MOMENTS = ("m", "v", "pool", "agreement")
 
 
 class Place(NamedTuple):
@@ -70,7 +70,8 @@ def advance(
         own = (rule, given, vectors, variables, part)
         return one_way(lambda way: compiled.in_place(way, *own))
 
-    vectors = [grads_P, params_P]
+    # A tape that records while an optimizer steps would differentiate XLA's programs.
+    vectors = [ops.stop_gradient(grads_P), ops.stop_gradient(params_P)]
     if rule.coordinatewise:
         if not place.whole:
             vectors = [*(_among_zeros(v, place) for v in vectors), _has_one(place)]

@@ -31,12 +31,13 @@ CPU_WHOLE = 2**16 + MULTIPLE
 # longer by a tenth of a second for each, and memory that is given up and taken anew at
 # each step is scattered. What is larger than 32 MiB is given back to the system.
 CPU_APART = ((CPU_WHOLE, 16), (2**18 + MULTIPLE, 100))
-# A recurrent rule takes more coordinates than that in two blocks or more, for each core
-# one: while one program waits for what is spread over the cores, others work.
-HALVED = 2**13
+# A recurrent rule takes more coordinates than these in so many blocks, beside one
+# another: while one program waits for what is spread over the cores, others work. Their
+# number does not depend on the cores, so that a checkpoint fits another machine.
+BLOCKS = ((2**13, 2), (2**16, 8))
 # A block's row: what is between its operations stays in the nearest cache.
 ROW = 2**11 + MULTIPLE
-# So many blocks are under way, one for each core within these bounds.
+# So many blocks are under way at once, one for each core within these bounds.
 LEAST_UNDER_WAY, MOST_UNDER_WAY = 2, 8
 
 
@@ -117,9 +118,10 @@ def arranged(variable, coordinates, chunk_size, recurrent=False):
         chunk_size: at most; None for the default.
         recurrent: whether a recurrent network takes their step.
     """
-    if recurrent and coordinates > (chunk_size or HALVED) and apart(variable):
+    fewest, several = BLOCKS[coordinates > BLOCKS[1][0]]
+    if recurrent and coordinates > (chunk_size or fewest) and apart(variable):
         most = min(chunk_size or ROW, ROW)
-        blocks = min(under_way(), -(-coordinates // most))
+        blocks = min(several, -(-coordinates // most))
         rows = -(-coordinates // (blocks * most))
         size = -(-coordinates // (blocks * rows))
         size = vectors if (vectors := odd_vectors(size)) <= most else size

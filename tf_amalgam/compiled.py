@@ -18,13 +18,19 @@ def update(rule, weights, grads_P, params_P, state, layout, step):
     if not wanted(rule, weights):
         return rule.update(*seen, layout, step)
     if isinstance(layout, Chunk):
-        return _program(rule, layout.whole, layout.size)(*seen, step, layout.start)
-    return _program(rule, layout, None)(*seen, step, 0)
+        program = _program(rule, _nameless(layout.whole), layout.size)
+        return program(*seen, step, layout.start)
+    return _program(rule, _nameless(layout), None)(*seen, step, 0)
 
 
 def wanted(rule, weights):
-    """Returns whether XLA takes a rule's steps."""
+    """Returns whether XLA takes a rule's steps, be the state in blocks or not."""
     return bool(weights) and rule.coordinatewise and available()
+
+
+def _nameless(layout):
+    """Returns a layout without its names: models that are alike share programs."""
+    return layout._replace(names=("",) * len(layout.shapes))
 
 
 @functools.lru_cache(maxsize=32)
@@ -55,7 +61,8 @@ def in_place(step_fn, rule, given, vectors, variables, part):
         part: `Chunk` of rows.
     """
     kinds = tuple((held.dtype, held.shape) for held in variables)
-    program = _in_place(step_fn, rule, part.whole, part.size, part.rows, kinds)
+    cut = (_nameless(part.whole), part.size, part.rows)
+    program = _in_place(step_fn, rule, *cut, kinds)
     return program(given, vectors, [held.handle for held in variables], part.start)
 
 

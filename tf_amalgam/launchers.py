@@ -231,7 +231,7 @@ class Ray:
             import ray
         except ImportError as error:
             raise ValueError(
-                "launcher 'ray' needs Ray: pip install 'tf_amalgam[ray]'."
+                "launcher 'ray' needs Ray: pip install 'ray>=2.40,<3'."
             ) from error
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(

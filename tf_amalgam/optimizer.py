@@ -39,8 +39,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             so that the working memory of a step is bounded; rules that couple
             coordinates (Scale) update all at once. None: on a CPU under TensorFlow
             2,064 of a recurrent rule, row by row in the state's own memory, as soon
-            as a model has more than 2¹³, in two to eight blocks beside one another
-            (for each core one); of other rules up to 2¹⁶, of models of more than a
+            as a model has more than 2¹³, in two blocks beside one another, in eight
+            from 2¹⁶ on; of other rules up to 2¹⁶, of models of more than a
             million up to 2¹⁸, beyond 26 million 2¹⁴. On another backend 2¹⁴ of models
             of more than 2¹⁶; beside a GPU, which needs more at once to be busy, 2¹⁹.
         guard: True, or a `Guard`: an analytic rule takes over for a while where the

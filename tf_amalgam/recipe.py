@@ -45,6 +45,8 @@ MEASURED = (
     "amalgamate.choice_repeat_threshold = None",
     "amalgamate.chances = 0",
 )
+# What ends in a message where a data set or a package is missing.
+NOT_HERE = (ValueError, OSError, ImportError)
 
 
 def read(gin_files, gin_bindings) -> campaign.Campaign:
@@ -232,8 +234,8 @@ def measure(what, workdir) -> campaign.Rates:
     """Measures the rates of a campaign on this machine and writes them into `workdir`.
 
     Some steps of each optimizee, by Adam and by RNNProp, and two meta-updates of each
-    training, without warm-ups. What cannot be had here (a data set) is left out with a
-    warning.
+    training, without warm-ups. What cannot be had here (a data set, a package) is left
+    out with a warning.
     """
     bindings.parse(what.gin_files, what.gin_bindings)
     bound = gin.get_bindings("evaluate", resolve_references=False)
@@ -245,7 +247,7 @@ def measure(what, workdir) -> campaign.Rates:
                 who: trial.seconds_of_an_epoch(saved.load(name), task)
                 for who, name in (("known", "adam"), ("student", "rnnprop"))
             }
-        except (ValueError, OSError) as error:
+        except NOT_HERE as error:
             logging.warning("%s is not measured: %s", optimizee.name, error)
     rates = campaign.Rates(_machine(), epoch, {})
     campaign.write_rates(rates, workdir)
@@ -253,7 +255,7 @@ def measure(what, workdir) -> campaign.Rates:
         for label in what.trainings:
             try:
                 rates.inner_step[label] = _seconds_of_an_inner_step(what, label)
-            except (ValueError, OSError) as error:
+            except NOT_HERE as error:
                 logging.warning("%s is not measured: %s", label, error)
             campaign.write_rates(rates, workdir)
     return rates

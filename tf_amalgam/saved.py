@@ -75,6 +75,13 @@ def read(path):
     """
     path = pathlib.Path(path)
     if path.is_dir():
+        several = sorted(one.parent.name for one in path.glob(f"*/{STUDENT_FILE}"))
+        if several and not (path / STUDENT_FILE).is_file():
+            raise FileNotFoundError(
+                f"{path} holds several trained optimizers: {', '.join(several)}. Give "
+                f"the folder of one, {path / several[0]} say; amalgam-export takes the "
+                "best."
+            )
         path = path / STUDENT_FILE
     if not path.is_file():
         raise FileNotFoundError(

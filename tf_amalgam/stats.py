@@ -46,7 +46,8 @@ def mixed_model(
     """Returns the linear mixed model of one optimizer's runs (App. D.1, Eq. 9).
 
     Y_ij = μ + α_i + ε_ij with α_i ~ N(0, σ_α²) for replicate i and ε_ij ~ N(0, σ_ε²)
-    for its evaluation j, fitted by restricted maximum likelihood (statsmodels).
+    for its evaluation j, fitted by restricted maximum likelihood: in closed form where
+    all replicates have as many evaluations, else by statsmodels.
 
     Intervals: μ by Student's t with a − 1 degrees of freedom, exact for balanced
     data; σ_ε by χ² with N − a, exact; σ_α by Williams (1962) and Tukey (1951), with
@@ -123,9 +124,11 @@ def _several(y, labels, groups, facts, notes):
         between = _deviation_interval(sd**2, a - 1, "meta")
         found = {"mean": means.mean(), "mean_low": low, "mean_high": high, "meta": sd}
         return _fit(facts, notes, **found, **between, evaluation=0.0)
-    between = _between(groups) / (within / freedom)
-    start = (between - 1.0) / _size(groups)
-    mean, error, meta, evaluation = _reml(tuple(y), tuple(labels), start)
+    if len({len(group) for group in groups}) == 1:
+        mean, error, meta, evaluation = _balanced(y, groups, within / freedom)
+    else:
+        start = (_between(groups) / (within / freedom) - 1.0) / _size(groups)
+        mean, error, meta, evaluation = _reml(tuple(y), tuple(labels), start)
     if meta == 0.0:
         notes = [*notes, "replicates differ no more than evaluations do (singular fit)"]
     low, high = _mean_interval(mean, error, a - 1)
@@ -140,6 +143,25 @@ def _several(y, labels, groups, facts, notes):
         **_meta_interval(groups, within / freedom, freedom),
         **_deviation_interval(within / freedom, freedom),
     )
+
+
+def _balanced(y, groups, within):
+    """Returns what `_reml` would, of as many evaluations of each replicate.
+
+    Then restricted maximum likelihood needs no search: its variances are those of the
+    mean squares (Corbeil and Searle 1976), `within` and what is left between.
+    """
+    between = (_between(groups) - within) / _size(groups)
+    if between < SINGULAR * within:
+        return _one_spread(y)
+    error = math.sqrt(_between(groups) / len(y))
+    return y.mean(), error, math.sqrt(between), math.sqrt(within)
+
+
+def _one_spread(y):
+    """Returns what a fit is where replicates differ no more than evaluations do."""
+    deviation = y.std(ddof=1)
+    return y.mean(), deviation / math.sqrt(len(y)), 0.0, deviation
 
 
 @functools.lru_cache(4096)  # figures and tables of a report ask for the same ones
@@ -158,8 +180,7 @@ def _reml(y, labels, start):
         found = model.fit(guess, reml=True, method=["lbfgs", "powell"])
     noise, between = float(found.scale), float(np.asarray(found.cov_re)[0, 0])
     if between < SINGULAR * noise:
-        noise, between = float(((y - center) ** 2).sum() / (len(y) - 1)), 0.0
-        return center, math.sqrt(noise / len(y)), 0.0, math.sqrt(noise)
+        return _one_spread(y)
     weights = np.array(
         [1.0 / (between + noise / (labels == label).sum()) for label in set(labels)]
     )

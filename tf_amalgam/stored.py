@@ -39,17 +39,18 @@ def load(store, items, coordinates, name):
     Raises:
         ValueError: where it is the state of a model of another size.
     """
-    for i, item in enumerate(items):
-        value = store[str(i)]
-        if not isinstance(item, tuple):
-            item.assign(value)
-            continue
-        if value.shape[-1] != coordinates:
+    values = [store[str(i)] for i in range(len(items))]
+    for item, value in zip(items, values, strict=True):
+        if isinstance(item, tuple) and value.shape[-1] != coordinates:
             raise ValueError(
                 f"The saved state of {name} is of a model with "
                 f"{value.shape[-1]:,} trainable parameters, this one has "
                 f"{coordinates:,}. Load it into the model that it was saved with."
             )
+    for item, value in zip(items, values, strict=True):
+        if not isinstance(item, tuple):
+            item.assign(value)
+            continue
         count, *_, size = item[0].shape
         chunks = cut(np.asarray(value), len(item) * count, size)
         for block, variable in enumerate(item):

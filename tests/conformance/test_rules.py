@@ -25,6 +25,7 @@ VARIANTS = {
     "choice, large": {"pool": "large", "units": 6},
     "choice, shallow": {"layers": 1},
     "choice, learned rates": {"rate_range": 1.0},
+    "choice, agreement": {"rate_range": 1.0, "rate_agreement": 0.5},
     **{f"learned_scalars, {base}": {"base": base} for base in rules.TEACHERS},
 }
 RULES = {
@@ -159,10 +160,13 @@ def test_observing_is_what_updating_does_to_moments(rule):
         np.testing.assert_allclose(
             getattr(seen, name), getattr(updated, name), rtol=1e-6
         )
-    if isinstance(rule, rules.Choice):  # its pool's moments
-        found, expected = helpers.flat(seen.pool), helpers.flat(updated.pool)
+    if isinstance(rule, rules.Choice):  # its pool's moments, and its own
+        moments = {"pool", "agreement"}
+        found, expected = (
+            np.concatenate([helpers.flat(s.pool), helpers.flat(s.agreement)])
+            for s in (seen, updated)
+        )
         np.testing.assert_allclose(found, expected, rtol=1e-6)
-        moments = {"pool"}
     for name in set(getattr(state, "_fields", ())) - moments:
         np.testing.assert_array_equal(
             helpers.flat(getattr(seen, name)), helpers.flat(getattr(state, name))
