@@ -5,8 +5,8 @@
 Reads the records of an evaluation (`amalgam-evaluate`) and writes
 `tf_amalgam/zoo/results.csv`, a row for each shipped optimizer and teacher on each
 optimizee, and a card for each shipped optimizer into `docs/zoo`. What has a shipped
-optimizer's name but not its weights is refused. With --add only rows of shipped
-optimizers that had none are added, beside the oracle of the rows that are there.
+optimizer's name but not its weights is refused. With --add rows of shipped optimizers
+are added, or take the place of older ones, beside the oracle of those that are there.
 """
 
 import argparse
@@ -45,18 +45,20 @@ def results(found, rivals=()):
 
 
 def added(there, found):
-    """Returns a table with rows of shipped optimizers that had none.
+    """Returns a table with the rows of shipped optimizers, in place of older ones.
 
     Args:
-        there: the table, with the oracle of each optimizee.
+        there: the table, with the oracle of each optimizee, and the teachers' rows.
         found: records.
 
     Raises:
         ValueError: where they are of other seeds, epochs or terms than the table.
     """
     mine = results(found)
-    mine = mine[~mine["optimizer"].isin(there["optimizer"])].copy()
-    mine = mine[mine["optimizee"].isin(there["optimizee"])]
+    # A teacher's row that is there belongs to the oracle.
+    shipped = mine["optimizer"].isin(saved.shipped_names())
+    mine = mine[shipped | ~mine["optimizer"].isin(there["optimizer"])]
+    mine = mine[mine["optimizee"].isin(there["optimizee"])].copy()
     of_all = there.drop_duplicates("optimizee").set_index("optimizee")
     for name in ("seeds", "epochs", "preset", *measured.TERMS):
         if (expected := mine["optimizee"].map(of_all[name])).ne(mine[name]).any():
@@ -67,7 +69,8 @@ def added(there, found):
     for name in ("oracle", "oracle_loss", "rival", "rival_loss"):
         if name in there:
             mine[name] = mine["optimizee"].map(of_all[name])
-    return pd.concat([there, mine[there.columns]])
+    rows = pd.concat([there, mine[there.columns]])
+    return rows.drop_duplicates(["optimizer", "optimizee"], keep="last")
 
 
 def write_cards(folder=CARDS):

@@ -28,8 +28,10 @@ def main(_=None):
     given = binary.FLAGS
     if given.replicates and given.profile:
         raise ValueError("--profile goes with one run; leave --replicates out.")
-    if given.launcher == "ray" and not given.replicates:
-        raise ValueError("--launcher is of replicates; give --replicates, too.")
+    if (given.parallel > 1 or given.launcher == "ray") and not given.replicates:
+        raise ValueError(
+            "--parallel and --launcher are of replicates; give --replicates, too."
+        )
     if given.replicates:
         bindings.run_replicates(
             given.replicates,

@@ -304,3 +304,11 @@ def test_a_package_that_is_missing_ends_in_a_message(tmp_path):
         [sys.executable, program], check=False, capture_output=True, text=True
     )
     assert (run.returncode, run.stderr) == (1, "error: Install what is private.\n")
+
+
+def test_several_at_a_time_are_replicates(tmp_path):
+    flags = [f"--gin_file={FILE}", f"--workdir={tmp_path}/run"]
+    for flag in ("--parallel=2", "--launcher=ray"):
+        refused = binary("amalgamate", *flags, flag)
+        assert "--parallel and --launcher are of replicates" in refused.stderr
+    assert not (tmp_path / "run").exists()

@@ -184,6 +184,22 @@ def test_rows_are_added_beside_the_oracle_that_is_there():
         zoo.added(other, found)
 
 
+def test_rows_of_shipped_optimizers_take_the_place_of_older_ones():
+    found = made_up()
+    for record in found:
+        if record["optimizer"] == "ours":
+            record["optimizer"] = "choice-small"
+            sha256 = saved.find("choice-small")[2]["sha256"]
+            record["optimizer_config"] = {"weights_sha256": sha256}
+    new = zoo.results(found)
+    older = new.assign(validation_loss=9.0)
+    grown = zoo.added(older, found).set_index("optimizer")["validation_loss"]
+    assert (grown.drop("choice-small") == 9.0).all()
+    expected = new.set_index("optimizer")["validation_loss"]["choice-small"]
+    assert list(grown["choice-small"]) == list(expected)
+    assert len(grown) == len(new)
+
+
 def test_the_shipped_results_are_of_the_shipped_optimizers():
     with open(cards.RESULTS, newline="") as file:
         rows = list(csv.DictReader(file))
