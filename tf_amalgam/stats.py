@@ -14,6 +14,7 @@ from scipy import ndimage
 from scipy import stats as distributions
 
 CONFIDENCE = 0.95
+ENDS = (0.5 + CONFIDENCE / 2, 0.5 - CONFIDENCE / 2)  # of an interval, as shares
 # Below this share of the noise, the spread of replicates is taken for none.
 SINGULAR = 1e-6
 
@@ -189,14 +190,20 @@ def _reml(y, labels, start):
     return mean, error, scale * math.sqrt(between), scale * math.sqrt(noise)
 
 
+@functools.lru_cache(4096)  # a report asks for few, thousands of times
+def _quantile(name, share, *freedom):
+    """Returns a quantile of a distribution of SciPy's: "t", "chi2" or "f"."""
+    return float(getattr(distributions, name).ppf(share, *freedom))
+
+
 def _mean_interval(mean, error, freedom):
-    half = distributions.t.ppf(0.5 + CONFIDENCE / 2, freedom) * error
+    half = _quantile("t", ENDS[0], freedom) * error
     return mean - half, mean + half
 
 
 def _deviation_interval(variance, freedom, name="evaluation"):
     """Returns the χ² interval of a standard deviation."""
-    ends = distributions.chi2.ppf([0.5 + CONFIDENCE / 2, 0.5 - CONFIDENCE / 2], freedom)
+    ends = [_quantile("chi2", share, freedom) for share in ENDS]
     low, high = (math.sqrt(freedom * variance / end) for end in ends)
     return {f"{name}_low": low, f"{name}_high": high}
 
@@ -209,9 +216,9 @@ def _meta_interval(groups, within, freedom):
     """
     a, n, between = len(groups), _size(groups), _between(groups)
     ends = []
-    for share in (0.5 + CONFIDENCE / 2, 0.5 - CONFIDENCE / 2):
-        ratio = distributions.f.ppf(share, a - 1, freedom)
-        chi2 = distributions.chi2.ppf(share, a - 1)
+    for share in ENDS:
+        ratio = _quantile("f", share, a - 1, freedom)
+        chi2 = _quantile("chi2", share, a - 1)
         ends.append(max(0.0, (between - within * ratio) * (a - 1) / (n * chi2)))
     return {"meta_low": math.sqrt(ends[0]), "meta_high": math.sqrt(ends[1])}
 
@@ -285,16 +292,20 @@ def optimization_stability(losses, kind="raw", corrected=False) -> float:
                 f"{curve.min()}. Use kind='raw'."
             )
         curve = np.log(curve)
-    rest = curve - _smooth(curve)
+    left = _left(len(curve))
+    deviation = float((left @ curve).std())
     if not corrected:
-        return float(rest.std())
-    left = np.eye(len(curve)) - np.apply_along_axis(_smooth, 0, np.eye(len(curve)))
-    left -= left.mean(0)
-    return float(rest.std() * math.sqrt(len(curve)) / np.linalg.norm(left))
+        return deviation
+    return (
+        deviation * math.sqrt(len(curve)) / float(np.linalg.norm(left - left.mean(0)))
+    )
 
 
-def _smooth(curve):
-    return ndimage.gaussian_filter1d(curve, FILTER, mode="nearest")
+@functools.lru_cache(16)  # curves of a report are as long as one another
+def _left(epochs):
+    """Returns the matrix that takes a curve of so many epochs to what β leaves."""
+    whole = np.eye(epochs)
+    return whole - ndimage.gaussian_filter1d(whole, FILTER, axis=0, mode="nearest")
 
 
 def effect_size(first, second) -> float:
