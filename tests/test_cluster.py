@@ -56,6 +56,15 @@ class Workers:
             process.kill()
             process.wait()
 
+    def kill_in_the_middle(self, index):
+        """Kills a worker when the run has a few updates behind it."""
+        history, deadline = self.folder / "history.csv", time.monotonic() + 300
+        while not history.is_file() or len(history.read_text().splitlines()) < 4:
+            assert time.monotonic() < deadline, self.logs[0].read_text()[-3000:]
+            assert self.running[index].poll() is None
+            time.sleep(0.02)
+        self.running[index].send_signal(signal.SIGKILL)
+
     def ended(self, index):
         """Returns the exit status of a worker, and what it said."""
         return self.running[index].wait(timeout=300), self.logs[index].read_text()
@@ -103,20 +112,28 @@ def test_a_lost_worker_stops_the_run_which_another_number_resumes(tmp_path, lost
     longer = "amalgamate.period = 20"
     broken = tmp_path / "broken"
     with Workers(2, broken, [longer]) as workers:
-        deadline = time.monotonic() + 300
-        while not (history := broken / "history.csv").is_file() or (
-            len(history.read_text().splitlines()) < 4
-        ):
-            assert time.monotonic() < deadline, workers.logs[0].read_text()[-3000:]
-            assert workers.running[lost].poll() is None
-            time.sleep(0.02)
-        workers.running[lost].send_signal(signal.SIGKILL)
+        workers.kill_in_the_middle(lost)
         status, said = workers.ended(1 - lost)
     assert status != 0
     assert "error: Another worker has ended" in said
     done = len(workdir.read_csv(broken / "history.csv"))
     assert 3 <= done < 40
     alone(broken, longer, strategy="none")
+    equal(broken, alone(tmp_path / "whole", longer, strategy="none"))
+
+
+@pytest.mark.slow
+def test_more_workers_go_on_where_one_was_killed(tmp_path):
+    longer = "amalgamate.period = 20"
+    broken = tmp_path / "broken"
+    with Workers(1, broken, [longer]) as workers:
+        workers.kill_in_the_middle(0)
+        workers.ended(0)
+    assert 3 <= len(workdir.read_csv(broken / "history.csv")) < 40
+    with Workers(2, broken, [longer]) as workers:
+        for index in range(2):
+            status, said = workers.ended(index)
+            assert status == 0, said[-3000:]
     equal(broken, alone(tmp_path / "whole", longer, strategy="none"))
 
 
