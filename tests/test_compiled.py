@@ -78,7 +78,7 @@ def test_analytic_rules_and_those_that_couple_coordinates_are_not_compiled():
 
 
 def test_loops_of_ones_own_compile_once():
-    """Eagerly, step by step; another model has a program of its own."""
+    """Eagerly, step by step; models of equal shapes share a program."""
     optimizer = tf_amalgam.RNNProp(warmup_steps=0, name="once")
     variable = keras.Variable(np.ones((7, 3)))
     before = compiled._program.cache_info()
@@ -86,6 +86,10 @@ def test_loops_of_ones_own_compile_once():
         optimizer.apply([tf.ones((7, 3))], [variable])
     after = compiled._program.cache_info()
     assert (after.misses - before.misses, after.hits - before.hits) == (1, 2)
+    alike = tf_amalgam.RNNProp(warmup_steps=0)
+    other = keras.Variable(np.ones((7, 3)), name="another")
+    alike.apply([tf.ones((7, 3))], [other])
+    assert compiled._program.cache_info().misses == after.misses
     layout = compiled._nameless(optimizer._layout)
     program = compiled._program(optimizer.rule, layout, None)
     assert program.experimental_get_tracing_count() == 1
