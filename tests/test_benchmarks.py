@@ -484,6 +484,15 @@ def test_operations_of_a_profile_by_kind(benchmark, tmp_path):
     assert where.kind_of("AddV2") == where.REST
 
 
+def test_a_profile_tells_of_xlas_compiler(benchmark, tmp_path):
+    where = benchmark("where_time_goes")
+    fresh = tf.function(lambda a: tf.exp(a) + a, jit_compile=True, autograph=False)
+    with tf.profiler.experimental.Profile(str(tmp_path)):
+        fresh(tf.ones((500, 500)))
+    spent = dict(where.events(tmp_path))
+    assert spent[where.COMPILER] > spent[where.FUSIONS] > 1e6
+
+
 @pytest.mark.parametrize("in_turn", [False, True])
 def test_the_plain_optimizer_takes_the_students_steps(in_turn):
     """Tensor by tensor, with a row a coordinate."""

@@ -424,7 +424,7 @@ def test_a_saved_state_does_not_know_its_chunks(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("cores", [1, 3])
 def test_blocks_in_order_of_any_number_at_once(cores, monkeypatch):
-    """Eight blocks of which one, two or three are under way, against all at once."""
+    """Eight blocks of which one or three are under way, against all at once."""
     whole, _ = trained(tf_amalgam.RNNProp(warmup_steps=4), 2)
     monkeypatch.setattr(chunks, "BLOCKS", ((2**13, 8), (2**16, 8)))
     monkeypatch.setattr(chunks, "cores", lambda: cores)

@@ -78,9 +78,9 @@ def read(path):
         several = sorted(one.parent.name for one in path.glob(f"*/{STUDENT_FILE}"))
         if several and not (path / STUDENT_FILE).is_file():
             raise FileNotFoundError(
-                f"{path} holds several trained optimizers: {', '.join(several)}. Give "
-                f"the folder of one, {path / several[0]} say; amalgam-export takes the "
-                "best."
+                f"{path} holds trained optimizers in {', '.join(several)}. Give the "
+                f"folder of one, {path / several[0]} say; of replicates amalgam-export "
+                "takes the best."
             )
         path = path / STUDENT_FILE
     if not path.is_file():
