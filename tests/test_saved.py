@@ -89,7 +89,9 @@ def test_a_folder_of_replicates_says_which_there_are(path):
         (path.parent / name / path.name).write_bytes(path.read_bytes())
     assert tf_amalgam.load(path.parent).rule == RULE  # a run's own comes first
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="in replicate-0, replicate-1. Give the"):
+    with pytest.raises(
+        FileNotFoundError, match="in replicate-0, replicate-1. Give the"
+    ):
         tf_amalgam.load(path.parent)
 
 
