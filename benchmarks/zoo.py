@@ -52,7 +52,8 @@ def added(there, found):
         found: records.
 
     Raises:
-        ValueError: where they are of other seeds, epochs or terms than the table.
+        ValueError: where they are of other seeds, epochs, terms or optimizees than the
+            table.
     """
     mine = results(found)
     # A teacher's row that is there belongs to the oracle.
@@ -60,7 +61,8 @@ def added(there, found):
     mine = mine[shipped | ~mine["optimizer"].isin(there["optimizer"])]
     mine = mine[mine["optimizee"].isin(there["optimizee"])].copy()
     of_all = there.drop_duplicates("optimizee").set_index("optimizee")
-    for name in ("seeds", "epochs", "preset", *measured.TERMS):
+    shared = ("seed_numbers", "epochs", "preset", *measured.TERMS, *measured.OPTIMIZEE)
+    for name in shared:
         if (expected := mine["optimizee"].map(of_all[name])).ne(mine[name]).any():
             raise ValueError(
                 f"The records' {name} is {list(mine[name])}, the table's "
@@ -92,7 +94,10 @@ def main():
     if not found:
         sys.exit("There are no records in this folder. Run amalgam-evaluate first.")
     if given.add:
-        table = added(pd.read_csv(cards.RESULTS, keep_default_na=False), found)
+        there = pd.read_csv(
+            cards.RESULTS, keep_default_na=False, dtype={"seed_numbers": str}
+        )
+        table = added(there, found)
     else:
         table = results(found, given.rivals)
     text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")

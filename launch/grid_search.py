@@ -25,6 +25,10 @@ def main(_=None):
     from tf_amalgam import bindings
 
     given = binary.FLAGS
+    if given.only and (given.parallel > 1 or given.launcher == "ray"):
+        raise ValueError(
+            "--only is of one process; leave --parallel and --launcher out."
+        )
     what = ("grid_search", given.gin_file, given.gin_bindings, given.workdir)
     if given.only:
         bindings.run_part(*what, given.only, given.report)

@@ -42,6 +42,8 @@ def main(_=None):
             binary.launcher(),
             given.export,
             binary.command("amalgam-train-zoo"),
+            given.job_cpus,
+            given.job_gpus,
         )
     print(plan.standing(given.workdir))
 

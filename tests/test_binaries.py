@@ -221,6 +221,12 @@ def test_the_remedies_that_are_named_help():
         ),
         # Others of the kinds above.
         pytest.param(
+            "grid_search",
+            [f"--gin_file={FILE}", "--workdir=x", "--only=a", "--parallel=2"],
+            "error: --only is of one process",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "amalgamate",
             [f"--gin_file={WITHOUT}", "--workdir=x"],
             "error: No optimizee is given",

@@ -147,6 +147,7 @@ def test_planned_inner_steps_are_those_of_the_curriculum():
         ({"trainings": {"a b": "x"}}, "'a b' is to name a folder"),
         ({"known": ["a"]}, "share a label: a"),
         ({"known": [campaign]}, "takes evaluate.baselines by their names"),
+        ({"known": {"adam": campaign}}, "baselines by their names.*received {'adam'"),
     ],
 )
 def test_mistakes(given, message):
@@ -164,12 +165,44 @@ def test_mistakes(given, message):
             "Did you mean|Unknown gin file",
         ),
         (PAPER, ["evaluate.tasks = [@tasks.mlp()]"], "bind tasks.mlp.name"),
+        (PAPER, ["evaluate.tasks = 'Train'"], "are references to optimizees"),
+        (
+            PAPER,
+            [
+                "evaluate.baselines = {'adam': @rules.adam()}",
+                "rules.adam.learning_rate = 0.05",
+            ],
+            "takes evaluate.baselines by their names",
+        ),
         (PAPER, ["amalgamate.alhpa = 1"], "alhpa"),
     ],
 )
 def test_mistakes_in_a_recipe_are_told_before_any_work(files, lines, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         recipe.read(files, lines)
+
+
+def test_single_things_stand_for_lists_of_one(tmp_path):
+    """As `evaluate` takes them; macros of optimizees, too."""
+    some = tmp_path / "some.gin"
+    some.write_text("some = [%Train, %MLP]")
+    lines = ["evaluate.tasks = %some", "evaluate.seeds = 3"]
+    lines += ["evaluate.baselines = 'sgd'"]
+    what = recipe.read([*PAPER, some], lines)
+    assert [one.name for one in what.optimizees] == ["Train", "MLP"]
+    assert [one.reference for one in what.optimizees] == ["%Train", "%MLP"]
+    assert (what.seeds, what.known) == ((3,), ("sgd",))
+    what = recipe.read(PAPER, ["evaluate.tasks = %MLP"])
+    assert what.optimizees == (Optimizee("%MLP", "MLP"),)
+    # To be measured, too.
+    assert list(map(repr, recipe._optimizees())) == ["%MLP"]
+
+
+def test_hours_of_jobs_that_are_none_of_its_own(small):
+    hours = recipe.hours(small, "nowhere")
+    [one, *_] = campaign.planned(small, "w")
+    for name in ("replicate-0", "train/other/0", "evaluate/Other/adam/0", "a/b"):
+        assert math.isnan(hours(one._replace(name=name)))
 
 
 def test_a_campaign_runs_to_its_report_and_goes_on(small, tmp_path, capsys):

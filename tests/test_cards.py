@@ -179,9 +179,15 @@ def test_rows_are_added_beside_the_oracle_that_is_there():
         t.set_index(["optimizer", "optimizee"]).sort_index() for t in (whole, grown)
     ]
     pd.testing.assert_frame_equal(*both, check_dtype=False)
-    other = known.assign(epochs=99)
-    with pytest.raises(ValueError, match="The records' epochs is"):
-        zoo.added(other, found)
+    for name, value in [
+        ("epochs", 99),
+        ("seed_numbers", "3 4 5"),
+        ("dataset", "mnist"),
+        ("examples", 9),
+        ("parameters", 9),
+    ]:
+        with pytest.raises(ValueError, match=f"The records' {name} is"):
+            zoo.added(known.assign(**{name: value}), found)
 
 
 def test_rows_of_shipped_optimizers_take_the_place_of_older_ones():
@@ -210,7 +216,7 @@ def test_the_shipped_results_are_of_the_shipped_optimizers():
     for task in tasks:  # equal terms
         here = [row for row in rows if row["optimizee"] == task]
         assert len({(row["seeds"], row["epochs"], row["oracle"]) for row in here}) == 1
-        assert int(here[0]["seeds"]) >= 2
+        assert int(here[0]["seeds"]) == len(here[0]["seed_numbers"].split()) >= 2
 
 
 @pytest.mark.parametrize("name", SHIPPED)

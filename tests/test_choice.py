@@ -206,6 +206,21 @@ def test_rates_may_begin_to_fall_with_time():
         np.testing.assert_allclose(found, expected, rtol=0.03, atol=1e-8)
 
 
+def test_one_huge_gradient_does_not_lose_a_coordinate():
+    rule = Choice(rate_range=3.0, rate_agreement=0.5)
+    layout, state = Layout(("bias",), ((2,),)), None
+    weights = rule.init_weights(0)
+    state = rule.init_state(layout)
+    params_P = np.ones(2, "float32")
+    for step, g in enumerate([1.0, 1e25, 1.0], 1):
+        grads_P = np.array([g, 1.0], "float32")
+        delta_P, state = rule.update(
+            weights, grads_P, params_P, state, layout, np.float32(step)
+        )
+        assert np.isfinite(np.asarray(delta_P)).all()
+    assert np.abs(np.asarray(delta_P)[1]) > 0.0
+
+
 def test_rates_may_begin_to_follow_how_far_gradients_agree():
     """Three coordinates: gradients that agree, know nothing of others, take turns."""
     blind = Choice(pool=POOL, rate_range=3.0, rate_decay=0.5)

@@ -21,6 +21,16 @@ def test_digits_in_three_splits():
     assert not (rows(digits.train) | rows(digits.validation)) & rows(digits.test)
 
 
+def test_validation_and_test_may_not_take_all():
+    """A set without a test split: half of it would be held out twice."""
+    six = data.Split(np.arange(6), np.arange(6))
+    found = data._three_splits("six", six, None, 2, 2)
+    assert [list(split.x) for split in found[1:]] == [[0, 1], [2, 3], [4, 5]]
+    for held_out in (0, 3, 4):
+        with pytest.raises(ValueError, match="half of the 6 training examples of six"):
+            data._three_splits("six", six, None, held_out, held_out)
+
+
 def test_images_hold_out_training_data(shared_data):
     mnist = data.load_dataset("mnist", shared_data, validation_examples=1000)
     assert mnist.example_shape == (28, 28, 1)

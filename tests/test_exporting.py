@@ -87,7 +87,7 @@ def test_a_run_becomes_four_files(run, tmp_path):
     assert [r["score"] for r in card.validations] == [r["score"] for r in rows]
     page = (output.parent / "mine.md").read_text()
     assert page.startswith("# mine\n\nrnnprop, taught by optimal choice of adam, rms")
-    for line in (f"| {card.sha256} |", "(mine.png)", card.command):
+    for line in (f"| {card.sha256} ", "(mine.png)", card.command):
         assert line in page
     assert "Results" not in page
     read = strict(output.parent / "mine.json")
@@ -218,6 +218,22 @@ def test_what_is_missing_is_said(run, tmp_path):
         exporting.export(run, tmp_path / "mine.npz", part="other")
     with pytest.raises(ValueError, match="output must end in .npz, received mine"):
         exporting.export(run, "mine")
+
+
+def test_no_failure_is_claimed_where_nothing_was_compared():
+    row = {"optimizee": "Train", "optimizer": "mine", "kind": "learned", "seeds": 3}
+    row |= {"epochs": 3, "diverged": 0, "validation_loss": 0.2, "validation_sd": 0.1}
+    row |= {"test_loss": 0.2, "test_accuracy": 0.9, "oracle": "", "oracle_loss": ""}
+    row |= {"preset": "paper", "warmup_steps": 1, "warmup_learning_rate": 0.1}
+    beside = {**row, "optimizee": "MLP", "oracle": "adam", "oracle_loss": 0.3}
+    card = cards.Card("mine", "rnnprop", {}, results=(row,))
+    assert exporting.markdown(card).endswith(
+        "None: no run diverged; there was no oracle on Train.\n"
+    )
+    card = cards.Card("mine", "rnnprop", {}, results=(row, beside))
+    assert exporting.markdown(card).endswith(
+        "no mean is more than 10% above the oracle's; there was no oracle on Train.\n"
+    )
 
 
 def test_diverged_runs_are_failures():

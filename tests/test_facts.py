@@ -1,5 +1,6 @@
 """The sentences at the head of a report."""
 
+import json
 import pathlib
 
 from tests.test_reporting import planted, written
@@ -68,7 +69,7 @@ def test_long_lists_are_capped():
 
 def test_what_was_planned_and_is_nowhere_is_missing(tmp_path):
     """A sweep that ended early has the same seeds everywhere."""
-    planned = {"adam": 1, "ours": 3}
+    planned = {"adam": [0], "ours": [0, 1, 2]}
     records.remember_order(tmp_path, ["Train"], list(planned), [0, 1], planned)
     records.remember_order(tmp_path, ["Train"], ["adam"], [2])
     order = records.read_order(tmp_path)
@@ -86,6 +87,24 @@ def test_what_was_planned_and_is_nowhere_is_missing(tmp_path):
         "ours (0) on Train: seeds 1, 2",
         "ours (1) on Train: seeds 1, 2",
     ]
+
+
+def test_replicates_go_by_their_numbers(tmp_path):
+    """Of three the first had no student, and was not to be evaluated."""
+    planned = {"ours": [1, 2]}
+    records.remember_order(tmp_path, ["Train"], ["ours"], [0, 1, 2], planned)
+    found = [
+        one
+        for one in planted()
+        if (one["task"], one["optimizer"], one["replicate"]) == ("Train", "ours", 1)
+    ]
+    order = records.read_order(tmp_path)
+    assert facts.missing_runs(frames.runs(found), order) == ["ours (2) on Train: none"]
+    # As earlier versions wrote it: how many there are.
+    path = tmp_path / records.ORDER_FILE
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "replicates": {"ours": 2}}))
+    assert records.read_order(tmp_path)["replicates"] == {"ours": [0, 1]}
 
 
 def test_equal_terms_are_by_replicate_where_there_are_several():

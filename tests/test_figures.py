@@ -15,6 +15,7 @@ from tf_amalgam import (
     figures_of_stability,
     frames,
     intervals,
+    participants,
     tables,
 )
 
@@ -261,6 +262,24 @@ def test_single_replicates_stand_in_table_6_beside_others():
     assert math.isnan(rows.loc["noisy", "meta"])
 
 
+def test_table_4_names_who_was_trained_whatever_is_known():
+    found = planted()
+    for one in found:
+        if one["optimizer"] == "noisy":
+            del one["trained"]["seconds"], one["trained"]["meta_updates"]
+    given = evaluated.gather(found)
+    drawn = {one.name: one for one in tables.all_tables(given, found)}
+    rows = drawn["table4"].table.set_index("optimizer")
+    assert list(rows.index) == ["ours", "noisy", "rnnprop"]
+    assert math.isnan(rows.loc["noisy", "hours"])
+    assert rows.loc["ours", "hours"] == 0.5
+    # Without teachers there is no scheme.
+    assert list(rows["scheme"]) == ["min_max", "min_max", ""]
+    assert "Choice rule" in drawn["published4"].caption
+    assert "6 replicates" in drawn["published6"].caption
+    assert "8 replicates, 25 epochs" in drawn["published5"].caption
+
+
 def test_only_large_optimizees_are_called_larger(monkeypatch):
     one = by_name(planted())["figure8"]
     panels = one.figure.axes
@@ -297,6 +316,71 @@ def test_figure_4_names_each_optimizer_once():
         "ours",
         "sgd",
     ]
+
+
+def test_figure_4_does_not_lose_who_diverged():
+    found = planted()
+    for one in found:
+        if one["task"] == "Train" and (
+            one["optimizer"] == "sgd" or (one["optimizer"], one["seed"]) == ("adam", 0)
+        ):
+            one |= {"diverged": True, "test": {}}
+    drawn = by_name(found)["figure4"]
+    labels = drawn.figure.axes[0].get_legend_handles_labels()[1]
+    assert sorted(labels) == [
+        *("Lion", "adam (1 of 3 diverged)", "ours", "sgd (3 of 3 diverged)"),
+    ]
+    assert "there is no point" in drawn.caption
+    assert set(drawn.numbers["optimizer"]) == {"Lion", "adam", "ours", "sgd"}
+    assert "there is no point" not in by_name(planted())["figure4"].caption
+    for one in found:
+        one["diverged"] |= one["task"] == "Train"
+    assert "figure4" not in by_name(found)
+
+
+def test_figure_6_says_what_was_lost_of_the_undisturbed(monkeypatch):
+    found = perturbed(monkeypatch)
+    for one in found:
+        if (one["optimizer"], one["task"], one["seed"]) == ("plain", "Train", 0):
+            one |= {"diverged": True, "test": {}}
+    labels = by_name(found)["figure6"].figure.axes[0].get_legend_handles_labels()[1]
+    assert "plain, undisturbed (3 of 9 diverged)" in labels
+    assert "alone, undisturbed" in labels
+
+
+def test_figure_8_tells_a_lost_oracle_from_runs_that_are_not_there():
+    found = planted()
+    for one in found:
+        if one["task"] == "MLP" and one["optimizer"] in ("adam", "sgd"):
+            one |= {"diverged": True, "test": {}}
+        if (one["task"], one["optimizer"], one["replicate"]) == ("Train", "adam", 0):
+            one["diverged"] |= one["seed"] == 1
+    drawn = by_name([one for one in found if one["replicate"] == 0])["figure8"]
+    oracle, adam = drawn.figure.axes
+    assert beside(oracle) == {1: "no oracle"}
+    # Of adam two seeds are left on one, none on the other.
+    assert beside(adam) == {0: "2 of 3 seeds", 1: "no value"}
+
+
+def test_figure_8_has_the_colour_of_its_reference():
+    found = planted()
+    for one in found:
+        if one["optimizer"] == "ours":  # imported: student, but no optimizee
+            one["trained"] = {**one["trained"], "task": "", "student": "rnnprop"}
+    drawn = by_name(found, reference="ours")["figure8"]
+    colors = [tick.get_color() for tick in drawn.figure.axes[0].get_yticklabels()]
+    assert colors[1] == participants.KINDS["authors' weights"]
+
+
+def test_students_are_counted_once_where_they_were_trained():
+    """Three replicates of one on MLP are no majority over two on Train."""
+    found = [one for one in planted() if one["kind"] == "learned"]
+    for one in found:
+        one["trained"]["task"] = "MLP" if one["optimizer"] == "ours" else "Train"
+    extra = [one for one in found if one["optimizer"] == "ours"]
+    runs = frames.runs([*found, *extra, *extra, *extra])
+    assert (runs["trained_on"] == "MLP").mean() > 0.5
+    assert frames.trained_on(runs) == "Train"
 
 
 def test_headings_of_a_single_optimizee_are_whole():

@@ -96,6 +96,26 @@ def test_the_headline_uses_it_and_says_so():
     assert after - before == pytest.approx(-math.log(2.0), abs=0.011)
 
 
+def test_pairs_of_replicates_are_no_seeds():
+    """Of three replicates the opponent has two."""
+    found = planted()
+    for one in found:
+        if one["optimizer"] == "sgd":
+            one["optimizer"] = "rival"
+    rivals = [
+        {**one, "replicate": i, "optimizer": "rival"}
+        for one in found
+        if one["optimizer"] == "rival"
+        for i in range(2)
+    ]
+    found = [one for one in found if one["optimizer"] != "rival"] + rivals
+    runs = frames.runs(found)
+    row = frames.verdicts(runs, "rival").set_index(["optimizer", "task"])
+    assert frames.unpaired(row.loc["ours", "Train"]) == "2 of 3 replicates"
+    assert frames.unpaired(row.loc["rnnprop", "Train"]) == ""  # both have two
+    assert frames.unpaired(row.loc["adam", "Train"]) == ""  # not paired
+
+
 def test_runs_that_did_not_learn_are_counted_and_kept():
     found = planted()
     for one in found:

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tf_amalgam
-from tests.test_optimizer import FEATURES, trained
+from tests.test_optimizer import DATA, FEATURES, trained
 from tf_amalgam.guard import BROKEN, SETTLING, Guard
 
 NAN, INF = float("nan"), float("inf")
@@ -348,6 +348,33 @@ def test_a_guard_that_does_not_act_changes_nothing(feature):
     guarded, _ = trained(optimizer, 2)
     assert set(optimizer.guard_report.values()) == {0}
     np.testing.assert_allclose(guarded, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_of_before_is_not_kept_by_a_program():
+    """Scaled eagerly, applied in a program, which would see the first one for ever."""
+    variable = keras.Variable([1.0, 2.0])
+    optimizer = learned_sgd(warmup_steps=2)
+    optimizer.build([variable])
+    program = tf.function(lambda grad: optimizer.apply([grad], [variable]))
+    for _ in range(320):
+        optimizer.scale_loss(tf.constant(1.0))
+        program(tf.constant([1e-3, 1e-3]))
+    assert optimizer.guard_report["gained_too_little"] == 0
+    assert float(optimizer._kept.watch.seen) == 0
+
+
+def test_a_private_model_tells_no_loss():
+    """It asks how the optimizer scales losses; the 1 that it asks with is none."""
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    private = tf_amalgam.private_model(net, 1.0, 0.1)
+    optimizer = learned_sgd(warmup_steps=2)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    private.compile(optimizer, loss)
+    x, y = (part[:8] for part in DATA)
+    private.fit(x, y, batch_size=8, epochs=4, verbose=0)
+    assert float(optimizer._kept.watch.seen) == 0
+    assert int(optimizer.iterations) == 4
 
 
 def test_a_wrong_gradient_is_named():

@@ -6,6 +6,7 @@ import pathlib
 import re
 import signal
 import time
+import types
 
 import gin
 import numpy as np
@@ -114,7 +115,8 @@ def test_jobs_wait_for_others_and_what_is_done_is_left(tmp_path):
     on, ended = Told(), []
     launched = {"progress": False, "ended": lambda job, error: ended.append(job.name)}
     assert launchers.run(several, on, tmp_path, **launched) == {}
-    assert on.started == ["train/b", "train/a", "evaluate/b", "evaluate/a", "report"]
+    # What a job was waited for comes before what else is ready.
+    assert on.started == ["train/b", "evaluate/b", "train/a", "evaluate/a", "report"]
     assert ended == on.started
     (tmp_path / "evaluate-b").unlink()
     again = Told()
@@ -159,7 +161,7 @@ def test_what_comes_after_a_failure_is_left(tmp_path):
 )
 def test_what_ray_begins_again(monkeypatch, tmp_path, status, error, message):
     """What was killed or stopped from outside; not what went wrong by itself."""
-    process = type("Ended", (), {"wait": lambda self: status})()
+    process = type("Ended", (), {"poll": lambda self: status})()
     monkeypatch.setattr(launchers, "_process", lambda *_, **__: process)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     arguments = (job("a"), tmp_path / "log.txt", tmp_path, {})
@@ -250,6 +252,7 @@ def alone(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_jobs_of_this_machine_equal_one_process(alone, tmp_path):
     found = bindings.run_launched(
         "evaluate", FILES, EVALUATION, tmp_path, launchers.Local(2), 1.0, 0.0
@@ -317,6 +320,49 @@ def test_a_ray_cluster_that_loses_a_worker_makes_the_same(cluster, alone, tmp_pa
             assert time.monotonic() < deadline
             time.sleep(0.1)
     same(tmp_path, alone)
+
+
+class Stopped(launchers.Ray):
+    """Is interrupted once the first job runs."""
+
+    def ended(self, running):
+        found = super().ended(running)
+        if processes_of(self.folder):
+            self.interrupted = time.monotonic()
+            raise KeyboardInterrupt
+        return found
+
+
+def test_an_interrupt_ends_what_ray_runs(cluster, tmp_path):
+    """Long before it would end by itself."""
+    on = Stopped()
+    on.folder = tmp_path
+    lines = [*EVALUATION, "evaluate.seeds = [0]", "evaluate.epochs = 2000"]
+    lines += ["evaluate.optimizers = ['adam']"]
+    several = [Job("long", "evaluate", FILES, tuple(lines), str(tmp_path))]
+    several = [several[0]._replace(flags=("--noreport",), cpus=1.0)]
+    with pytest.raises(KeyboardInterrupt):
+        launchers.run(several, on, tmp_path, progress=False)
+    assert time.monotonic() < on.interrupted + 30
+    deadline = time.monotonic() + 30
+    while processes_of(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_ray_is_told_how_to_compute_and_nothing_of_this_machine(monkeypatch):
+    given = []
+    on = launchers.Ray.__new__(launchers.Ray)
+    remote = lambda *arguments: given.append(arguments[-1])  # noqa: E731
+    on._task = types.SimpleNamespace(
+        options=lambda **_: types.SimpleNamespace(remote=remote)
+    )
+    on._retries = {}
+    for name in ("TF_CONFIG", "TF_CPU_BFC_MEM_LIMIT_IN_MB", "TF_ENABLE_ONEDNN_OPTS"):
+        monkeypatch.setenv(name, "1")
+    on.start(job("a"), "log.txt")
+    assert given[0]["TF_ENABLE_ONEDNN_OPTS"] == "1"
+    assert not {"TF_CONFIG", "TF_CPU_BFC_MEM_LIMIT_IN_MB"} & given[0].keys()
 
 
 def test_failures_on_ray_are_named(cluster, tmp_path, caplog):

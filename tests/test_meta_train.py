@@ -4,6 +4,8 @@ import dataclasses
 import json
 import logging
 import pathlib
+import re
+import types
 
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ import tensorflow as tf
 import tf_amalgam
 from tests import helpers
 from tf_amalgam import checkpoints, meta_step, run, saved, workdir
-from tf_amalgam.curriculum import Curriculum, Stage
+from tf_amalgam.curriculum import Curriculum, Progress, Stage
 from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.programs import adaptive_clip
 from tf_amalgam.settings import Settings
+from tf_amalgam.state import Learned, fresh
 
 SMALL = {
     "truncation_steps": 6,
@@ -105,8 +108,24 @@ def test_a_finished_run_is_not_run_again(uninterrupted, monkeypatch):
     same(amalgamated(workdir=folder), whole)
 
 
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-4000])
+
+
+def called_encrypted(path):
+    """A flag of each entry of the archive's directory."""
+    content = bytearray(path.read_bytes())
+    for found in re.finditer(b"PK\x01\x02", bytes(content)):
+        content[found.start() + 8] |= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [cut_short, pytest.param(called_encrypted, marks=pytest.mark.slow)],
+)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    uninterrupted, tmp_path, monkeypatch, caplog
+    uninterrupted, tmp_path, monkeypatch, caplog, broken
 ):
     whole, _ = uninterrupted
     step = Trainer.step
@@ -121,7 +140,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         amalgamated(workdir=tmp_path, checkpoint_seconds=0.0)
     monkeypatch.setattr(Trainer, "step", step)
     older, newest = sorted((tmp_path / "checkpoints").iterdir())
-    newest.write_bytes(newest.read_bytes()[:-4000])
+    broken(newest)
     with caplog.at_level(logging.WARNING):
         same(amalgamated(workdir=tmp_path), whole)
     assert f"{newest} is damaged" in caplog.text
@@ -129,6 +148,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 
 def test_no_readable_checkpoint_is_an_error(tmp_path):
+    path = checkpoints.save(tmp_path / "encrypted", 1, {}, {})
+    called_encrypted(path)
+    with pytest.raises(ValueError, match="None of the 1 checkpoints"):
+        checkpoints.load_newest(path.parent)
     (tmp_path / "checkpoint-00000001.npz").write_text("x")
     with pytest.raises(ValueError, match="None of the 1 checkpoints"):
         checkpoints.load_newest(tmp_path)
@@ -205,6 +228,63 @@ def test_non_finite_meta_gradients_are_skipped_and_counted(monkeypatch, caplog):
     assert "2 of 6 meta-updates were skipped" in caplog.text
 
 
+def test_an_unroll_whose_meta_gradient_is_lost_ends(monkeypatch):
+    """The second of three truncations; what is left of it would be lost as well."""
+    poisoned(monkeypatch, [2])
+    rows = amalgamated(meta_batch=1, stages=((18, 3),)).history
+    assert [row["skipped"] for row in rows] == [0, 1, 0, 0, 0, 0, 0, 0]
+    assert [row["meta_epoch"] for row in rows] == [0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_lost_teacher_ends_its_unroll(monkeypatch):
+    """Its parameters stay lost, and with them every meta-gradient after that."""
+    start, lost = Trainer._start, []
+
+    def broken(self, state):
+        carries = start(self, state)
+        if state.meta_epoch != 1:
+            return carries
+        lost.append(state.updates)
+        first, *others = carries
+        teacher = first.teachers[0]
+        params_P = teacher.params_P * np.float32("nan")
+        teachers = (teacher._replace(params_P=params_P), *first.teachers[1:])
+        return (first._replace(teachers=teachers), *others)
+
+    monkeypatch.setattr(Trainer, "_start", broken)
+    amalgam = amalgamated(stages=((18, 3),), meta_batch=2, max_skipped=2)
+    assert lost == [3]
+    assert [row["skipped"] for row in amalgam.history] == [0, 0, 0, 1, 0, 0, 0]
+    assert np.isfinite(helpers.flat(amalgam.weights)).all()
+
+
+def test_a_meta_gradient_whose_square_is_too_large_is_skipped(monkeypatch):
+    """Adam would keep an infinite second moment, and weights be NaN one step later."""
+    truncation = meta_step.truncation
+    calls = tf.Variable(0)
+
+    def huge(*arguments):
+        gradient, carry, metrics = truncation(*arguments)
+        factor = tf.where(tf.equal(calls.assign_add(1), 2), 1e25, 1.0)
+        return {k: factor * g for k, g in gradient.items()}, carry, metrics
+
+    monkeypatch.setattr(meta_step, "truncation", huge)
+    amalgam = amalgamated(meta_batch=1, stages=((6, 4),))
+    assert [row["skipped"] for row in amalgam.history] == [0, 1, 0, 0]
+    assert np.isfinite(amalgam.history[1]["last_loss"])
+    assert np.isfinite(helpers.flat(amalgam.weights)).all()
+
+
+def test_skipped_weights_that_are_given_up_do_not_count_on():
+    verdict = types.SimpleNamespace(then="repeat", best=False, progress=Progress())
+    learned = Learned({}, ())
+    before = fresh({}, ())._replace(now=learned, skipped=4, skipped_in_a_row=3)
+    after = Trainer._judged(before, verdict, 1.0)
+    assert (after.skipped, after.skipped_in_a_row) == (4, 0)
+    on = types.SimpleNamespace(then="", best=False, progress=Progress())
+    assert Trainer._judged(before, on, 1.0).skipped_in_a_row == 3
+
+
 def test_too_many_in_a_row_stop_the_run_and_keep_what_was_learned(
     monkeypatch, tmp_path
 ):
@@ -223,6 +303,15 @@ def test_adaptive_clip_by_hand():
     np.testing.assert_array_equal(adaptive_clip(gradient, weight, 2.0), gradient)
     zero = adaptive_clip(gradient, np.zeros(4, "float32"), 0.1)  # the floor of 1e-3
     assert np.linalg.norm(zero) == pytest.approx(1e-4)
+    # Where squares overflow, too.
+    np.testing.assert_allclose(
+        adaptive_clip(np.float32(1e30) * gradient, weight, 0.1),
+        0.08 * gradient,
+        rtol=1e-6,
+    )
+    for lost in ("nan", "inf"):
+        found = adaptive_clip(gradient + np.float32([lost, 0, 0, 0]), weight, 0.1)
+        assert not np.isfinite(found).all()
 
 
 def test_one_exploding_optimizee_does_not_drown_the_others(monkeypatch):
@@ -349,6 +438,22 @@ def test_another_experiment_in_the_workdir_is_refused(uninterrupted):
         amalgamated(workdir=folder, alpha=0.3)
     with pytest.raises(ValueError, match="teachers"):
         amalgamated(workdir=folder, teachers=["adam"])
+
+
+def test_another_model_of_the_same_shapes_is_another_experiment(tmp_path):
+    def task(activation):
+        return tf_amalgam.tasks.mlp("digits", activation=activation)
+
+    short = {**SMALL, "meta_batch": 1, "stages": ((6, 1),), "workdir": tmp_path}
+    tf_amalgam.amalgamate(task("sigmoid"), **short)
+    with pytest.raises(ValueError, match=r"another experiment(?s:.)*task.*model"):
+        tf_amalgam.amalgamate(task("relu"), **short)
+    # Folders of earlier versions do not know.
+    file = tmp_path / "settings.json"
+    told = json.loads(file.read_text())
+    del told["task"]["model"]
+    file.write_text(json.dumps(told))
+    assert tf_amalgam.amalgamate(task("sigmoid"), **short).finished
 
 
 def test_unreadable_settings_are_named(tmp_path):

@@ -422,7 +422,7 @@ def test_a_saved_state_does_not_know_its_chunks(tmp_path, monkeypatch):
         np.testing.assert_allclose(end, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("cores", [1, 3])
+@pytest.mark.parametrize("cores", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_blocks_in_order_of_any_number_at_once(cores, monkeypatch):
     """Eight blocks of which one or three are under way, against all at once."""
     whole, _ = trained(tf_amalgam.RNNProp(warmup_steps=4), 2)
@@ -478,7 +478,8 @@ def test_a_warm_up_leaves_what_meta_training_leaves(name):
         np.testing.assert_allclose(found.reshape(value.shape), value, rtol=1e-5)
 
 
-def test_a_saved_state_of_another_model_is_refused():
+def test_a_saved_state_of_another_model_is_left():
+    """As Keras' own optimizers do: with a warning, and nothing of it is loaded."""
     store: dict = {}
     optimizer = tf_amalgam.RNNProp()
     optimizer.build([keras.Variable(np.ones(5))])
@@ -486,12 +487,39 @@ def test_a_saved_state_of_another_model_is_refused():
     optimizer.save_own_variables(store)
     other = tf_amalgam.RNNProp()
     other.build([keras.Variable(np.ones(7))])
-    with pytest.raises(ValueError, match="a model with 5 .*, this one has 7"):
+    with pytest.warns(UserWarning, match="a model with 5 .*, this one has 7"):
         other.load_own_variables(store)
-    assert int(other.iterations) == 0  # nothing of it was loaded
+    assert int(other.iterations) == 0
     fewer = {key: store[key] for key in list(store)[:-1]}
     with pytest.warns(UserWarning, match="Skipping variable loading"):
         other.load_own_variables(fewer)
+
+
+@pytest.mark.parametrize("frozen", [1, 2])
+def test_a_file_of_a_model_that_was_frozen_after_training(frozen, tmp_path):
+    """Keras' Adam begins anew there, with a warning; of a part, or of all of it."""
+    for make in (keras.optimizers.Adam, tf_amalgam.RNNProp, tf_amalgam.Scale):
+        net = model()
+        trained(make(), 1, net)
+        for layer in net.layers[:frozen]:
+            layer.trainable = False
+        net.save(tmp_path / "model.keras")
+        with pytest.warns(UserWarning, match="Skipping variable loading"):
+            again = keras.models.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(
+            helpers.flat(again.get_weights()), helpers.flat(net.get_weights())
+        )
+        assert int(again.optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize("guard", [None, True])
+@pytest.mark.usefixtures("float64")
+def test_fresh_and_guarded_ones_where_keras_computes_in_float64(guard):
+    variable = keras.Variable(np.ones(3), dtype="float64")
+    optimizer = tf_amalgam.RNNProp(guard=guard, warmup_steps=1)
+    for _ in range(3):
+        optimizer.apply([tf.constant([1.0, -2.0, 0.5], "float64")], [variable])
+    assert np.abs(variable.numpy() - 1.0).min() > 1e-4
 
 
 @pytest.mark.parametrize(

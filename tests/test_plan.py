@@ -1,6 +1,8 @@
 """The optimizers that ship: what trains each, one after another."""
 
 import pathlib
+import subprocess
+import sys
 
 import gin
 import pytest
@@ -8,7 +10,7 @@ import tensorflow as tf
 
 import tf_amalgam
 from tests.test_gin import SHORT, TINY
-from tf_amalgam import bindings, plan, saved
+from tf_amalgam import bindings, launchers, plan, saved
 from tf_amalgam.meta_train import Trainer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -50,6 +52,31 @@ def test_names_are_taken_in_the_plans_order():
     assert [entry.name for entry in some] == ["choice-large", "rnnprop"]
     with pytest.raises(ValueError, match=r"Unknown entry .*'rnnpop'.*'rnnprop'"):
         plan.chosen(["rnnpop"])
+
+
+def test_replicates_take_up_what_the_flags_say(tmp_path, monkeypatch):
+    """On Ray: without it they would all be kept from GPUs."""
+    seen = []
+    monkeypatch.setattr(
+        bindings.replicates, "run_replicates", lambda *_, **told: seen.append(told)
+    )
+    given = (["rnnprop"], [FORM], TINY, tmp_path, 2, launchers.Local(2))
+    bindings.train_zoo(*given, cpus=3.0, gpus=0.5)
+    assert [(told["cpus"], told["gpus"]) for told in seen] == [(3.0, 0.5)]
+    program = (
+        "from absl import flags\n"
+        "from tf_amalgam import bindings, plan\n"
+        "from tf_amalgam_launch import train_zoo\n"
+        "bindings.train_zoo = lambda *given: print(given[-2:])\n"
+        "plan.standing = lambda _: ''\n"
+        "words = '--workdir=w --replicates=2 --parallel=2 --gin_file=a --job_cpus=3'\n"
+        "flags.FLAGS(['x', *words.split(), '--job_gpus=.5'])\n"
+        "train_zoo.main()\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "(3.0, 0.5)"
 
 
 def test_what_fails_does_not_hold_up_the_others(tmp_path, caplog):

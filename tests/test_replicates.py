@@ -9,7 +9,7 @@ import pytest
 
 from tests import helpers
 from tests.test_gin import TINY
-from tf_amalgam import bindings, launchers, replicates, saved
+from tf_amalgam import bindings, jobs, launchers, replicates, saved
 from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
 
@@ -67,6 +67,23 @@ def test_the_folder_explains_itself(three):
     assert "`config.gin` is the configuration" in told
     bindings.parse([three / "config.gin"])
     assert gin.query_parameter("amalgamate.stages") == [(4, 1)]
+    listed = jobs.read(three / "jobs.jsonl")
+    assert [job.name for job in listed] == [f"replicate-{i}" for i in range(3)]
+    assert [job.workdir for job in listed] == [str(three / job.name) for job in listed]
+
+
+def test_its_list_of_jobs_does_the_same(three, tmp_path):
+    """As data it can be chosen from, and run elsewhere."""
+    bindings.run_replicates(1, FILES, TINY, tmp_path)
+    [job] = jobs.read(tmp_path / "jobs.jsonl")
+    again = tmp_path / "again"
+    job = job._replace(
+        workdir=str(again),
+        gin_bindings=(*job.gin_bindings, "amalgamate.replicate = 2"),
+        log=str(again / "log.txt"),
+    )
+    assert not launchers.run([job], launchers.Local(), tmp_path, progress=False)
+    np.testing.assert_array_equal(weights(again), weights(three / "replicate-2"))
 
 
 def test_fewer_are_the_first_of_more_and_finished_ones_stay(three, monkeypatch):
@@ -194,6 +211,7 @@ def test_a_damaged_student_is_left_out_of_the_summary(three, tmp_path, caplog):
     assert "replicate-1 is left out of the summary" in caplog.text
 
 
+@pytest.mark.slow
 def test_several_at_once_equal_one_after_another(three, tmp_path):
     bindings.run_replicates(2, FILES, TINY, tmp_path, launchers.Local(2))
     for i in range(2):

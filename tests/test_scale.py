@@ -256,6 +256,19 @@ def test_coordinates_know_each_other_through_units_above_alone():
     assert not different[:, 1:].any()
 
 
+def test_a_tensor_without_coordinates_changes_nothing_but_the_count():
+    rule = Scale()
+    layout = Layout(("none", "bias"), ((0,), (3,)))
+    weights, state = rule.init_weights(0), rule.init_state(layout)
+    rng = np.random.default_rng(0)
+    for step in range(1, 4):
+        grads_P = rng.normal(size=3).astype("float32")
+        delta_P, state = rule.update(
+            weights, grads_P, np.ones(3, "float32"), state, layout, np.float32(step)
+        )
+    assert np.isfinite(np.asarray(delta_P)).all()
+
+
 def test_permuted_tensors_give_the_permuted_step():
     rule = Scale()
     weights, grads = trained(rule), gradients()

@@ -108,6 +108,8 @@ def build_targets():
     """Returns target → (sources, deps) of BUILD."""
     found = {}
     for body in TARGET.findall((ROOT / "BUILD").read_text()):
+        keys = re.findall(r"^    (\w+) = ", body, re.M)
+        assert len(keys) == len(set(keys)), body  # Bazel loads no such file
         lists = {
             k: re.findall(r'"([^"]+)"', v)
             for k, v in re.findall(r"(\w+) = \[(.*?)\]", body, re.S)

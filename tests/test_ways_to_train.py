@@ -214,6 +214,9 @@ WAYS = {
     "eager fit": lambda make: fit(model(), make(), run_eagerly=True),
     "compiled by XLA": lambda make: fit(model(), make(), jit_compile=True),
     "steps per execution": lambda make: fit(model(), make(), steps_per_execution=4),
+    "accumulated gradients": lambda make: fit(
+        model(), make(gradient_accumulation_steps=3)
+    ),
     "train_on_batch": one_batch_at_a_time,
     "own loop": own_loop,
     "own loop, compiled": lambda make: own_loop(make, True),
@@ -267,35 +270,55 @@ SAME = [
 ]
 
 
-def by_a_student(way, guard):
-    options = {"warmup_steps": 4, "guard": guard}
-    return WAYS[way](lambda **kwargs: tf_amalgam.load(SHIPPED, **options, **kwargs))
+def by_a_student(way, **options):
+    return WAYS[way](
+        lambda **kwargs: tf_amalgam.load(SHIPPED, warmup_steps=4, **options, **kwargs)
+    )
 
 
 @functools.cache
-def fitted(guard):
-    return by_a_student("fit", guard)
+def fitted():
+    return by_a_student("fit", guard=True)
 
 
-# A guarded optimizer takes its student's steps: that one alone is slow. So are ways on
-# which Keras does what Adam above shows, and a guard nothing of its own.
-ALONE = [pytest.param(None, way, marks=pytest.mark.slow) for way in WAYS]
+# Ways on which Keras does what Adam above shows, and a guard nothing of its own.
 PLAIN = [
     *("train_on_batch", "own loop, built variables", "ReduceLROnPlateau"),
     *("several outputs", "batch normalization", "MirroredStrategy"),
-]
-GUARDED = [
-    pytest.param(True, way, marks=[pytest.mark.slow] * (way in PLAIN)) for way in WAYS
+    *("accumulated gradients", "MirroredStrategy, float16"),
 ]
 
 
-@pytest.mark.parametrize(("guard", "way"), [*ALONE, *GUARDED])
-def test_a_trained_optimizer_goes_every_way(guard, way):
-    found = by_a_student(way, guard)
+@pytest.mark.parametrize(
+    "way", [pytest.param(w, marks=[pytest.mark.slow] * (w in PLAIN)) for w in WAYS]
+)
+def test_a_guarded_optimizer_goes_every_way(way):
+    found = by_a_student(way, guard=True)
     assert np.all(np.isfinite(found))
     assert np.abs(found - by_sgd(way)).max() > 0.02
     if way in SAME:
-        np.testing.assert_allclose(found, fitted(guard), atol=2e-4)
+        np.testing.assert_allclose(found, fitted(), atol=2e-4)
+
+
+# Ways on which a step is told other gradients, or of other variables.
+OTHER_GRADIENTS = ["mixed_float16", "accumulated gradients", "frozen later"]
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(w, marks=[pytest.mark.slow] * (w not in OTHER_GRADIENTS))
+        for w in WAYS
+    ],
+)
+def test_a_model_in_blocks_goes_every_way(way):
+    """Of two rows each, against all coordinates at once."""
+    blocks, whole = (by_a_student(way, chunk_size=n) for n in (20, None))
+    assert np.all(np.isfinite(whole))
+    moved = np.abs(whole - by_sgd(way)).max()
+    assert moved > 0.02
+    half = "float16" in way
+    np.testing.assert_allclose(blocks, whole, atol=(2e-2 if half else 2e-4) * moved)
 
 
 def by_keras_file(net, _, folder):
@@ -341,7 +364,9 @@ KEEPERS = {
 MAKERS = {
     "adapted Adam": lambda: keras_adam.AdaptedAdam(0.01),
     "in the warm-up": lambda: tf_amalgam.load(SHIPPED, warmup_steps=18),
-    "after it": lambda: tf_amalgam.load(SHIPPED, warmup_steps=4),
+    "after it, in blocks": lambda: tf_amalgam.load(
+        SHIPPED, warmup_steps=4, chunk_size=20
+    ),
     "guarded": lambda: tf_amalgam.load(SHIPPED, warmup_steps=4, guard=True),
 }
 

@@ -81,7 +81,7 @@ def test_stopping_interrupts_all(begun, tmp_path):
     crew = Workers(2, [], [], tmp_path)
     crew.work(5)
     crew.stop()
-    assert [fake.signals for fake in begun] == [[signal.SIGINT]] * 2
+    assert [fake.signals for fake in begun] == [[signal.SIGTERM]] * 2
     crew.stop()  # once
     assert [len(fake.signals) for fake in begun] == [1, 1]
 

@@ -243,6 +243,8 @@ def train_zoo(
     on=None,
     into=None,
     command="",
+    cpus=2.0,
+    gpus=0.0,
 ):
     """Trains entries of the plan in a form (see `plan.train`).
 
@@ -254,6 +256,7 @@ def train_zoo(
         on: a launcher of the replicates; None runs one after another here.
         into: folder to export finished ones to, or None.
         command: what was typed, for the READMEs of replicates.
+        cpus, gpus: what each replicate takes up, for the launcher.
     """
     for entry in plan.chosen(only):  # mistakes show before any work
         parse([*gin_files, entry.gin_file], gin_bindings)
@@ -262,7 +265,7 @@ def train_zoo(
     def one(experiment, folder):
         given = ([*gin_files, experiment], gin_bindings, folder)
         if count:
-            run_replicates(count, *given, on, command)
+            run_replicates(count, *given, on, command, cpus, gpus)
         else:
             run("amalgamate", *given)
 

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from tf_amalgam import files, jobs, records, replicates, workdir
@@ -79,6 +79,7 @@ def campaign(
                 f"campaign.trainings: {label!r} is to name a folder; use letters, "
                 "digits, dots, dashes and underscores."
             )
+    known = (known,) if isinstance(known, str | Mapping) else tuple(known)
     if unnamed := [one for one in known if not isinstance(one, str)]:
         raise ValueError(
             "A campaign takes evaluate.baselines by their names, adam or keras.AdamW "
@@ -93,9 +94,7 @@ def campaign(
         for label, path in trainings.items()
     }
     given = (tuple(map(str, gin_files)), tuple(gin_bindings), tuple(optimizees))
-    return Campaign(
-        paths, form, *given, tuple(known), tuple(seeds), replicates, runs_per_job
-    )
+    return Campaign(paths, form, *given, known, tuple(seeds), replicates, runs_per_job)
 
 
 def of_training(what, label):
@@ -296,11 +295,15 @@ def hours_of(what, rates, epochs, inner_steps):
     by_folder = {records.safe(o.name): rates.epoch.get(o.name) for o in what.optimizees}
 
     def hours(job):
-        kind, name, *rest = job.name.split("/")
-        if kind == "train":
-            return inner_steps[name] * rates.inner_step.get(name, math.nan) / 3600
-        seconds = by_folder[name] or {}
-        who = "student" if rest[0] in what.trainings else "known"
-        return len(job.makes) * epochs * seconds.get(who, math.nan) / 3600
+        match job.name.split("/"):
+            case ["train", name, _] if name in inner_steps:
+                seconds = inner_steps[name] * rates.inner_step.get(name, math.nan)
+            case ["evaluate", name, label, _, *_]:
+                who = "student" if label in what.trainings else "known"
+                epoch = (by_folder.get(name) or {}).get(who, math.nan)
+                seconds = len(job.makes) * epochs * epoch
+            case _:  # none of this campaign's
+                seconds = math.nan
+        return seconds / 3600
 
     return hours

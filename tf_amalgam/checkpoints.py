@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import pathlib
-import zipfile
 
 import numpy as np
 
@@ -47,7 +46,7 @@ def load_newest(folder):
             with np.load(path, allow_pickle=False) as archive:
                 everything = {name: archive[name] for name in archive.files}
             facts = json.loads(everything.pop("facts").tobytes())
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except files.UNREADABLE_ZIP as error:
             logging.warning(
                 "Checkpoint %s is damaged (%s); falling back to the one before.",
                 path,

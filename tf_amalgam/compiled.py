@@ -74,7 +74,7 @@ def _in_place(step_fn, rule, layout, size, rows, kinds):
     def program(given, vectors, handles, start):
         variables = [Held(h, *kind) for h, kind in zip(handles, kinds, strict=True)]
         part = Chunk(layout, start, size, rows)
-        values = [held.read() for held in variables]
+        values = [_bits(held.read()) for held in variables]
         states = [_array(value.dtype, value.shape).unstack(value) for value in values]
         deltas = _array("float32", (rows, size))
 
@@ -83,9 +83,16 @@ def _in_place(step_fn, rule, layout, size, rows, kinds):
             # sees that nothing it overwrites is needed, and fuses a cell's operations,
             # which it does not where their result is written and read in one go.
             states = _written(states, tf.maximum(i - 1, 0), last)
-            mine = ([v[i] for v in vectors], [state.read(i) for state in states])
-            delta, after = step_fn(rule, given, *mine, part.row(i))
-            after = [tf.cast(a, b.dtype) for a, b in zip(after, last, strict=True)]
+            mine = [
+                _number(s.read(i), h) for s, h in zip(states, variables, strict=True)
+            ]
+            delta, after = step_fn(
+                rule, given, [v[i] for v in vectors], mine, part.row(i)
+            )
+            after = [
+                _bits(tf.cast(a, held.dtype))
+                for a, held in zip(after, variables, strict=True)
+            ]
             return i + 1, states, after, deltas.write(i, delta)
 
         carry = (tf.constant(0), states, [value[0] for value in values], deltas)
@@ -93,10 +100,24 @@ def _in_place(step_fn, rule, layout, size, rows, kinds):
         for held, state in zip(
             variables, _written(states, rows - 1, last), strict=True
         ):
-            held.assign(state.stack())
+            held.assign(_number(state.stack(), held))
         return deltas.stack()
 
     return tf.function(program, jit_compile=True, autograph=False)
+
+
+def _bits(value):
+    """Returns bfloat16 as whole numbers: XLA would copy all as float32 for each row."""
+    import tensorflow as tf
+
+    return tf.bitcast(value, tf.uint16) if value.dtype == tf.bfloat16 else value
+
+
+def _number(value, held):
+    """Returns what `_bits` was given, of a variable."""
+    import tensorflow as tf
+
+    return value if value.dtype == held.dtype else tf.bitcast(value, held.dtype)
 
 
 def _array(dtype, shape):

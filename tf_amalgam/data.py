@@ -187,14 +187,16 @@ def _check_known(name):
 
 def _three_splits(name, train, test, held_out, test_examples=0):
     """Cuts the validation (and, where there is none, the test) split off the end."""
-    if not 0 < held_out <= len(train.x) // 2:
-        raise ValueError(
-            f"validation_examples must be between 1 and half of the {len(train.x)} "
-            f"training examples of {name}, received {held_out}."
-        )
+    known = len(train.x)
     if test is None:
         test = Split(train.x[-test_examples:], train.y[-test_examples:])
         train = Split(train.x[:-test_examples], train.y[:-test_examples])
+    if not 0 < held_out <= known // 2 or held_out >= len(train.x):
+        raise ValueError(
+            f"validation_examples must be between 1 and half of the {known} training "
+            f"examples of {name}, of which some are left to train on; received "
+            f"{held_out}."
+        )
     validation = Split(train.x[-held_out:], train.y[-held_out:])
     return Dataset(
         name, Split(train.x[:-held_out], train.y[:-held_out]), validation, test

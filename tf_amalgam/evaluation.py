@@ -3,7 +3,6 @@
 import fnmatch
 import json
 import pathlib
-from collections import Counter
 
 import numpy as np
 
@@ -168,7 +167,10 @@ def evaluate(
         names,
         [one.label for one in contestants],
         seeds=seeds,
-        replicates=Counter(one.label for one in contestants),
+        replicates={
+            label: [one.replicate for one in contestants if one.label == label]
+            for label in {one.label for one in contestants}
+        },
     )
     _draw_samples(tasks, workdir)
     if launch:

@@ -97,12 +97,18 @@ def markdown(card) -> str:
         parts += ["## Results", f"{cards.terms(card.results[0])}."]
         parts += [_measured(card.results), "## Known failures"]
         lines = [f"- {line}" for line in cards.failures(card)]
-        parts.append(
-            "\n".join(lines)
-            or "None: no run diverged, and no mean is more "
-            f"than {cards.BEHIND:.0%} above the oracle's."
-        )
+        parts.append("\n".join(lines) or _no_failures(card.results))
     return "\n\n".join(parts) + "\n"
+
+
+def _no_failures(rows):
+    compared = [row for row in rows if row["oracle"]]
+    told = "None: no run diverged"
+    if compared:
+        told += f", and no mean is more than {cards.BEHIND:.0%} above the oracle's"
+    if alone := [row["optimizee"] for row in rows if not row["oracle"]]:
+        told += f"; there was no oracle on {', '.join(alone)}"
+    return f"{told}."
 
 
 def _table(rows):

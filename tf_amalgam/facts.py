@@ -116,14 +116,13 @@ def missing_runs(runs, order) -> list[str]:
     tasks = dict.fromkeys([*order["task"], *runs["task"]])
     labels = dict.fromkeys([*order["optimizer"], *runs["optimizer"]])
     seeds, found = {*order.get("seed", ()), *runs["seed"]}, []
-    counts = order.get("replicates", {})
+    planned = order.get("replicates", {})
     by = runs.groupby(["optimizer", "task", "replicate"])["seed"].agg(set)
     replicates = runs.groupby("optimizer")["replicate"].agg(set)
     for label in labels:
         for task in tasks:
-            expected = sorted(
-                {*replicates.get(label, {0}), *range(counts.get(label, 1))}
-            )
+            told = planned.get(label, ())
+            expected = sorted({*replicates.get(label, ()), *told} or {0})
             absent = [r for r in expected if (label, task, r) not in by.index]
             if absent == expected:
                 found.append(f"{label} on {task}: none")

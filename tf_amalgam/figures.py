@@ -8,14 +8,13 @@ from tf_amalgam import (
     figures_of_stability,
     frames,
     intervals,
-    participants,
     plots,
 )
 from tf_amalgam.pages import Section
 
 # Of a cropped figure, nats above the reference (the paper crops outliers too).
 CROP = 1.5
-# Parameters of an optimizee that is larger than those of the paper's Table 1 on MNIST.
+# Parameters beyond which an optimizee is called larger: some three Train nets.
 LARGE = 50_000
 
 READ = "Rows from the best to the worst mean over optimizees"
@@ -94,8 +93,7 @@ def learned_accuracy(found):
         labels,
         "figure9_accuracy",
         "Learned optimizers, accuracy (Figure 9)",
-        f"Means with 95 % intervals. {READ}; higher is better; each optimizee has an "
-        "axis of its own.",
+        f"{_own_axes()} {READ}; higher is better.",
         highest=True,
     )
 
@@ -125,8 +123,8 @@ def stability_and_losses(found):
         "Stability and losses, uncropped (Figure 10)"
         if stable
         else "Losses, uncropped (Figure 10)",
-        f"Means with 95 % intervals. {READ} of the validation loss; lower is better; "
-        f"each optimizee has an axis of its own.{jumps if stable else ''}",
+        f"{_own_axes()} {READ} of the validation loss; lower is better."
+        f"{jumps if stable else ''}",
     )
 
 
@@ -137,16 +135,22 @@ def larger(found):
         return None
     runs = frames.with_oracle(found.runs, found.best)
     parts = {}
-    for opponent in ["oracle", *(["adam"] if "adam" in found.pool else [])]:
+    others = {"adam"} & {*found.pool} - {found.reference}
+    for opponent in ["oracle", *others]:
         table = frames.verdicts(runs, opponent, "log_best_val_loss")
         if len(table):
             rows = table[table["optimizer"] == found.reference].set_index("task")
             rows = rows.assign(parameters=sizes, opponent=opponent)
+            rows["beside"] = [frames.unpaired(row) for _, row in rows.iterrows()]
+            alone = set(runs.loc[runs["optimizer"] == found.reference, "task"])
+            for task in alone - set(rows.index):
+                rows.loc[task, ["parameters", "opponent"]] = sizes[task], opponent
+                rows.loc[task, "beside"] = f"no {opponent}"
             parts[opponent] = rows.sort_values("parameters", kind="stable")
     if not parts:
         return None
     names = {task: f"{task} ({sizes[task]:,})" for task in sizes.index}
-    mine = participants.KINDS["amalgamated"]
+    mine = found.styles[found.reference].color
     colors = [mine if size > LARGE else intervals.GREY for size in sizes]
     figure, axes = plots.canvas(1, len(parts), 3.6, 0.9 + 0.24 * len(sizes))
     for n, (axis, (opponent, rows)) in enumerate(
@@ -185,6 +189,10 @@ def _over(found):
         "none), in nats, with 95 % intervals of the mean by a linear mixed model; an "
         "interval may run over the edge"
     )
+
+
+def _own_axes():
+    return f"Means with 95 % intervals; {intervals.OWN_AXES}."
 
 
 def _dots(found, blocks, labels, name, title, caption, highest=False):

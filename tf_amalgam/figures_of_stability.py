@@ -18,8 +18,7 @@ def stability_and_performance(found):
     losses = evaluated.fits(here, labels, "log_best_val_loss")
     jumps = evaluated.fits(here, labels, "stability")
     table = losses.merge(jumps, on=["task", "optimizer"], suffixes=("_loss", "_jumps"))
-    table = table.dropna(subset=["mean_loss", "mean_jumps"])
-    if not len(table):
+    if table[["mean_loss", "mean_jumps"]].isna().any(axis=1).all():
         return None
     figure, axes = plots.canvas(1, 1, 6.4, 3.8)
     axis = axes[0][0]
@@ -36,15 +35,19 @@ def stability_and_performance(found):
             color=look.color,
             ms=5,
             lw=0.8,
-            label=plots.text(row.optimizer),
+            label=plots.text(
+                f"{row.optimizer}{_lost(row.diverged_loss, row.runs_loss)}"
+            ),
         )
     axis.set(xlabel="optimization stability", ylabel="log best validation loss")
     intervals.legend(axis)
+    lost = " Where all runs diverged, there is no point."
     return Section(
         "figure4",
         f"Stability against performance on {task} (Figure 4)",
         "Optimization stability (App. D.2) and best log validation loss, means with "
-        "95 % intervals; lower left is better.",
+        "95 % intervals; lower left is better."
+        f"{lost if table['diverged_loss'].any() else ''}",
         figure,
         numbers=table,
     )
@@ -63,7 +66,7 @@ def stability(found):
         "Optimization stability (Figure 5)",
         "How much validation loss jumps between epochs (App. D.2), means with 95 % "
         "intervals. Rows from the best to the worst mean over optimizees; lower is "
-        "more stable; each optimizee has an axis of its own.",
+        f"more stable; {intervals.OWN_AXES}.",
         intervals.by_optimizee([block], rows, found.styles),
         numbers=table,
     )
@@ -106,7 +109,8 @@ def meta_stability(found):
             )
             shift *= SHIFT
         for j, row in enumerate(_of(undisturbed, experiment).itertuples()):
-            label = plots.text(f"{row.optimizer}, undisturbed")
+            lost = _lost(row.diverged, row.runs)
+            label = plots.text(f"{row.optimizer}, undisturbed{lost}")
             dashes = (6 * j, (6, 3 + 3 * j))
             axis.axhline(row.meta, color=color, lw=0.9, ls=dashes, label=label)
     _say_lost(axis, noisy)
@@ -149,6 +153,11 @@ def _undisturbed(table, noisy):
 
 def _of(table, experiment):
     return table[(table[EXPERIMENT] == list(experiment)).all(axis=1)]
+
+
+def _lost(diverged, runs):
+    """Returns what a name says of diverged runs, nothing where there are none."""
+    return f" ({diverged:.0f} of {runs:.0f} diverged)" if diverged else ""
 
 
 def _say_lost(axis, noisy):

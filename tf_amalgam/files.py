@@ -10,6 +10,7 @@ import re
 import stat
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterable
 
 # Ending of files that are being written; a kill leaves them behind.
@@ -18,6 +19,12 @@ UNFINISHED = ".tmp"
 _UNFINISHED_NAME = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(UNFINISHED)}")
 # No single file takes so long to write, hours.
 ABANDONED_HOURS = 6.0
+# What reading a zip file may raise whose bytes were changed; some make zipfile believe
+# that it is encrypted, or compressed in a way it does not know.
+UNREADABLE_ZIP = (
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError),
+    zipfile.BadZipFile,
+)
 # What says that a folder cannot be synced there, not that the disk is broken.
 _NO_FOLDER_SYNC = (
     *(errno.EINVAL, errno.ENOTSUP, errno.EBADF),

@@ -176,7 +176,8 @@ def reference_of(frame) -> str | None:
 
 def trained_on(frame) -> str:
     """Returns the optimizee on which most students were trained, or the first one."""
-    tasks = frame.loc[frame["trained_on"].isin(set(frame["task"])), "trained_on"]
+    students = frame.drop_duplicates("optimizer")
+    tasks = students.loc[students["trained_on"].isin(set(frame["task"])), "trained_on"]
     return str(tasks.mode()[0] if len(tasks) else frame["task"].iloc[0])
 
 
@@ -269,7 +270,8 @@ def verdicts(frame, opponent, value="log_test_loss") -> pd.DataFrame:
     out 0, else "level" (`stats.difference`). The sample is the means of replicates
     where there are several (their evaluations are not independent), else the runs by
     seed. Equal seeds (or replicates) are paired where both have a value: `pairs` of
-    them, `of` all that either ran; 0 where the two samples are compared as such.
+    them, `of` all that either ran; 0 where the two samples are compared as such;
+    `unit` says whether these are seeds or replicates.
     `effect` is Hedges' g of runs. Where more runs
     diverged than of the opponent, the verdict is "diverged", whatever the others say;
     where there are fewer than two finite values it is "unknown".
@@ -281,6 +283,7 @@ def verdicts(frame, opponent, value="log_test_loss") -> pd.DataFrame:
             if label == opponent or not len(others):
                 continue
             found = stats.difference(_sample(runs_, value), _sample(others, value))
+            found["unit"] = _unit(runs_)
             found["effect"] = stats.effect_size(runs_[value], others[value])
             lost = int(runs_["diverged"].sum())
             if lost > others["diverged"].sum():
@@ -289,10 +292,20 @@ def verdicts(frame, opponent, value="log_test_loss") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def unpaired(row) -> str:
+    """Returns in words how many were paired, of a row of `verdicts`; "" if all were."""
+    if not 0 < row["pairs"] < row["of"]:  # 0: not paired
+        return ""
+    return f"{row['pairs']:.0f} of {row['of']:.0f} {row['unit']}s"
+
+
+def _unit(frame):
+    return "replicate" if frame["replicate"].nunique() > 1 else "seed"
+
+
 def _sample(frame, value):
     """Returns means by replicate, or the runs of a single one by seed."""
-    several = frame["replicate"].nunique() > 1
-    by = "replicate" if several else "seed"
+    by = _unit(frame)
     # So that replicates of one are never paired with seeds of another.
     means = frame.groupby(by)[value].mean()  # NaN where all are
     return means.rename(lambda key: (by, key))

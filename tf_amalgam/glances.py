@@ -113,8 +113,8 @@ def _verdict(rows, task, who, own):
     far = "–" if math.isnan(row["difference"]) else f"{row['difference']:+.2f}"
     said = "" if row["verdict"] == "diverged" else f" {row['verdict']}"
     told = [f"{row['diverged']} diverged"] if row["diverged"] else []
-    if not told and 0 < row.get("pairs", 0) < row.get("of", 0):  # 0: not paired
-        told.append(f"{row['pairs']:.0f} of {row['of']:.0f} seeds")
+    if not told and (lacking := frames.unpaired(row)):
+        told.append(lacking)
     return f"{far}{said}{_bracketed(told)}", row["verdict"]
 
 

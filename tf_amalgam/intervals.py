@@ -12,6 +12,7 @@ COLUMNS = 6  # at most so many panels beside one another
 GREY = "#666666"
 LEAST_HEIGHT = 1.7  # inches, of a whole figure
 SMALL = 7  # points, of what is beside the data
+OWN_AXES = "each optimizee has an axis of its own, over which an interval may run"
 
 
 class Block(NamedTuple):
@@ -76,7 +77,8 @@ def panel(axis, table, names, colors, block, named=True):
 
     Args:
         axis: the panel.
-        table: by name: `mean`, `mean_low`, `mean_high`, `diverged`.
+        table: by name: `mean`, `mean_low`, `mean_high`, `diverged`; `beside`, if it has
+            one, is said beside the panel.
         names: the rows, from top to bottom.
         colors: one each.
         block: what is drawn.
@@ -132,10 +134,13 @@ def panel(axis, table, names, colors, block, named=True):
 def _beside(table, beyond):
     """Returns for each row what its dot does not say."""
     found = []
-    rows = zip(table["mean"], table["diverged"], beyond, strict=True)
-    for mean, diverged, far in rows:
+    words = table["beside"] if "beside" in table else [""] * len(table)
+    rows = zip(table["mean"], table["diverged"], words, beyond, strict=True)
+    for mean, diverged, said, far in rows:
         told = [f"{mean:+.1f}"] if far else []
-        if math.isnan(diverged):
+        if isinstance(said, str) and said:  # of a row without runs it is NaN
+            told.append(said)
+        elif math.isnan(diverged):
             told.append("no runs")
         elif diverged and math.isnan(mean):
             told.append("all div.")

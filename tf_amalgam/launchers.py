@@ -19,6 +19,8 @@ LAUNCHERS = ("local", "ray")
 PATIENCE = 0.2
 # Status of a program that a SIGINT or SIGTERM has ended in good order.
 INTERRUPTED = 128 + signal.SIGINT
+# What is no business of other machines: a place in a cluster, this one's memory.
+OF_THIS_MACHINE = ("TF_CONFIG", "TF_CPU_BFC_MEM_LIMIT_IN_MB")
 # Jobs that are handed to Ray at a time, which keeps the others in no memory.
 ON_RAY = 1000
 
@@ -57,8 +59,8 @@ def run(jobs, on, folder, *, progress=True, description="running", ended=None):
     """Runs what is not done; returns why jobs failed, by name.
 
     Each job starts when those that it comes after are done, as far as they are in the
-    list. One that fails is not tried again in this call (a lost one is, by Ray); those
-    that come after it are left.
+    list, and is then the next. One that fails is not tried again in this call (a lost
+    one is, by Ray); those that come after it are left.
 
     Args:
         jobs: sequence of `jobs.Job`.
@@ -163,6 +165,7 @@ class _Queue:
 
     def finish(self, job):
         """Takes note that a job is done."""
+        freed = []
         for name in _names(job.name):
             self._left[name] -= 1
             if self._left[name]:
@@ -170,7 +173,9 @@ class _Queue:
             for waiter in self._waiters.pop(name, ()):
                 self._missing[waiter] -= 1
                 if not self._missing[waiter]:
-                    self.ready.append(self.waiting.pop(waiter))
+                    freed.append(self.waiting.pop(waiter))
+        # Before what else is ready: the sooner one sees what came out of a job.
+        self.ready.extendleft(reversed(freed))
 
 
 def _names(name):
@@ -282,9 +287,12 @@ class Ray:
         task = self._task.options(
             num_cpus=job.cpus, num_gpus=job.gpus, name=job.name, **self._retries
         )
-        # How TensorFlow computes here; not this process's place in a cluster.
-        given = {k: v for k, v in os.environ.items() if k.startswith("TF_")}
-        given.pop("TF_CONFIG", None)
+        # How TensorFlow computes here.
+        given = {
+            k: v
+            for k, v in os.environ.items()
+            if k.startswith("TF_") and k not in OF_THIS_MACHINE
+        }
         return task.remote(job, str(pathlib.Path(log).absolute()), os.getcwd(), given)
 
     def ended(self, running):
@@ -331,7 +339,9 @@ def _on_ray(job, log, folder, environment):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     process = _process(job, log, folder=folder, cpus=job.cpus)
     try:
-        status = process.wait()
+        # Ray cancels between two lines of Python, which a mere wait would not reach.
+        while (status := process.poll()) is None:
+            time.sleep(PATIENCE)
     except BaseException:  # cancelled
         processes.interrupt([process])
         raise

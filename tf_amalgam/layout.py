@@ -89,8 +89,14 @@ class Layout(NamedTuple):
 
     def segment_mean(self, values_FP):
         """Returns means over the coordinates of tensors: `[…, P]` to `[…, N]`."""
-        pieces = self.segments(values_FP)
-        return ops.stack([ops.mean(piece, axis=-1) for piece in pieces], axis=-1)
+        pieces = zip(self.segments(values_FP), self.sizes, strict=True)
+        means = [
+            ops.mean(piece, axis=-1)
+            if size
+            else ops.zeros(piece.shape[:-1], piece.dtype)
+            for piece, size in pieces
+        ]
+        return ops.stack(means, axis=-1)
 
     def spread(self, values_FN):
         """Returns each tensor's numbers at its coordinates: `[…, N]` to `[…, P]`."""

@@ -5,6 +5,8 @@ import math
 from tf_amalgam import frames, terms
 
 TERMS = ("warmup_steps", "warmup_learning_rate")
+# What an optimizee is, beside its name.
+OPTIMIZEE = ("dataset", "parameters", "batch_size", "examples")
 
 
 def results(records, rivals=()):
@@ -34,6 +36,7 @@ def results(records, rivals=()):
     means = runs.groupby(["task", "optimizer"])["best_val_loss"].mean()
     table = runs.groupby(["optimizer", "kind", "task"], sort=False, as_index=False).agg(
         seeds=("seed", "nunique"),
+        seed_numbers=("seed", lambda found: " ".join(map(str, sorted(set(found))))),
         epochs=("epochs", "max"),
         diverged=("diverged", "sum"),
         validation_loss=("best_val_loss", "mean"),
@@ -49,6 +52,9 @@ def results(records, rivals=()):
             means[task, best[task]] if task in best else math.nan
             for task in table["task"]
         ]
+    sizes = frames.optimizees(records).set_index("task")
+    for name in OPTIMIZEE:
+        table[name] = table["task"].map(sizes[name])
     presets = {r["optimizer"]: r["settings"]["preset"] for r in records}
     table["preset"] = table["optimizer"].map(presets)
     for name in TERMS:

@@ -91,13 +91,16 @@ class Trainer:
         if settings.reduction == "mean":
             total = {k: v / settings.meta_batch for k, v in total.items()}
         row = _row(metrics, self.players)
-        finite = all(np.isfinite(v).all() for v in total.values())
+        # Adam keeps squares: one that overflows would make weights NaN a step later.
+        with np.errstate(over="ignore"):
+            finite = all(np.isfinite(np.square(v)).all() for v in total.values())
         state = self._applied(state, total) if finite else self._skipped(state)
         alive = all(
             np.isfinite(carry.student.params_P.numpy()).all() for carry in carries
         )
         truncation = state.truncation + 1
-        over = truncation == settings.truncations(stage) or not alive
+        # Whoever was lost (a teacher, too) would be lost in the unroll's rest.
+        over = truncation == settings.truncations(stage) or not (finite and alive)
         row.update(
             update=state.updates + 1,
             stage=stage,
@@ -149,7 +152,8 @@ class Trainer:
         }
         rule = self.players.student
         if isinstance(rule, Choice):
-            mean_K = self.mixing(state.now.weights, steps).mean(axis=(0, 1))
+            trace_TNK = self.mixing(state.now.weights, steps, before.stage)
+            mean_K = trace_TNK.mean(axis=(0, 1))
             for label, share in zip(labels(rule.pool), mean_K, strict=True):
                 row[f"mixing/{label}"] = float(share)
         return self._judged(state, verdict, score)._replace(
@@ -163,7 +167,7 @@ class Trainer:
             found = state.updates if state.progress.started else state.best_updates
             state = state._replace(best=state.now, best_score=score, best_updates=found)
         if verdict.then in ("repeat", "abandon", "next"):
-            state = state._replace(now=state.best)
+            state = state._replace(now=state.best, skipped_in_a_row=0)
         return state._replace(progress=verdict.progress, period_epoch=0)
 
     def validation_due(self, state: State) -> bool:
@@ -194,10 +198,11 @@ class Trainer:
             ),
         )
 
-    def mixing(self, weights, steps):
+    def mixing(self, weights, steps, stage):
         """Returns a Choice rule's mixing weights `[T, N, K]` on a fixed optimizee."""
         constants = {k: tf.constant(v) for k, v in weights.items()}
-        carry = self._begun("validation", 0, 0, self.settings.scaling)
+        scaling = self.settings.scaling_of(stage)
+        carry = self._begun("validation", 0, 0, scaling)
         found = self.programs.of("mixing")(
             constants, carry, self._validation_batches(0, steps)
         )

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import warnings
 
 import keras
 import numpy as np
@@ -47,7 +48,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             rule's steps are not finite or out of bounds, the loss climbs, or the rule,
             back after such a fall, gains less than half as fast (losses are seen
             where Keras' `fit` scales it; not on JAX, nor on several replicas, nor under
-            `mixed_float16`, nor in loops of your own that do not call `scale_loss`).
+            `mixed_float16`, nor of a `private_model`, nor in loops of your own that do
+            not call `scale_loss`).
             Where it climbed, or too little was gained, parameters go back to where it
             was lowest. Steps whose gradient is not finite are left out. `guard_report`
             says what happened. 12 bytes a parameter.
@@ -94,7 +96,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             )
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.rule = rule
-        self.rule_weights = {k: np.asarray(v) for k, v in rule_weights.items()}
+        self.rule_weights = {
+            k: np.asarray(v, "float32") for k, v in rule_weights.items()
+        }
         self.warmup_steps = warmup_steps
         self.warmup_learning_rate = float(warmup_learning_rate)
         self.state_dtype, self.chunk_size = state_dtype, chunk_size
@@ -111,6 +115,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
+        if not variables:  # of a model that is frozen as a whole
+            return
         self._layout = Layout.of(variables)
         size = self._layout.size
         recurrent = self.rule.coordinatewise and bool(self.rule.recurrent)
@@ -126,9 +132,13 @@ class RuleOptimizer(keras.optimizers.Optimizer):
                     self.add_variable(
                         (self._layout.size,),
                         initializer=lambda shape, dtype: params_P,
+                        dtype="float32",
                         name="best_parameters",
                     ),
-                    *(self.add_variable((), name=name) for name in Watch._fields),
+                    *(
+                        self.add_variable((), dtype="float32", name=name)
+                        for name in Watch._fields
+                    ),
                 ]
 
     @property
@@ -184,13 +194,20 @@ class RuleOptimizer(keras.optimizers.Optimizer):
     def load_own_variables(self, store):
         """Reads what `save_own_variables` stored, into chunks of this optimizer's size.
 
-        Raises:
-            ValueError: where it is the state of a model of another size.
+        As with Keras' own optimizers, the state of another model (or of this one with
+        other layers frozen) is left, with a warning.
         """
         if len(store.keys()) != len(self._stored):
             super().load_own_variables(store)  # tells that it does not
             return
-        stored.load(store, self._stored, self._layout.size, self.name)
+        if other := stored.misfit(store, self._stored, self._layout.size):
+            warnings.warn(
+                f"Skipping variable loading for optimizer '{self.name}', which begins "
+                f"anew: {other}",
+                stacklevel=2,
+            )
+            return
+        stored.load(store, self._stored)
 
     @property
     def _stored(self) -> list:
@@ -220,6 +237,10 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         if self.guard and keras.backend.backend() != "jax":  # there it is a tracer
             self._loss = ops.stop_gradient(loss)
         return super().scale_loss(loss)
+
+    def forget_loss(self):
+        """Leaves the guard without the loss of the step that is being taken."""
+        self._loss = None
 
     def finalize_variable_values(self, var_list):
         super().finalize_variable_values(var_list)
@@ -382,10 +403,12 @@ def _filled(part, shape, dtype):
 
 def _is_here(loss):
     """Whether a loss of TensorFlow's belongs to what is being traced, or is a value."""
-    if loss is None or not hasattr(loss, "graph"):
+    if loss is None or keras.backend.backend() != "tensorflow":
         return loss is not None
     import tensorflow as tf
 
+    if not hasattr(loss, "graph"):  # eager; a program would keep it for ever
+        return not tf.inside_function()
     graph = tf.compat.v1.get_default_graph()
     while graph is not None and graph is not loss.graph:
         graph = getattr(graph, "outer_graph", None)

@@ -59,8 +59,12 @@ def started(
 
 
 def interrupt(running):
-    """Interrupts processes as Ctrl-C would, and waits until they have ended."""
+    """Has programs stop as on Ctrl-C, and waits until they have ended.
+
+    By SIGTERM, which they take for one: SIGINT is ignored by what a script has put
+    into the background, and blocked in what Ray starts.
+    """
     for process in running:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
     for process in running:
         process.wait()

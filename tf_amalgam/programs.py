@@ -152,4 +152,11 @@ def adaptive_clip(gradient, weight, clip, floor=1e-3):
     """
     limit = clip * tf.maximum(tf.norm(weight), floor)
     norm = tf.norm(gradient)
-    return tf.where(norm > limit, gradient * (limit / norm), gradient)
+    # Squares of a finite gradient may overflow.
+    smaller = gradient / tf.reduce_max(tf.abs(gradient))
+    clipped = tf.where(
+        tf.math.is_inf(norm),
+        smaller * (limit / tf.norm(smaller)),
+        gradient * (limit / norm),
+    )
+    return tf.where(norm > limit, clipped, gradient)

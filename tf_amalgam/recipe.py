@@ -59,13 +59,13 @@ def read(gin_files, gin_bindings) -> campaign.Campaign:
     bindings.parse(gin_files, gin_bindings)
     for name in ("campaign", "evaluate"):
         bindings.check_given(name)
-    bound = gin.get_bindings("evaluate", resolve_references=False)
+    seeds = bindings.bound("seeds", "evaluate")
     found = bindings.REGISTERED["campaign"](
         gin_files=gin_files,
         gin_bindings=gin_bindings,
-        optimizees=[campaign.Optimizee(repr(t), _name_of(t)) for t in bound["tasks"]],
-        known=list(bindings.bound("baselines", "evaluate")),
-        seeds=list(bindings.bound("seeds", "evaluate")),
+        optimizees=[campaign.Optimizee(repr(t), _name_of(t)) for t in _optimizees()],
+        known=bindings.bound("baselines", "evaluate"),
+        seeds=[seeds] if isinstance(seeds, int) else seeds,
     )
     for label in found.trainings:
         bindings.parse(*campaign.of_training(found, label))
@@ -97,13 +97,13 @@ def run(what, several, workdir, on):
         {name for job in several for name in job.after if name in untrained - mine}
     )
     ready = [job for job in several if not set(missing) & set(job.after)]
-    students = dict.fromkeys(what.trainings, what.replicates)
+    students = dict.fromkeys(what.trainings, range(what.replicates))
     records.remember_order(
         evaluation,
         [optimizee.name for optimizee in what.optimizees],
         [*what.known, *what.trainings],
         seeds=what.seeds,
-        replicates={**dict.fromkeys(what.known, 1), **students},
+        replicates=dict.fromkeys(what.known, range(1)) | students,
     )
     failed = launchers.run(ready, on, workdir, description="campaign")
     for label in what.trainings:
@@ -189,12 +189,31 @@ def _bound_lines():
     }
 
 
+def _optimizees():
+    """Returns references to the optimizees of an evaluation; none is made."""
+    tasks = gin.get_bindings("evaluate", resolve_references=False)["tasks"]
+    if isinstance(tasks, list | tuple):
+        return tasks
+    meant = _meant(tasks)  # a macro that stands for several, or for one
+    return meant if isinstance(meant, list | tuple) else [tasks]
+
+
+def _meant(reference):
+    """Returns what a reference stands for where it is a macro, else itself."""
+    selector = getattr(reference, "scoped_selector", "")
+    if not selector.endswith("gin.macro"):
+        return reference
+    return _meant(gin.query_parameter(selector.replace("gin.macro", "macro.value")))
+
+
 def _name_of(optimizee):
     """Returns the name of an optimizee that a .gin file refers to."""
-    selector = optimizee.scoped_selector
-    if selector.endswith("gin.macro"):
-        optimizee = gin.query_parameter(selector.replace("gin.macro", "macro.value"))
-        selector = optimizee.scoped_selector
+    selector = getattr(_meant(optimizee), "scoped_selector", None)
+    if selector is None:
+        raise ValueError(
+            "A campaign's evaluate.tasks are references to optimizees (%Train, "
+            f"@tasks.mlp()); received {optimizee!r}."
+        )
     try:
         return gin.query_parameter(f"{selector}.name")
     except ValueError as error:
@@ -238,9 +257,8 @@ def measure(what, workdir) -> campaign.Rates:
     out with a warning.
     """
     bindings.parse(what.gin_files, what.gin_bindings)
-    bound = gin.get_bindings("evaluate", resolve_references=False)
     epoch = {}
-    for optimizee, reference in zip(what.optimizees, bound["tasks"], strict=True):
+    for optimizee, reference in zip(what.optimizees, _optimizees(), strict=True):
         try:
             task = copy.deepcopy(reference)
             epoch[optimizee.name] = {

@@ -150,7 +150,7 @@ def remember_order(folder, task, optimizer, seeds=(), replicates=None):
         folder: of the records.
         task, optimizer: names of optimizees and optimizers.
         seeds: of the evaluations.
-        replicates: how many there are of an optimizer, by name; 1 where it is not said.
+        replicates: numbers of those of an optimizer, by name; 0 where it is not said.
     """
     folder = pathlib.Path(folder)
     given = {"task": task, "optimizer": optimizer, "seed": [int(s) for s in seeds]}
@@ -160,32 +160,37 @@ def remember_order(folder, task, optimizer, seeds=(), replicates=None):
             key: list(dict.fromkeys([*order[key], *several]))
             for key, several in given.items()
         }
-        counts = dict(order["replicates"])
-        for name, count in (replicates or {}).items():
-            counts[name] = max(count, counts.get(name, 1))
-        files.write_json(folder / ORDER_FILE, {**merged, "replicates": counts})
+        numbers = dict(order["replicates"])
+        for name, several in (replicates or {}).items():
+            numbers[name] = sorted({*several, *numbers.get(name, ())})
+        files.write_json(folder / ORDER_FILE, {**merged, "replicates": numbers})
 
 
 def read_order(folder) -> dict:
     """Returns what `remember_order` wrote: lists of `task`, `optimizer` and `seed`.
 
-    And `replicates`, a count by optimizer.
+    And `replicates`, their numbers by optimizer.
     """
     path = pathlib.Path(folder) / ORDER_FILE
     if not path.is_file():
         return {**{key: [] for key in ORDERED}, "seed": [], "replicates": {}}
     try:
         found = json.loads(path.read_text())
-        counts = found.get("replicates", {})
+        numbers = found.get("replicates", {})
         return {
             **{key: [str(name) for name in found[key]] for key in ORDERED},
             "seed": [int(seed) for seed in found.get("seed", [])],
-            "replicates": {str(name): int(count) for name, count in counts.items()},
+            "replicates": {str(k): _numbers(v) for k, v in numbers.items()},
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}). Remove it; records then go by name."
         ) from error
+
+
+def _numbers(several):
+    """Returns the numbers of replicates; earlier versions wrote how many there are."""
+    return list(range(several)) if isinstance(several, int) else list(map(int, several))
 
 
 # Column of the table → (value of one run, number format).

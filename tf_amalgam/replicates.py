@@ -7,8 +7,7 @@ import logging
 import pathlib
 import traceback
 
-from tf_amalgam import files, launchers, plots, saved
-from tf_amalgam.jobs import Job
+from tf_amalgam import files, jobs, launchers, plots, saved
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.workdir import (
     CONFIG_FILE,
@@ -36,7 +35,7 @@ number. Made by the command below, which also continues what was interrupted:
 ```
 
 `{config}` is the configuration, `{summary}` says what became of each, `{plot}`
-shows their validations.
+shows their validations, `{jobs}` has the runs as data, one a line.
 
 | replicate | seed derived from {seed} and its number |
 |---|---|
@@ -80,25 +79,28 @@ def run_replicates(
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"replicates must be a whole number from 1, received {count}.")
     workdir = pathlib.Path(workdir)
-    folders = [workdir / f"{FOLDER}{i}" for i in range(count)]
-    # Those that were begun come first: another experiment shows before it adds to them.
     there = begun(workdir)
-    jobs = [
-        Job(
-            folders[i].name,
+
+    def job(i):
+        folder = workdir / f"{FOLDER}{i}"
+        return jobs.Job(
+            folder.name,
             "amalgamate",
             tuple(map(str, gin_files)),
             (*gin_bindings, f"amalgamate.replicate = {i}"),
-            str(folders[i]),
-            log=str(folders[i] / LOG_FILE),
+            str(folder),
+            log=str(folder / LOG_FILE),
             cpus=cpus,
             gpus=gpus,
         )
-        for i in sorted(range(count), key=lambda i: i not in there)
-    ]
 
     def explain():
         _explain(workdir, count, seed, command, configuration)
+        every = sorted({*range(count), *begun(workdir)})
+        jobs.write(map(job, every), workdir / jobs.FILE)
+
+    # Those that were begun come first: another experiment shows before it adds to them.
+    wanted = [job(i) for i in sorted(range(count), key=lambda i: i not in there)]
 
     _check_seeds(workdir, seed)
     # What made a folder stays written there until this has done something in it:
@@ -107,10 +109,10 @@ def run_replicates(
         explain()
     try:
         if on is None:
-            failed = _in_turn(jobs, one, explain)
+            failed = _in_turn(wanted, one, explain)
         else:
             failed = launchers.run(
-                jobs,
+                wanted,
                 on,
                 workdir,
                 description="replicates",
@@ -124,7 +126,7 @@ def run_replicates(
             f"{len(failed)} of {count} replicates failed: {told}. The same command "
             "runs these again."
         )
-    return folders
+    return [workdir / f"{FOLDER}{i}" for i in range(count)]
 
 
 def begun(workdir, file=SETTINGS_FILE) -> dict[int, pathlib.Path]:
@@ -225,6 +227,7 @@ def _explain(workdir, count, seed, command, configuration):
         config=CONFIG_FILE,
         summary=SUMMARY_FILE,
         plot=PLOT_FILE,
+        jobs=jobs.FILE,
         seeds="\n".join(f"| {i} | {seeds[i]} |" for i in sorted(seeds)),
     )
     files.write_json(file, commands)
@@ -232,7 +235,7 @@ def _explain(workdir, count, seed, command, configuration):
     files.write_text(workdir / README_FILE, told)
 
 
-def _in_turn(jobs, one, succeeded):
+def _in_turn(several, one, succeeded):
     """Runs one after another in this process; returns the names of the failed.
 
     Raises:
@@ -240,7 +243,7 @@ def _in_turn(jobs, one, succeeded):
             experiment's folder, or an error before a replicate has begun.
     """
     failed = []
-    for job in jobs:
+    for job in several:
         folder = pathlib.Path(job.workdir)
         try:
             one(list(job.gin_files), list(job.gin_bindings), folder)

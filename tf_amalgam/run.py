@@ -172,8 +172,9 @@ def _save(folder, trainer, state, about):
 def _draw(folder, trainer, state):
     rule = trainer.players.student
     if isinstance(rule, Choice):
-        steps = trainer.settings.validated_steps(state.progress.stage)
-        trace_TNK = trainer.mixing(state.best.weights, steps)
+        stage = state.progress.stage
+        steps = trainer.settings.validated_steps(stage)
+        trace_TNK = trainer.mixing(state.best.weights, steps, stage)
         names, members = trainer.task.layout.titles, labels(rule.pool)
         folder.save_mixing(trace_TNK, names, members, MIXING_FILE)
         plots.mixing(trace_TNK, names, members, folder.path / MIXING_PLOT)

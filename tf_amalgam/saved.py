@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pathlib
-import zipfile
 
 import numpy as np
 
@@ -25,12 +24,6 @@ PARTS = {
     "sha256": str,
     "about": dict,
 }
-# What reading a file may raise whose bytes were changed; some make zipfile believe
-# that it is encrypted, or compressed in a way it does not know.
-UNREADABLE = (
-    *(OSError, ValueError, KeyError, EOFError, RuntimeError),
-    zipfile.BadZipFile,
-)
 ZOO = pathlib.Path(__file__).parent / "zoo"
 # What `load` takes if nothing is named; a test holds it to `zoo/results.csv`.
 DEFAULT = "choice-agreement-small"
@@ -92,7 +85,7 @@ def read(path):
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = _header(arrays.pop("header"))
-    except UNREADABLE as error:
+    except files.UNREADABLE_ZIP as error:
         raise ValueError(
             f"{path} is not a trained optimizer, or is damaged ({error}). Expected a "
             "file written by amalgamate; copy or train it again."

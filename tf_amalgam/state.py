@@ -101,8 +101,10 @@ def restored(state: State, arrays: dict, facts: dict, template) -> State:
     carries: list = []
     parts = tf.nest.flatten(template)
     while f"carry/{len(carries)}/0" in arrays:
-        found = [arrays[f"carry/{len(carries)}/{i}"] for i in range(len(parts))]
-        if any(np.shape(a) != np.shape(b) for a, b in zip(found, parts, strict=True)):
+        start = f"carry/{len(carries)}/"
+        count = sum(name.startswith(start) for name in arrays)
+        found = [arrays[f"{start}{i}"] for i in range(count)]
+        if list(map(np.shape, found)) != list(map(np.shape, parts)):
             raise ValueError(
                 "The checkpoint holds an unroll whose state has other shapes: it was "
                 "written by another version of tf_amalgam. Finish the run with that "

@@ -30,24 +30,27 @@ def save(store, items, coordinates):
         )
 
 
-def load(store, items, coordinates, name):
-    """Assigns to the items what `save` put into a store, whatever chunks it was of.
-
-    Args:
-        name: of the optimizer, for the error.
-
-    Raises:
-        ValueError: where it is the state of a model of another size.
-    """
-    values = [store[str(i)] for i in range(len(items))]
-    for item, value in zip(items, values, strict=True):
-        if isinstance(item, tuple) and value.shape[-1] != coordinates:
-            raise ValueError(
-                f"The saved state of {name} is of a model with "
-                f"{value.shape[-1]:,} trainable parameters, this one has "
-                f"{coordinates:,}. Load it into the model that it was saved with."
+def misfit(store, items, coordinates) -> str:
+    """Returns why what `save` put into a store is none of these items; "" if it is."""
+    for i, item in enumerate(items):
+        there = tuple(store[str(i)].shape)
+        if isinstance(item, tuple) and there[-1] != coordinates:
+            return (
+                f"the saved state is of a model with {there[-1]:,} trainable "
+                f"parameters, this one has {coordinates:,}."
             )
-    for item, value in zip(items, values, strict=True):
+        if not isinstance(item, tuple) and there != tuple(item.shape):
+            return (
+                f"{item.name} of the saved state has shape {there}, not "
+                f"{tuple(item.shape)}."
+            )
+    return ""
+
+
+def load(store, items):
+    """Assigns to the items what `save` put into a store, whatever chunks it was of."""
+    for i, item in enumerate(items):
+        value = store[str(i)]
         if not isinstance(item, tuple):
             item.assign(value)
             continue

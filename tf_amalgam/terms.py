@@ -19,6 +19,10 @@ KERAS_OPTIONS = frozenset(
 )
 
 
+# Records of earlier versions do not tell what an optimizee's model is made of.
+LATER = frozenset({"model"})
+
+
 class Difference(NamedTuple):
     """One setting that two records of one subject do not share; None where it lacks."""
 
@@ -49,15 +53,15 @@ def claims(record) -> dict[tuple, dict]:
 def differences(there, here) -> list[Difference]:
     """Returns the settings that differ, by name.
 
-    Not the name of an optimizer, since Keras numbers them, nor an option of Keras that
-    only one side knows.
+    Not the name of an optimizer, since Keras numbers them, nor an option of Keras, or
+    of `LATER`, that only one side knows.
     """
     return [
         Difference(name, there.get(name), here.get(name))
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name)
         and name != "name"
-        and (name not in KERAS_OPTIONS or (name in there and name in here))
+        and (name not in KERAS_OPTIONS | LATER or (name in there and name in here))
     ]
 
 

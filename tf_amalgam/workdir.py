@@ -8,6 +8,7 @@ import pathlib
 
 from tf_amalgam import checkpoints, files, saved
 from tf_amalgam.state import to_arrays, to_facts
+from tf_amalgam.terms import LATER
 
 SETTINGS_FILE = "settings.json"
 CONFIG_FILE = "config.gin"
@@ -22,6 +23,7 @@ CHOICE_FOLDER = "choice"
 TENSORBOARD_FOLDER = "tensorboard"
 README_FILE = "README.md"
 LOCK_FILE = ".lock"
+CLAIM_FILE = ".claim"
 ORIGIN = ("replicate", "root_seed")  # of the seed of a replicate
 
 README = """# {title}
@@ -61,7 +63,8 @@ class Workdir:
     def __init__(self, path, settings: dict):
         self.path = pathlib.Path(path)
         self.settings = json.loads(json.dumps(settings))
-        self._claim()
+        with files.locked(self.path / CLAIM_FILE):
+            self._claim()
 
     def _claim(self):
         file = self.path / SETTINGS_FILE
@@ -76,8 +79,12 @@ class Workdir:
                 f"{file} is damaged ({error}). Remove {self.path} to start over, or "
                 "give another workdir."
             ) from error
-        # Folders of earlier versions do not say what their seed comes from.
+        # Folders of earlier versions do not say what their seed comes from, nor what
+        # their optimizee's model is made of.
         found = {**{k: v for k, v in self.settings.items() if k in ORIGIN}, **found}
+        if isinstance(there := found.get("task"), dict):
+            task = self.settings["task"]
+            found["task"] = {**{k: task[k] for k in LATER if k in task}, **there}
         different = list(differences(found, self.settings))
         if different:
             raise AnotherExperiment(

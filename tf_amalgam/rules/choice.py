@@ -29,6 +29,7 @@ BETA_M, BETA_SQUARES = 0.9, 0.98
 # m² over g² where gradients know nothing of one another.
 INDEPENDENT = (1.0 - BETA_M) / (1.0 + BETA_M)
 LEAST_SQUARE = 1e-12  # of gradients, below which nothing is told
+HUGE = 1e18  # as far as gradients are told: float32 holds its square
 # Hyperparameters that files and records of before lack; in a configuration where they
 # are not 0, so that what was made without them is still the same rule.
 LATER = ("rate_agreement",)
@@ -56,6 +57,7 @@ class Agreement(NamedTuple):
 
     def seen(self, grads_P):
         """Returns the same after another gradient."""
+        grads_P = ops.clip(grads_P, -HUGE, HUGE)
         m = ema(self.m, grads_P, BETA_M)
         return Agreement(
             m,

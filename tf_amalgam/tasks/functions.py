@@ -35,20 +35,19 @@ def quadratic(dimensions=10, condition=10.0, noise=0.0, seed=0, batch_size=None)
     target = generator.normal(size=(dimensions, 1))
     y = noise * generator.normal(size=(examples, 1))
     if seed is None:
-        name, model = f"quadratics_{dimensions}", _member_model
-        # Records tell optimizees apart by this, too.
-        described = f"quadratics(condition={condition}, noise={noise})"
+        kind, model, member = "quadratics", _member_model, ""
     else:
         y = x @ target + y
-        name, model = f"quadratic_{dimensions}", _linear_model
-        described = name
+        kind, model, member = "quadratic", _linear_model, f", seed={seed}"
     x, y = x.astype(keras.config.floatx()), y.astype(keras.config.floatx())
     # A quadratic has no unseen examples: every split is the whole of it.
-    split = Split(x, y)
+    splits = [Split(x, y)] * 3
+    # Records tell optimizees apart by this, too.
+    described = f"{kind}(condition={condition}, noise={noise}{member})"
     return Task(
-        name,
+        f"{kind}_{dimensions}",
         functools.partial(model, dimensions),
-        Dataset(described, split, split, split),
+        Dataset(described, *splits),
         half_squared_error,
         batch_size or examples,
     )

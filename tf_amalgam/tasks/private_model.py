@@ -30,7 +30,8 @@ def private_model(model, l2_norm_clip=1.0, noise_multiplier=1.1, delta=1e-5, see
         l2_norm_clip, noise_multiplier, delta: see `privacy.Mechanism`.
         seed: names the noise, which then depends on it and the step alone. It has to
             stay secret, and to name one training alone, for the result to be private;
-            by default it is drawn anew.
+            by default it is drawn anew. Files of the private model hold it, so that a
+            training can go on: publish `model`, and go on from a file once.
 
     Raises:
         ValueError: for numbers out of range, a model that is not built, or one
@@ -145,8 +146,11 @@ class PrivateModel(keras.Model):
         ):
             if seed:
                 variable.assign(value)
-        # What `apply` will divide by; the exact loss stays hidden from the optimizer.
+        # What `apply` will divide by; the exact loss stays hidden from the optimizer,
+        # and this 1 is none.
         scale = self.optimizer.scale_loss(tf.ones((), found.grads_P.dtype))
+        if hasattr(self.optimizer, "forget_loss"):
+            self.optimizer.forget_loss()
         self.optimizer.apply(layout.split(scale * found.grads_P), variables)
         for metric in self.metrics:
             if metric.name == "loss":

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_amalgam import data
 from tf_amalgam.layout import Layout, concat
+from tf_amalgam.tasks import outline
 from tf_amalgam.tasks.moments import exact_moments
 
 # Layers that have nothing to train and do the same in training and inference.
@@ -74,6 +75,7 @@ class Task:
         self._loss = per_example(keras.losses.get(loss))
         self._model = self.build_model(seed=0)
         self._check_type()
+        self._digest = outline.digest(self._model)
         self._head, self._body = _split(self._model)
         self._check_loss()
         self.layout = Layout.of(self._model.trainable_variables)
@@ -178,6 +180,7 @@ class Task:
             "examples": [len(split.x) for split in self.dataset[1:]],
             "batch_size": self.batch_size,
             "loss": _loss_name(self._loss_identifier),
+            "model": self._digest,
             "shapes": [list(shape) for shape in self.layout.shapes],
         }
 
