@@ -93,8 +93,6 @@ def start(main, with_tensorflow=True):
 
     def guarded(argv):
         end_with_parent()
-        # A batch system's stop is treated like Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("tensorflow").setLevel(logging.WARNING)
         if with_tensorflow:
@@ -103,6 +101,10 @@ def start(main, with_tensorflow=True):
                 import tensorflow
 
                 tensorflow.config.list_physical_devices()
+                import tf_amalgam.bindings  # noqa: F401 -- what all programs need
+        # A batch system's stop is treated like Ctrl-C; not before, while it would just
+        # end the program, or get lost where a module's import catches everything.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             main(argv)
         except (ValueError, OSError, RuntimeError, ImportError) as error:

@@ -356,6 +356,7 @@ def test_what_is_timed_is_the_same(onednn, loss, gradient):
     assert found["ends"] < 4e-5
 
 
+@pytest.mark.slow
 def test_a_command_measures():
     done = subprocess.run(
         [sys.executable, FOLDER / "start.py", "--repeats", "1"],

@@ -111,6 +111,7 @@ def test_processes_divide_an_evaluation(tmp_path):
     assert "parallel must be a whole number from 1" in refused.stderr
 
 
+@pytest.mark.slow
 def test_grid_search(tmp_path):
     run = printed(
         "grid_search",
@@ -124,6 +125,7 @@ def test_grid_search(tmp_path):
     assert (tmp_path / "pool.gin").is_file()
 
 
+@pytest.mark.slow
 def test_import(tmp_path):
     weights = rules.RNNProp().init_weights(4)
     helpers.released_checkpoint(tmp_path / "1" / "weights", weights)
@@ -260,6 +262,7 @@ def test_mistakes_end_in_one_message(module, flags, message, tmp_path):
     assert "Path not found" not in run.stderr
 
 
+@pytest.mark.slow
 def test_a_campaign_is_planned_and_its_list_is_run(tmp_path):
     """The list may be edited; what it is run with is the campaign's."""
     flags = ["--gin_bindings=campaign.replicates = 1", f"--workdir={tmp_path}"]
@@ -312,6 +315,7 @@ def test_a_package_that_is_missing_ends_in_a_message(tmp_path):
     assert (run.returncode, run.stderr) == (1, "error: Install what is private.\n")
 
 
+@pytest.mark.slow
 def test_several_at_a_time_are_replicates(tmp_path):
     flags = [f"--gin_file={FILE}", f"--workdir={tmp_path}/run"]
     for flag in ("--parallel=2", "--launcher=ray"):

@@ -51,6 +51,7 @@ def test_train_privately(capsys):
     assert "epsilon" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_inspect_optimizer(tmp_path):
     sizes, shares = example("inspect_optimizer").main(tmp_path, epochs=3)
     assert all(len(of_epochs) == 3 for of_epochs in sizes.values())

@@ -387,7 +387,8 @@ def test_teachers_lead_in_the_first_stage_of_the_fast_recipe(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("mnist_evaluate.gin", "private_kmnist.gin"),
+        "mnist_evaluate.gin",
+        pytest.param("private_kmnist.gin", marks=pytest.mark.slow),
         # test_binaries runs it, too.
         pytest.param("quickstart.gin", marks=pytest.mark.slow),
     ],
@@ -439,6 +440,7 @@ def test_evaluations_of_many_optimizees(name, asked, tmp_path):
 FILE = "gin_configs/experiments/quickstart.gin"
 
 
+@pytest.mark.slow
 def test_grid_search_runs_and_its_pool_is_trained_with(tmp_path):
     small = [*TINY, "grid_search.teachers = 'small'", "grid_search.preset = 'released'"]
     name = "gin_configs/experiments/grid_search.gin"

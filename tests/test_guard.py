@@ -215,7 +215,7 @@ def test_the_log_tells_of_each_reason(reason, caplog):
 
 @pytest.mark.parametrize(
     ("replicas", "compiled"),
-    [pytest.param(1, False, marks=pytest.mark.slow), (1, True), (2, False)],
+    [(1, True), *(pytest.param(n, False, marks=pytest.mark.slow) for n in (1, 2))],
 )
 def test_wherever_keras_runs_it(replicas, compiled, tmp_path, caplog):
     """Replicas, XLA, a file in the middle of a fall; and the log says so."""

@@ -178,7 +178,9 @@ def truncated(task, who, objective):
     return gradient, carry, metrics
 
 
-@pytest.mark.parametrize("devices", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize(
+    "devices", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))]
+)
 def test_what_is_compiled_ahead_is_what_a_truncation_calls(small, monkeypatch, devices):
     """Anything traced with other arguments would be compiled again."""
     begun = []

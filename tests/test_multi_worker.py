@@ -34,6 +34,7 @@ def together(tmp_path_factory):
     return [np.load(folder / f"{index}.npz") for index in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", multi_worker.MAKERS)
 def test_two_workers_equal_one(together, name):
     first, second = (worker[name] for worker in together)
@@ -44,6 +45,7 @@ def test_two_workers_equal_one(together, name):
     np.testing.assert_allclose(first, alone, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_adapted_adam_equals_keras_own(together):
     for worker in together:
         np.testing.assert_allclose(worker["adapted"], worker["keras"], atol=2e-5)

@@ -68,7 +68,12 @@ OF_EACH_KIND = [
     for name in sorted(OPTIMIZERS)
 ]
 COORDINATEWISE = [
-    one for one in EVERY if OPTIMIZERS[one.values[0]].rule_type.coordinatewise
+    pytest.param(
+        name,
+        marks=[pytest.mark.slow] * (name not in ("adam", "choice", "rnnprop")),
+    )
+    for name in sorted(OPTIMIZERS)
+    if OPTIMIZERS[name].rule_type.coordinatewise
 ]
 
 

@@ -482,6 +482,7 @@ def test_many_choice_rules_and_odd_labels(tmp_path, monkeypatch):
     assert "a $x_$ b" in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_few_records_make_a_page_too(tmp_path):
     """Analytic optimizers alone: no students, no reference, no interval."""
     written([record("Train", "adam", 0, 0)], tmp_path)

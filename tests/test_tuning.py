@@ -169,6 +169,7 @@ def test_the_pool_file_holds_what_was_tuned(tmp_path):
         assert part in text
 
 
+@pytest.mark.slow
 def test_keras_optimizers_get_the_same_budget(searched, tmp_path):
     """Keras' SGD is ours, so its losses are; its macro gives what was tuned."""
     found = tf_amalgam.grid_search(
@@ -239,6 +240,7 @@ def test_table_of_a_private_optimizee_by_hand():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.version_info >= (3, 12), reason="tensorflow-privacy needs Python < 3.12"
 )
