@@ -102,8 +102,8 @@ def start(main, with_tensorflow=True):
 
                 tensorflow.config.list_physical_devices()
                 import tf_amalgam.bindings  # noqa: F401 -- what all programs need
-        # A batch system's stop is treated like Ctrl-C; not before, while it would just
-        # end the program, or get lost where a module's import catches everything.
+        # A batch system's stop is treated like Ctrl-C from here on; before, while
+        # modules are loaded, it just ends the program.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             main(argv)

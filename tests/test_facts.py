@@ -3,7 +3,9 @@
 import json
 import pathlib
 
-from tests.test_reporting import planted, written
+import pytest
+
+from tests.test_reporting import planted, undrawn, written  # noqa: F401 -- a fixture
 from tf_amalgam import evaluated, facts, frames, records, reporting
 
 
@@ -30,6 +32,7 @@ def test_single_replicates_are_said():
     ]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_there_is_no_table_6_of_single_replicates(tmp_path):
     single = [one for one in planted() if one["replicate"] == 0]
     page = reporting.write_report(written(single, tmp_path))
@@ -126,6 +129,7 @@ def test_rivals_are_said():
     ]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_all_missing_runs_are_on_disk(tmp_path):
     found = [one for one in planted() if one["optimizer"] != "sgd"]
     page = reporting.write_report(written(found, tmp_path))

@@ -185,7 +185,24 @@ def test_files_of_other_sizes_differ_by_them_alone(name):
     assert gin.query_parameter(key) == float(name.rpartition("_")[2])
 
 
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("name", NAMED)
+def test_named_experiments_are_read(name):
+    files = ["gin_configs/forms/cpu.gin", f"gin_configs/experiments/{name}.gin"]
+    bindings.parse(files, TINY)
+    bindings.check_given("amalgamate")
+
+
+# One of each kind: a scheme, a Choice rule, noise of both kinds, another architecture.
+KINDS = (
+    *("figure1_min_max_small", "figure1_choice_large", "figure2_original"),
+    *("figure6_gaussian_1e-3", "figure6_adversarial_1e-3"),
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in KINDS)) for n in RUN],
+)
 def test_named_experiments_take_two_meta_steps(name, tmp_path, eagerly):
     files = ["gin_configs/forms/cpu.gin", f"gin_configs/experiments/{name}.gin"]
     amalgam = bindings.run("amalgamate", files, TINY, tmp_path)
@@ -212,13 +229,6 @@ def test_named_experiments_take_two_meta_steps(name, tmp_path, eagerly):
 
 # Whatever its chances and repeats.
 SHORT = ["amalgamate.max_periods = 1", "amalgamate.max_repeats = 0"]
-
-
-# One of each kind: a scheme, a Choice rule, noise of both kinds, another architecture.
-KINDS = (
-    *("figure1_min_max_small", "figure1_choice_large", "figure2_original"),
-    *("figure6_gaussian_1e-3", "figure6_adversarial_1e-3"),
-)
 
 
 @pytest.mark.parametrize("name", KINDS)

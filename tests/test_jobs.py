@@ -270,10 +270,12 @@ def test_jobs_of_this_machine_equal_one_process(alone, tmp_path):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A Ray cluster of this machine with two CPUs."""
+    """A Ray cluster of this machine with two CPUs; as in the background of a script."""
     ray = pytest.importorskip("ray")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # its workers inherit it
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    signal.signal(signal.SIGINT, before)
     yield ray
     ray.shutdown()
 

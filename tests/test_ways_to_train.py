@@ -285,7 +285,8 @@ def fitted():
 PLAIN = [
     *("train_on_batch", "own loop, built variables", "ReduceLROnPlateau"),
     *("several outputs", "batch normalization", "MirroredStrategy"),
-    *("accumulated gradients", "MirroredStrategy, float16"),
+    *("accumulated gradients", "MirroredStrategy, float16", "mixed_bfloat16"),
+    *("shared layer", "several optimizers", "constraint", "LearningRateScheduler"),
 ]
 
 

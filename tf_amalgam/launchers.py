@@ -334,6 +334,9 @@ def _on_ray(job, log, folder, environment):
     """Runs a job as a process of a Ray worker."""
     if not pathlib.Path(folder).is_dir():
         raise Failed(f"{folder} is not on this machine; all must see the same folders")
+    # Ray cancels by SIGINT, which its workers ignore where what has started them does,
+    # as what a script has put into the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     if not job.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
