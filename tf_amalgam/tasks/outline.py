@@ -20,14 +20,15 @@ def outline(model) -> list[str]:
 
     Options are those that differ from the class's defaults, so that another version of
     Keras, which knows more of them, says the same. Of a layer without a config, an
-    anonymous function and an object that has no words nothing is known but its kind.
+    anonymous function and an object that has no words nothing is known but its kind;
+    nothing of what a subclass of `keras.Model` does between its layers.
 
     Args:
         model: fresh: operations that another model uses as well come after more.
 
     Example:
         >>> outline(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
-        ["Dense(activation=linear, units=2)"]
+        ['Dense(activation=linear, units=2)']
     """
     operations = list(getattr(model, "operations", model.layers))
     places = {id(one): i for i, one in enumerate(operations)}
