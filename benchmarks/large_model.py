@@ -95,7 +95,7 @@ def report(options):
     print("|---" * 7 + "|")
     ratios, lost = [], 0
     for millions in options.millions:
-        base = None
+        base, float32 = None, None
         for label, name, given in ROWS:
             if name == "student" and options.chunk_size:
                 given = {**given, "chunk_size": options.chunk_size}
@@ -117,6 +117,11 @@ def report(options):
             if label == "student":
                 what = f"{size / 1e6:.0f} M parameters in fit, GB in all"
                 ratios.append(Ratio(what, "", found["gigabytes"], None, 12, 12, False))
+                float32 = slower
+            elif "state_dtype" in given:
+                what = f"{size / 1e6:.0f} M parameters in fit, bfloat16 state, time"
+                against, value = "float32 state", slower / float32
+                ratios.append(Ratio(what, against, value, None, 1.5, 2, False))
     what = "trainings in fit whose loss is not finite"
     return [*ratios, Ratio(what, "", lost, None, 0, 0, False)]
 
