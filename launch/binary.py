@@ -14,6 +14,7 @@ from absl import logging as absl_logging
 from tf_amalgam_launch import processors
 
 PR_SET_PDEATHSIG = 1  # of Linux
+INTERRUPTED = 128 + signal.SIGINT  # as shells say it
 
 FLAGS = flags.FLAGS
 flags.DEFINE_boolean(
@@ -49,7 +50,7 @@ def define_launcher_flags():
     flags.DEFINE_string(
         "ray_address",
         None,
-        "Of ray: the cluster (auto, ray://…); by default one is started here.",
+        "Of ray: the cluster (auto, ray://…); by default RAY_ADDRESS', or one here.",
     )
     flags.DEFINE_integer("retries", 3, "Of ray: how often a lost run is begun again.")
     flags.DEFINE_float("job_cpus", 2.0, "Of ray: CPUs that a run takes up.")
@@ -92,6 +93,9 @@ def start(main, with_tensorflow=True):
     """Runs an absl main; mistakes end in one message, a stop ends in a checkpoint."""
 
     def guarded(argv):
+        # Also where it is a container's first process, which is spared what has no
+        # handler.
+        signal.signal(signal.SIGTERM, _leave)
         end_with_parent()
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("tensorflow").setLevel(logging.WARNING)
@@ -102,9 +106,7 @@ def start(main, with_tensorflow=True):
 
                 tensorflow.config.list_physical_devices()
                 import tf_amalgam.bindings  # noqa: F401 -- what all programs need
-        # A batch system's stop is treated like Ctrl-C from here on; before, while
-        # modules are loaded, it just ends the program.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, _stop)
         try:
             main(argv)
         except (ValueError, OSError, RuntimeError, ImportError) as error:
@@ -114,9 +116,24 @@ def start(main, with_tensorflow=True):
                 "Interrupted; the same command continues from the last checkpoint.",
                 file=sys.stderr,
             )
-            sys.exit(128 + signal.SIGINT)  # as shells say it
+            sys.exit(INTERRUPTED)
 
     app.run(guarded)
+
+
+def _leave(*_):
+    """Ends the program at once, while modules are loaded: nothing has been begun."""
+    os._exit(INTERRUPTED)
+
+
+def _stop(*_):
+    """Has a batch system's stop treated like Ctrl-C.
+
+    A second one is not heard, or it would break off the checkpoint that the first has
+    caused: a batch system may send it to all processes, of which one sends it on.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

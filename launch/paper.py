@@ -11,6 +11,7 @@ for an array job; --jobs takes them from a file, jobs.jsonl or what was made of 
 launch/README.md has them on Slurm, Kubernetes and Ray.
 """
 
+import itertools
 import pathlib
 
 from absl import flags
@@ -37,6 +38,7 @@ def main(_=None):
 
     given = binary.FLAGS
     folder = pathlib.Path(given.workdir)
+    first, step = _share(given.share) if given.share else (0, 1)
     what = recipe.read(given.gin_file, given.gin_bindings)
     if given.measure:
         recipe.measure(what, folder)
@@ -44,17 +46,17 @@ def main(_=None):
     def several():
         needs = (given.job_cpus, given.job_gpus)
         every = campaign.planned(what, folder, *needs)
-        return jobs.chosen(jobs.read(given.jobs) if given.jobs else every, given.only)
+        listed = jobs.read(given.jobs) if given.jobs else every
+        return itertools.islice(jobs.chosen(listed, given.only), first, None, step)
 
     if given.plan:
-        jobs.write(several(), folder / jobs.FILE)
+        if not given.jobs:  # a list that was given may be the one it would write
+            jobs.write(several(), folder / jobs.FILE)
         found = campaign.groups(several(), recipe.hours(what, folder))
         print(campaign.table(found, campaign.read_rates(folder).machine))
-        print(f"Jobs, one a line: {folder / jobs.FILE}")
+        print(f"Jobs, one a line: {given.jobs or folder / jobs.FILE}")
         return
-    first, step = _share(given.share) if given.share else (0, 1)
-    wanted = list(several())[first::step]
-    recipe.run(what, wanted, folder, binary.launcher(False))
+    recipe.run(what, list(several()), folder, binary.launcher(False))
 
 
 def _share(text):

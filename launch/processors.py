@@ -7,7 +7,7 @@ import sys
 
 
 def set_up(onednn=True):
-    """Chooses TensorFlow's faster operations, if `onednn`, and has it keep memory.
+    """Chooses TensorFlow's faster operations, if `onednn`, and how it takes memory.
 
     It reads these choices from the environment, the first while it is loaded, and they
     hold for the whole process: this is for programs to call, not for libraries. What
@@ -23,6 +23,9 @@ def set_up(onednn=True):
     # A convolution's gradient takes tens of megabytes for a moment, and a page that
     # comes fresh from the system costs microseconds: 5 to 14 % of a meta-update.
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+    # Others may share a GPU, of which it would take all memory at once: the processes
+    # that this one starts, to begin with.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     # By default it ends at 64 GiB, whatever the machine has.
     megabytes = _whole() // 2**20
     if megabytes > 0:

@@ -15,4 +15,4 @@ fi
 .venv/bin/ruff format --check .
 .venv/bin/mypy tf_amalgam launch
 exec .venv/bin/python -m pytest --numprocesses=logical --maxprocesses=4 \
-    --dist=loadfile "${chosen[@]}" "$@"
+    --dist=loadfile ${chosen[@]+"${chosen[@]}"} "$@"

@@ -142,6 +142,7 @@ def test_import(tmp_path):
     assert [teacher["rule"] for teacher in about["teachers"]] == ["sgd", "adam"]
 
 
+@pytest.mark.slow
 def test_the_plan_is_listed(tmp_path):
     run = printed("train_zoo", f"--workdir={tmp_path}", "--list")
     assert run.count("not begun") == len(plan.entries())
@@ -216,12 +217,13 @@ def test_the_remedies_that_are_named_help():
             ["--gin_file=nothing.gin", "--workdir=x"],
             "error: Unknown gin file",
         ),
-        (  # which includes others
+        # Others of the kinds above; the first includes files.
+        pytest.param(
             "paper",
             ["--gin_bindings=campaign.replicates = 0", "--workdir=x"],
             "error: campaign.replicates must be a whole number from 1",
+            marks=pytest.mark.slow,
         ),
-        # Others of the kinds above.
         pytest.param(
             "grid_search",
             [f"--gin_file={FILE}", "--workdir=x", "--only=a", "--parallel=2"],
@@ -279,6 +281,10 @@ def test_a_campaign_is_planned_and_its_list_is_run(tmp_path):
     run = binary("paper", *binary_flags)
     assert run.returncode == 0, run.stderr
     assert "1/1" in run.stderr
+    text = path.read_text()
+    told = printed("paper", "--plan", "--share=1/2", *binary_flags)
+    assert path.read_text() == text  # a list that is given is left as it is
+    assert re.search(r"\| all that was measured +\| 0 ", told)
     jobs.write([done._replace(name="a"), done._replace(name="a")], path)
     with open(path, "a") as file:
         file.write("{}\n")
@@ -300,6 +306,51 @@ def test_a_stop_from_outside_has_a_status_of_its_own(tmp_path):
     )
     assert run.returncode == launchers.INTERRUPTED
     assert "the same command continues from the last checkpoint" in run.stderr
+
+
+STOPPED_TWICE = """
+import os, signal, time
+from tf_amalgam_launch import binary
+
+def main(_):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        print("checkpoint written")
+
+binary.start(main, with_tensorflow=False)
+"""
+STOPPED_EARLY = """
+import os, signal, time
+from tf_amalgam_launch import binary
+
+def set_up(onednn):  # the first thing before modules are loaded
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+binary.processors.set_up = set_up
+binary.start(print)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(STOPPED_TWICE, "checkpoint written\n"), (STOPPED_EARLY, "")]
+)
+def test_a_stop_is_heard_once_and_at_any_time(code, said, tmp_path):
+    program = tmp_path / "stopped.py"
+    program.write_text(code)
+    run = subprocess.run(
+        [sys.executable, program],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (run.returncode, run.stdout) == (launchers.INTERRUPTED, said)
+    assert "Traceback" not in run.stderr
 
 
 def test_a_package_that_is_missing_ends_in_a_message(tmp_path):

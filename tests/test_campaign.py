@@ -145,6 +145,8 @@ def test_planned_inner_steps_are_those_of_the_curriculum():
         ({"replicates": 0}, "replicates must be a whole number from 1"),
         ({"runs_per_job": 1.5}, "runs_per_job must be a whole number from 1"),
         ({"trainings": {"a b": "x"}}, "'a b' is to name a folder"),
+        ({"trainings": {"evaluation": "x"}}, "none of evaluation, logs, ., .."),
+        ({"trainings": {"..": "x"}}, "'..' is to name a folder of its own"),
         ({"known": ["a"]}, "share a label: a"),
         ({"known": [campaign]}, "takes evaluate.baselines by their names"),
         ({"known": {"adam": campaign}}, "baselines by their names.*received {'adam'"),
@@ -244,6 +246,24 @@ def test_a_campaign_runs_to_its_report_and_goes_on(small, tmp_path, capsys):
     assert missing.splitlines()[1:] == ["mine on two hidden ReLU layers (unseen): none"]
 
 
+def test_a_list_is_run_by_the_flags_that_it_was_made_with(small, tmp_path):
+    several = list(campaign.planned(small, tmp_path, cpus=3.0))
+    lines = (*several[0].gin_bindings, "amalgamate.alpha = 0.2")
+    other = several[0]._replace(gin_bindings=lines)
+    on = Told(fails=[job.name for job in several])
+    with pytest.raises(ValueError, match="train/mine/0 is not what this campaign does"):
+        recipe.run(small, [other], tmp_path, on)
+    with pytest.raises(ValueError, match="train/b/0 is no job of this campaign"):
+        recipe.run(small, [other._replace(name="train/b/0")], tmp_path, on)
+    assert not on.started
+    assert not (tmp_path / "campaign.json").exists()
+    # What it takes up, and where data lie, may be edited.
+    lines = (*several[0].gin_bindings, "data_dir = '/elsewhere'")
+    here = several[0]._replace(gin_bindings=lines, gpus=1.0, log="a.txt")
+    with pytest.raises(RuntimeError, match="1 of 1 jobs failed: train/mine/0"):
+        recipe.run(small, [here], tmp_path, on)
+
+
 def test_a_folder_holds_one_campaign(small, tmp_path):
     def claim(*lines):
         bound = (*small.gin_bindings, *lines)
@@ -294,6 +314,20 @@ def test_rates_are_measured(small, tmp_path):
     hours = recipe.hours(small, tmp_path)
     for job in campaign.planned(small, tmp_path):
         assert 0 < hours(job) < 1
+
+
+def test_what_was_measured_here_stays_until_it_is_anew(small, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe.trial, "seconds_of_an_epoch", lambda *_: 1.0)
+    monkeypatch.setattr(recipe, "_seconds_of_an_inner_step", interrupted)
+    for machine, kept in ((recipe._machine(), {"mine": 2.0}), ("another", {})):
+        before = campaign.Rates(machine, {}, {"mine": 2.0})
+        campaign.write_rates(before, tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.measure(small, tmp_path)
+        assert campaign.read_rates(tmp_path).inner_step == kept
 
 
 @pytest.mark.parametrize("error", [ImportError, FileNotFoundError, ValueError])

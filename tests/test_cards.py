@@ -246,6 +246,7 @@ def test_the_default_validates_best_over_all_optimizees():
     assert saved.find(best)[2]["sha256"] == saved.digest(tf_amalgam.load().rule_weights)
 
 
+@pytest.mark.slow
 def test_a_folder_without_records(tmp_path):
     run = subprocess.run(
         [sys.executable, "benchmarks/zoo.py", str(tmp_path)],

@@ -10,7 +10,7 @@ import pytest
 
 import tf_amalgam
 from tests import helpers
-from tf_amalgam import evaluation, plots, records, rules
+from tf_amalgam import evaluation, plots, records, rules, saved
 
 OPTIONS = {"epochs": 2, "seeds": (0, 1), "warmup_steps": 5, "progress": False}
 
@@ -295,6 +295,31 @@ def test_replicates_have_records_of_their_own(tmp_path):
     assert np.abs(np.subtract(replicate[:6], first[:6])).max() > 1e-3
     assert found[2]["optimizer_config"]["class"] == "keras.Lion"
     assert [r["kind"] for r in found[1:3]] == ["analytic", "keras"]
+
+
+def test_only_what_is_asked_for_is_read(tmp_path):
+    """Of other replicates files may be missing, damaged, or being written."""
+    for i in range(2):
+        folder = tmp_path / "mine" / f"replicate-{i}"
+        folder.mkdir(parents=True)
+        (folder / "settings.json").write_text("{}")
+        shutil.copy(saved.ZOO / "choice-small.npz", folder / "student.npz")
+    (folder / "student.npz").write_text("damaged")
+
+    def evaluated(**others):
+        return tf_amalgam.evaluate(
+            {"mine": tmp_path / "mine"},
+            helpers.tiny_task(),
+            workdir=tmp_path / "evaluation",
+            **{**OPTIONS, "seeds": [0], **others},
+        )
+
+    with pytest.raises(ValueError, match="damaged"):
+        evaluated()
+    [record] = evaluated(only=["*/mine-replicate0-*"])
+    assert record["replicate"] == 0
+    with pytest.raises(ValueError, match="damaged"):
+        evaluated(only=["*/mine-replicate1-*"])
 
 
 def test_baselines_come_first(tmp_path):

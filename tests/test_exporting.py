@@ -14,7 +14,7 @@ from tests import helpers
 from tests.test_gin import TINY
 from tests.test_reporting import few, written
 from tf_amalgam import bindings, cards, exporting, saved
-from tf_amalgam.workdir import read_csv
+from tf_amalgam.workdir import Busy, read_csv
 
 FILES = ["gin_configs/experiments/quickstart.gin"]
 
@@ -207,6 +207,21 @@ def test_a_refused_call_leaves_what_made_a_folder(run):
     lines = ["amalgamate.task = @tasks.quadratic()", "amalgamate.alpha = 0.3"]
     with pytest.raises(ValueError, match="another experiment"):
         bindings.run("amalgamate", FILES, lines, run)
+    gin.clear_config()
+    assert (run / "made.json").read_text() == before
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, ImportError, Busy])
+def test_what_cannot_begin_leaves_what_made_a_folder(run, monkeypatch, error):
+    """No data set, no package, or the folder is another process'."""
+
+    def failing(**_):
+        raise error("It is not here.")
+
+    before = (run / "made.json").read_text()
+    monkeypatch.setitem(bindings.REGISTERED, "amalgamate", failing)
+    with pytest.raises(error):
+        bindings.run("amalgamate", FILES, ["amalgamate.alpha = 0.3"], run)
     gin.clear_config()
     assert (run / "made.json").read_text() == before
 

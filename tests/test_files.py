@@ -92,6 +92,20 @@ def left_behind(folder):
     return found
 
 
+def test_a_stop_just_after_a_file_was_written_is_a_stop(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def stopped(*paths):
+        replace(*paths)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
 def test_what_kills_leave_is_removed_after_hours(tmp_path):
     orphan = left_behind(tmp_path)
     aged(orphan, 5)  # a slow disk may still be at it

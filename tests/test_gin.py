@@ -260,6 +260,40 @@ def test_forms_take_two_meta_steps(form, name, tmp_path, eagerly):
         assert noise["redrawn"] == told[noise["kind"]]
 
 
+MINE = """
+import gin
+import keras
+import tf_amalgam
+from tests import helpers
+
+
+@gin.configurable
+def task(batch_size=16):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return tf_amalgam.Task.from_keras(
+        helpers.tiny_model, helpers.blobs(), loss, name="mine", batch_size=batch_size
+    )
+"""
+
+
+def test_an_optimizee_of_a_module_of_yours(tmp_path, monkeypatch, eagerly):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "mine.gin").write_text(
+        "import mine\namalgamate.task = @mine.task()\nmine.task.batch_size = 8\n"
+    )
+    given = [
+        *("gin_configs/forms/cpu.gin", "gin_configs/experiments/figure2_rnnprop.gin"),
+        str(tmp_path / "mine.gin"),
+    ]
+    with pytest.raises(ValueError, match="No module named 'mine'"):
+        bindings.parse(given)
+    monkeypatch.syspath_prepend(tmp_path)
+    amalgam = bindings.run("amalgamate", given, TINY, tmp_path / "run")
+    assert amalgam.about["task"]["name"] == "mine"
+    bindings.parse([tmp_path / "run" / "config.gin"])  # the file that tells of the run
+    assert bindings.bound("task").name == "mine"
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -327,6 +327,21 @@ def test_the_average_goes_back_where_too_little_was_gained():
     np.testing.assert_array_equal(average.numpy(), [1.0, 2.0])
 
 
+def test_it_goes_back_to_what_was_best_before_the_step():
+    """Also where the loss is lower than ever at the step that gained too little."""
+    guard = Guard(size=1e9, cosine=-1.0, patience=20)
+    optimizer = learned_sgd(guard)
+    optimizer.build([variable := keras.Variable([1.0, 2.0])])
+    loss, seen = 100.0, []
+    while optimizer.guard_report["gained_too_little"] < 2:
+        seen.append(variable.numpy())
+        # The fallback gains a thousand times as much.
+        loss -= 1.0 if optimizer.guard_report["fallback_left"] else 1e-3
+        step(optimizer, [variable], [[0.1, 0.1]], loss)
+    np.testing.assert_array_equal(variable.numpy(), seen[-2])
+    assert np.all(seen[-1] != seen[-2])
+
+
 def test_a_schedule_that_begins_at_zero_is_no_fault_of_the_warm_up():
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, 1000, warmup_target=1.0, warmup_steps=50

@@ -31,8 +31,9 @@ FIELDS = {
     "rayStartParams": "num-cpus",
     "template": "spec",
     "spec": "restartPolicy containers volumes",
-    "containers": "name image imagePullPolicy command args ports resources "
+    "containers": "name image imagePullPolicy command args env ports resources "
     "volumeMounts",
+    "env": "name value",
     "ports": "name containerPort",
     "resources": "requests limits",
     "requests": "cpu memory storage",

@@ -154,6 +154,8 @@ def test_what_comes_after_a_failure_is_left(tmp_path):
     ("status", "error", "message"),
     [
         (-9, launchers.Lost, "killed by SIGKILL"),
+        (-15, launchers.Lost, "killed by SIGTERM"),
+        (-11, launchers.Failed, "killed by SIGSEGV"),
         (130, launchers.Lost, "it was interrupted"),
         (1, launchers.Failed, "it ended with status 1"),
         (0, None, ""),
@@ -182,6 +184,47 @@ def test_processes_that_share_a_gpu_take_what_they_need(monkeypatch, tmp_path):
     monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")
     processes.started("evaluate", (), (), tmp_path, tmp_path / "log.txt")
     assert [env["TF_FORCE_GPU_ALLOW_GROWTH"] for env in found] == ["true", "false"]
+
+
+def test_a_file_of_another_machine_is_looked_for_anew(tmp_path, monkeypatch):
+    """It may be there, though this machine remembers that it was not."""
+    there = tmp_path / "made"
+
+    class Elsewhere(Told):
+        def start(self, job, log):
+            return job.name
+
+    def look_anew(folder):
+        assert folder == str(tmp_path)
+        there.touch()
+
+    several = [job("a", makes=(str(there),))]
+    assert launchers.run(several, Elsewhere(), tmp_path, progress=False) == {
+        "a": f"it ended without {there}"
+    }
+    monkeypatch.setattr(jobs.files, "look_anew", look_anew)
+    assert not launchers.run(several, Elsewhere(), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "variable", "where"),
+    [(None, "", "local"), (None, "ray://a:1", "ray://a:1"), ("auto", "b:1", "auto")],
+)
+def test_which_ray_cluster_it_is(monkeypatch, address, variable, where):
+    """One that somebody has started here is not joined unless it is asked for."""
+    ray = pytest.importorskip("ray")
+    asked = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **_: asked.append(address))
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    names = ("RAY_task_oom_retries", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
+    for name in names:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    on = launchers.Ray(address, retries=5)
+    assert asked == [where]
+    assert on._whole == (where == "local")
+    assert os.environ[names[0]] == "5"
 
 
 def test_jobs_that_wait_for_one_another_are_refused(tmp_path):
@@ -311,6 +354,7 @@ class Killing(launchers.Ray):
         return super().ended(running)
 
 
+@pytest.mark.slow
 def test_a_ray_cluster_that_loses_a_worker_makes_the_same(cluster, alone, tmp_path):
     on = Killing()
     on.folder = tmp_path
@@ -362,7 +406,9 @@ def test_ray_is_told_how_to_compute_and_nothing_of_this_machine(monkeypatch):
     on._retries = {}
     for name in ("TF_CONFIG", "TF_CPU_BFC_MEM_LIMIT_IN_MB", "TF_ENABLE_ONEDNN_OPTS"):
         monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("TFDS_DATA_DIR", "/data")
     on.start(job("a"), "log.txt")
+    assert given[0]["TFDS_DATA_DIR"] == "/data"
     assert given[0]["TF_ENABLE_ONEDNN_OPTS"] == "1"
     assert not {"TF_CONFIG", "TF_CPU_BFC_MEM_LIMIT_IN_MB"} & given[0].keys()
 

@@ -81,7 +81,15 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[pytest.mark.slow] * (name in ("extended", "original"))
+        )
+        for name in RULES
+    ],
+)
 def test_lanes_take_the_rules_own_step(float64, small, name):
     """111 coordinates as 2 lanes of 4 chunks of 16, tensors across borders."""
     rule = RULES[name]

@@ -184,14 +184,13 @@ def test_workers_know_their_place_and_have_their_cpus(slurm):
     assert len(workers) == 2
 
 
+IMPORTS = '[ "$1" = -c ] || '  # what `python -c "import ray"` does of itself
+
+
 def test_a_ray_cluster_is_of_all_nodes_and_their_cpus(slurm):
-    # Each wait ends once what was started before it is written down.
+    # Machines that were started have joined.
     stand_in(
-        slurm / "bin",
-        "sleep",
-        "echo >> FOLDER/slept; "
-        'until [ "$(wc -l < FOLDER/started)" -ge "$(wc -l < FOLDER/slept)" ]; '
-        "do command -p sleep 0.1; done",
+        slurm / "bin", "python", f'{IMPORTS}[ "$(wc -l < FOLDER/started)" -ge "$3" ]'
     )
     stand_in(slurm / "bin", "ray", "exit 0")
     (slurm / "started").touch()
@@ -205,6 +204,21 @@ def test_a_ray_cluster_is_of_all_nodes_and_their_cpus(slurm):
         "ray start --address=localhost:20007 --num-cpus=16 --block",
         f"{head}true --launcher=ray --ray_address=localhost:20007 --workdir=runs/paper",
     ]
+
+
+def test_nothing_runs_on_a_part_of_a_ray_cluster(slurm, monkeypatch):
+    # No second machine joins.
+    stand_in(slurm / "bin", "python", IMPORTS + '[ "$3" = 1 ]')
+    stand_in(slurm / "bin", "ray", "exit 0")
+    monkeypatch.setenv("TF_AMALGAM_WAIT", "1")
+    script = LAUNCH / "slurm" / "ray.sbatch"
+    command = [script, "true", "--workdir=runs/paper"]
+    ran = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 1
+    assert "Of 2 machines, not all have joined" in ran.stderr
+    assert "--launcher=ray" not in (slurm / "started").read_text()
 
 
 @pytest.mark.slow

@@ -174,16 +174,23 @@ def test_more_attack_steps_find_more(float64):
     "objective",
     [
         Objective(perturbation=Perturbation("gaussian", 0.05)),
-        Objective(perturbation=Perturbation("gaussian", 0.05, redrawn="inner_step")),
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in (
+                Objective(
+                    perturbation=Perturbation("gaussian", 0.05, redrawn="inner_step")
+                ),
+                Objective(
+                    input_noise=0.1,
+                    segment=3,
+                    perturbation=Perturbation("gaussian", 0.02, redrawn="inner_step"),
+                ),
+            )
+        ),
         Objective(input_noise=0.3),
         Objective(
             teacher_forcing=True,
             input_noise=0.1,
-            perturbation=Perturbation("gaussian", 0.02, redrawn="inner_step"),
-        ),
-        Objective(
-            input_noise=0.1,
-            segment=3,
             perturbation=Perturbation("gaussian", 0.02, redrawn="inner_step"),
         ),
     ],

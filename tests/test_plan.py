@@ -101,6 +101,23 @@ def test_what_fails_does_not_hold_up_the_others(tmp_path, caplog):
     assert len(calls) == 3
 
 
+def test_a_replicate_that_diverged_does_not_keep_the_others(tmp_path, monkeypatch):
+    def one(file, folder):
+        raise RuntimeError("1 of 2 replicates failed")
+
+    shipped = []
+    finished = {"rnnprop": [True, False], "stronger": [False]}
+    monkeypatch.setattr(
+        plan.replicates,
+        "fates",
+        lambda run: [{"finished": there} for there in finished[run.name]],
+    )
+    monkeypatch.setattr(plan, "ship", lambda entry, *_: shipped.append(entry.name))
+    with pytest.raises(RuntimeError, match="These failed: rnnprop, stronger"):
+        plan.train(["rnnprop", "stronger"], tmp_path, one, into=tmp_path / "out")
+    assert shipped == ["rnnprop"]
+
+
 LINES = [*TINY, *SHORT, "amalgamate.task = @tasks.quadratic()"]
 
 

@@ -233,6 +233,7 @@ def test_a_first_order_meta_gradient_is_another(float64):
     assert directional_error(noisy(), helpers.players(), objective)[0] > 1e-3
 
 
+@pytest.mark.slow
 def test_two_halves_equal_one_whole():
     task, who = noisy(), helpers.players()
     carry, weights = helpers.started(task, who), helpers.weights_of(who.student)

@@ -254,6 +254,16 @@ def test_gradients_reach_a_loss_scaling_optimizer_unscaled():
 def test_noise_is_drawn_anew_without_a_seed():
     seeds = {tf_amalgam.private_model(helpers.tiny_model()).seed for _ in range(3)}
     assert len(seeds) == 3
+    assert max(seeds) >= 2**31  # so many can be tried
+
+
+def test_all_of_a_seed_names_the_noise():
+    ends = []
+    for seed in (5, 5 + 2**40):
+        model = compiled(seeded(helpers.tiny_model))
+        model.seed = seed
+        ends.append(fitted(model))
+    assert np.abs(ends[0] - ends[1]).max() > 1e-3
 
 
 def unbuilt():

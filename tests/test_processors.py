@@ -13,6 +13,7 @@ NAMES = (
     "TF_ENABLE_ONEDNN_OPTS",
     "TF_CPU_ALLOCATOR_USE_BFC",
     "TF_CPU_BFC_MEM_LIMIT_IN_MB",
+    "TF_FORCE_GPU_ALLOW_GROWTH",
 )
 FAULTS = """
 import resource, sys
@@ -98,7 +99,7 @@ def test_what_the_environment_says_wins(silent, monkeypatch):
         assert NAMES[2] not in os.environ
     processors.set_up()
     assert os.environ[NAMES[0]] == "1"
-    assert os.environ[NAMES[1]] == "true"
+    assert os.environ[NAMES[1]] == os.environ[NAMES[3]] == "true"
     assert int(os.environ[NAMES[2]]) > 100
     monkeypatch.setenv(NAMES[0], "0")
     monkeypatch.setenv(NAMES[1], "false")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import gin
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from tests import helpers
 from tests.test_gin import TINY
-from tf_amalgam import bindings, jobs, launchers, replicates, saved
+from tf_amalgam import bindings, files, jobs, launchers, replicates, saved
 from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
 
@@ -72,6 +73,7 @@ def test_the_folder_explains_itself(three):
     assert [job.workdir for job in listed] == [str(three / job.name) for job in listed]
 
 
+@pytest.mark.slow
 def test_its_list_of_jobs_does_the_same(three, tmp_path):
     """As data it can be chosen from, and run elsewhere."""
     bindings.run_replicates(1, FILES, TINY, tmp_path)
@@ -230,6 +232,23 @@ def test_a_failed_one_is_named_and_the_others_end(three, tmp_path):
     np.testing.assert_array_equal(
         weights(tmp_path / "replicate-1"), weights(three / "replicate-1")
     )
+
+
+def test_a_summary_is_of_all_that_is_there_when_it_is_written(three, tmp_path):
+    """Of programs that end together the last one writes what all have done."""
+    folder = tmp_path / "there"
+    shutil.copytree(three, folder)
+    (folder / "replicates.csv").unlink()
+    with files.locked(folder / ".replicates.csv"):
+        other = threading.Thread(target=replicates.summarize, args=[folder])
+        other.start()
+        other.join(0.3)
+        shutil.rmtree(folder / "replicate-1")
+        assert other.is_alive()
+        assert not (folder / "replicates.csv").exists()
+    other.join()
+    rows = (folder / "replicates.csv").read_text().splitlines()[1:]
+    assert [row[0] for row in rows] == ["0", "2"]
 
 
 def test_counts_are_checked(tmp_path):

@@ -1,12 +1,15 @@
 """The curriculum at work in a run: repeats, hand-over, and resuming at every point."""
 
+import contextlib
+import os
+
 import numpy as np
 import pytest
 
 import tf_amalgam
 from tests import helpers
 from tests.test_meta_train import SMALL, amalgamated, same
-from tf_amalgam import curriculum, files, saved, state
+from tf_amalgam import curriculum, files, saved, state, workdir
 from tf_amalgam.meta_train import Trainer
 from tf_amalgam.programs import Programs
 
@@ -16,13 +19,48 @@ SCRIPT = [1.0, -1.0, -0.8, 5.0, -0.9, -1.0, -2.0, -3.0]
 OPTIONS = {**SMALL, "stages": ((6, 3), (12, 2)), "repeat_threshold": 0.5}
 
 
-def test_one_process_trains_in_a_folder(tmp_path):
+def test_one_process_trains_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, "LOCK_SECONDS", 0.0)
     refused = pytest.raises(RuntimeError, match="Another process trains in")
     with files.locked(tmp_path / ".lock"), refused:
         amalgamated(stages=((6, 1),), workdir=tmp_path)
     assert not (tmp_path / "student.npz").exists()
     for _ in range(2):  # a lock ends with its run
         amalgamated(stages=((6, 1),), workdir=tmp_path)
+
+
+def test_it_waits_for_a_lock_that_outlives_its_process(tmp_path, monkeypatch):
+    """As a file server's may; what that process left half written is removed."""
+    left = tmp_path / "checkpoints" / ".checkpoint-00000001.npz.abcdefgh.tmp"
+    left.parent.mkdir()
+    left.touch()
+    os.utime(left, (0, 0))
+    kept = contextlib.ExitStack()
+    kept.enter_context(files.locked(tmp_path / ".lock"))
+    waited = []
+
+    def sleep(seconds):
+        waited.append(left.exists())
+        kept.close()
+
+    monkeypatch.setattr(workdir.time, "sleep", sleep)
+    amalgamated(stages=((6, 1),), workdir=tmp_path)
+    assert waited == [True]
+    assert (tmp_path / "student.npz").exists()
+    assert not left.exists()
+
+
+def test_a_run_is_done_when_nothing_is_left_to_do(tmp_path, monkeypatch):
+    """Its last file comes after all that could fail."""
+
+    def costs(self, state):
+        raise RuntimeError("killed while costs are measured")
+
+    monkeypatch.setattr(Trainer, "costs", costs)
+    with pytest.raises(RuntimeError, match="killed while"):
+        amalgamated(stages=((6, 1),), workdir=tmp_path, progress=True)
+    assert (tmp_path / "student.npz").exists()
+    assert not (tmp_path / "curves.png").exists()
 
 
 @pytest.fixture(scope="module")

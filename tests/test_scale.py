@@ -293,7 +293,12 @@ def test_mistakes_are_explained(options, message):
 
 
 @pytest.mark.parametrize(
-    "options", [{"segment": 1}, {"segment": 3}, {"teacher_forcing": True}]
+    "options",
+    [
+        {"segment": 1},
+        pytest.param({"segment": 3}, marks=pytest.mark.slow),
+        {"teacher_forcing": True},
+    ],
 )
 def test_meta_gradient_equals_finite_differences(float64, monkeypatch, options):
     """Through a whole truncation, whose rule states have rows of three kinds."""

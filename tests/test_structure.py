@@ -19,12 +19,13 @@ FOLDERS = {"tf_amalgam": PACKAGE, "tf_amalgam_launch": ROOT / "launch"}
 LAYERS = [
     {
         *("numerics", "layout", "files", "privacy", "stats", "warm_up"),
-        *("published", "processes", "terms", "words", "cluster"),
+        *("published", "processes", "progress", "terms", "words", "cluster"),
     },
-    {"rules", "sweep", "frames", "workers", "chunks", "plots", "weights", "jobs"},
+    {"rules", "sweep", "frames", "chunks", "plots", "weights", "jobs"},
     {
         *("data", "amalgamation", "perturbation", "curriculum", "guard"),
         *("private_gradients", "participants", "compiled", "measured", "launchers"),
+        "workers",
     },
     {"advance", "lanes", "stored"},
     {"guarded", "tasks", "evaluated"},

@@ -5,11 +5,12 @@ import multiprocessing
 import os
 import signal
 import time
+import types
 
 import pytest
 
 from tf_amalgam import files
-from tf_amalgam.sweep import Job, failures, sweep
+from tf_amalgam.sweep import Job, blame, failures, sweep
 
 
 def jobs_in(folder, count):
@@ -138,6 +139,42 @@ def test_what_another_process_failed_to_do_is_left_alone(tmp_path):
     with pytest.raises(RuntimeError, match="3 of 10"):
         sweep(jobs, broken, tmp_path, progress=False, since=time.time_ns())
     assert seen[10:] == [0, 1, 2]
+
+
+def test_what_kills_its_process_is_left_alone(tmp_path):
+    """By the others of its call, once that has been told; the next tries it again."""
+    now, seen, jobs = time.time_ns() - 10**9, [], jobs_in(tmp_path, 3)
+    begun = jobs[1].path.with_suffix(".begun")
+
+    def write(i):
+        if i == 1 and os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        seen.append(i)
+        files.write_json(jobs[i].path, i)
+
+    def work():
+        sweep(jobs, write, tmp_path, progress=False, since=now)
+
+    parent = os.getpid()
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    assert [job.path.is_file() for job in jobs] == [True, False, False]
+    dead = types.SimpleNamespace(pid=process.pid, returncode=process.exitcode)
+    # It is nobody else's fault.
+    assert blame(tmp_path, types.SimpleNamespace(pid=1, returncode=-9)) == 0
+    assert blame(tmp_path, types.SimpleNamespace(pid=process.pid, returncode=1)) == 0
+    assert begun.is_file()
+    assert blame(tmp_path, dead) == 1
+    assert not begun.exists()
+    work()
+    assert seen == [2]
+    (failure,) = failures(tmp_path)
+    assert failure.read_text().endswith("was killed by SIGKILL.\n")
+    sweep(jobs, write, tmp_path, progress=False)
+    assert seen == [2, 1]
+    assert not list(tmp_path.rglob("*.begun"))
+    assert not failures(tmp_path)
 
 
 def test_a_log_says_why_where_no_traceback_is(tmp_path):

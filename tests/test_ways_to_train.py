@@ -250,7 +250,10 @@ def by_sgd(way):
     return WAYS[way](lambda **kwargs: keras.optimizers.SGD(0.001, **kwargs))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(w, marks=[pytest.mark.slow] * w.endswith(", float16")) for w in WAYS],
+)
 def test_equals_keras_adam(way):
     ours = WAYS[way](lambda **kwargs: keras_adam.AdaptedAdam(0.01, **kwargs))
     theirs = WAYS[way](lambda **kwargs: keras.optimizers.Adam(0.01, **kwargs))
@@ -370,10 +373,22 @@ MAKERS = {
     ),
     "guarded": lambda: tf_amalgam.load(SHIPPED, warmup_steps=4, guard=True),
 }
+MOST = ("adapted Adam", "in the warm-up", "guarded")
 
 
-@pytest.mark.parametrize("which", MAKERS)
-@pytest.mark.parametrize("keeper", KEEPERS)
+# Pickles and copies are made of what a file holds.
+KEPT = [
+    pytest.param(
+        keeper,
+        which,
+        marks=[pytest.mark.slow] * (keeper in ("pickle", "deepcopy") and which in MOST),
+    )
+    for keeper in KEEPERS
+    for which in MAKERS
+]
+
+
+@pytest.mark.parametrize(("keeper", "which"), KEPT)
 def test_kept_and_gone_on(which, keeper, tmp_path):
     """Twelve steps, kept, found again, twelve more: as if never interrupted."""
     net = model()
@@ -385,7 +400,13 @@ def test_kept_and_gone_on(which, keeper, tmp_path):
     np.testing.assert_array_equal(go_on(again), go_on(net))
 
 
-@pytest.mark.parametrize("which", MAKERS)
+@pytest.mark.parametrize(
+    "which",
+    [
+        pytest.param(w, marks=[pytest.mark.slow] * (w in ("in the warm-up", "guarded")))
+        for w in MAKERS
+    ],
+)
 def test_a_cloned_model_starts_afresh(which):
     net = model()
     fit(net, MAKERS[which](), 1)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import time
 
 import pytest
@@ -75,6 +76,21 @@ def test_one_that_did_nothing_is_not_started_again(begun, tmp_path):
     begun[1].returncode = 1
     assert not crew.work(4)
     assert len(begun) == 2
+
+
+def test_one_that_was_killed_is_replaced_and_what_it_did_left(begun, tmp_path):
+    """Of the runs that are left the one that it was doing is none any more."""
+    crew = Workers(1, [], [], tmp_path)
+    crew.work(5)
+    begun[0].returncode, begun[0].pid = -9, 7
+    mark = tmp_path / "task" / "a.begun"
+    mark.parent.mkdir()
+    mark.write_text(f"{socket.gethostname()} 7")
+    assert crew.work(5)
+    assert len(begun) == 2
+    assert "SIGKILL" in (mark.parent / "a.failed.txt").read_text()
+    begun[1].returncode, begun[1].pid = -9, 8  # before it began one
+    assert not crew.work(4)
 
 
 def test_stopping_interrupts_all(begun, tmp_path):

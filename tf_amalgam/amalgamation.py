@@ -37,9 +37,9 @@ def log_distance(student_P, teacher_P, scale_P, distance="paper", huber_delta=No
 def combine(distances_K, scheme):
     """Returns the amalgamation loss of one step.
 
-    `mean`: Σ dₖ / K (Eq. 3, additive). `min_max`: max dₖ (Eq. 4): the student is
-    drawn to the teacher it is farthest from. `choice`: there is one teacher, a
-    trained Choice rule.
+    `mean`: Σ dₖ / K (Eq. 2, additive). `min_max`: max dₖ (Eq. 3): the student is
+    drawn to the teacher it is farthest from. `choice` (Eq. 4): there is one teacher,
+    a trained Choice rule.
     """
     if scheme == "min_max":
         return ops.max(distances_K)

@@ -30,9 +30,7 @@ from tf_amalgam.curriculum import Stage
 from tf_amalgam.lineup import KerasOptimizer
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.registry import unknown
-from tf_amalgam.workdir import CONFIG_FILE, MADE_FILE
-
-OPERATIVE_FILE = "operative_config.gin"
+from tf_amalgam.workdir import CONFIG_FILE, MADE_FILE, OPERATIVE_FILE, Busy
 
 # Name in .gin files → what it makes. Signatures are closed, so that a misspelt
 # parameter is an error.
@@ -132,7 +130,7 @@ def parse(gin_files, gin_bindings=()):
                 list(gin_bindings),
                 skip_unknown=False,
             )
-    except (ValueError, AttributeError, SyntaxError, OSError) as error:
+    except (*(ValueError, AttributeError, SyntaxError, OSError, ImportError),) as error:
         raise ValueError(
             f"The gin configuration cannot be read: {error}\n"
             f"Known names: {', '.join(CONFIGURABLES)}. Their parameters are those of "
@@ -191,7 +189,8 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     kept = {"configuration": gin.operative_config_str} if name == "evaluate" else {}
     try:
         result = REGISTERED[name](workdir=workdir, **kept, **others)
-    except ValueError:  # refused: the folder may be another experiment's
+    except (ValueError, OSError, ImportError, Busy):
+        # Refused, or it could not begin: the folder may be another experiment's.
         write_config = False
         raise
     finally:

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from tf_amalgam import files, jobs, records, replicates, workdir
+from tf_amalgam.processes import LOGS
 
 EVALUATION = "evaluation"  # folder of the records
+TAKEN = (EVALUATION, LOGS, ".", "..")  # no names for folders of trainings
 RATES_FILE = "rates.json"
 SETTINGS_FILE = "campaign.json"
 # Bindings that say nothing of trainings.
@@ -74,10 +76,11 @@ def campaign(
                 f"campaign.{name} must be a whole number from 1, received {value!r}."
             )
     for label in trainings:
-        if records.safe(label) != label:
+        if records.safe(label) != label or label in TAKEN:
             raise ValueError(
-                f"campaign.trainings: {label!r} is to name a folder; use letters, "
-                "digits, dots, dashes and underscores."
+                f"campaign.trainings: {label!r} is to name a folder of its own; use "
+                "letters, digits, dots, dashes and underscores, but none of "
+                f"{', '.join(TAKEN)}."
             )
     known = (known,) if isinstance(known, str | Mapping) else tuple(known)
     if unnamed := [one for one in known if not isinstance(one, str)]:
@@ -143,7 +146,11 @@ def trainings(what, folder, cpus=2.0, gpus=0.0) -> Iterator[jobs.Job]:
                 gin_files,
                 (*bindings, f"amalgamate.replicate = {i}"),
                 str(run),
-                makes=(str(run / workdir.CURVES_FILE),),
+                # The last files: the run's, and the program's.
+                makes=tuple(
+                    str(run / name)
+                    for name in (workdir.CURVES_FILE, workdir.OPERATIVE_FILE)
+                ),
                 log=str(run / replicates.LOG_FILE),
                 **needs,
             )

@@ -2,10 +2,10 @@
 
 A run goes through stages of growing unrolls. A stage is made of periods (some
 meta-epochs each); after each comes a validation at the *next* stage's length, so that
-a student is chosen by what it will have to do (Chen et al. 2020a; Huang et al. 2022,
-C.3). A period after which validation is much worse is repeated from the stage's best
-weights, a few times at most, and never built upon; a stage hands its best weights on to
-the next.
+a student is chosen by what it will have to do (Chen et al. 2020a; the released code of
+Huang et al. 2022). A period after which validation is much worse is repeated from the
+stage's best weights, a few times at most, and never built upon; a stage hands its best
+weights on to the next.
 """
 
 import dataclasses

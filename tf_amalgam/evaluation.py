@@ -107,11 +107,22 @@ def evaluate(
         "warmup_steps": warmup_steps,
         "warmup_learning_rate": warmup_learning_rate,
     }
+
+    def wanted(label, replicate):
+        """Whether a record of it is to be made."""
+        several = [
+            str(records.record_path("", name, label, seed, replicate))
+            for name in names
+            for seed in seeds
+        ]
+        return any(fnmatch.filter(several, pattern) for pattern in only)
+
     contestants = lineup(
         {**labelled(baselines), **_others(optimizers, baselines)},
         preset=preset,
         warmup_steps=warmup_steps,
         warmup_learning_rate=warmup_learning_rate,
+        wanted=None if only is None else wanted,
     )
     # All optimizers of a seed follow one another: an unfinished evaluation compares.
     runs = [
@@ -131,8 +142,8 @@ def evaluate(
             f"seeds ({seeds}) differ in nothing that a file name can hold."
         )
     if only is not None:
-        wanted = _wanted([job.path for job in jobs], workdir, only)
-        jobs, runs = ([several[i] for i in wanted] for several in (jobs, runs))
+        places = _wanted([job.path for job in jobs], workdir, only)
+        jobs, runs = ([several[i] for i in places] for several in (jobs, runs))
     if configuration is None:
         labels = list(dict.fromkeys(one.label for one in contestants))
         named = {"tasks": names, "optimizers": labels, "seeds": seeds}

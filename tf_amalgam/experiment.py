@@ -14,7 +14,8 @@ from tf_amalgam.settings import PERTURBED, PRESETS, Settings
 from tf_amalgam.workdir import CHOICE_FOLDER, Workdir
 
 # The released schedule of a Choice rule: (truncations of an unroll, periods); with
-# periods of 10 meta-epochs 180 meta-updates.
+# periods of 10 meta-epochs 180 meta-updates. (There validations are at 1,000 steps
+# always, and the first period has no warm-up.)
 CHOICE_STAGES = ((1, 1), (2, 1), (5, 3))
 
 
@@ -159,9 +160,9 @@ def amalgamate(
             where these are given.
         choice_stages, choice_repeat_threshold: its own curriculum; by default periods
             with unrolls of 1, 2, 5, 5 and 5 truncations.
-        choice_scaling: its own random scaling; none by default, as in the paper (C.3).
-            Steps of SGD and its like grow with the square of a coordinate's scale, so
-            that a large pool would explode under it.
+        choice_scaling: its own random scaling; none by default, unlike in the released
+            recipe. Steps of SGD and its like grow with the square of a coordinate's
+            scale, so that a large pool would explode under it.
         choice_rates: learning rates inside its pool of teachers given by name:
             `"direct"`, the same as outside, or `"released"`, up to ten times larger
             ones; by default the preset's. See docs/experiments.md.
@@ -177,7 +178,7 @@ def amalgamate(
         replicate: number of this one among runs that differ in nothing else: its
             randomness is derived from `seed` and this number.
         initial_weights: name or path of a trained optimizer to start from, of the same
-            rule, or for a Choice rule with rates of one without.
+            rule, or of a Choice rule that lacks this one's rates or their agreement.
         strategy: which devices share the meta-batch: `"none"` is one device,
             `"mirrored"` those of this machine, `"multi_worker"` those of all machines
             that `TF_CONFIG` names (see `join_cluster`). The mathematics is the same.
@@ -192,7 +193,9 @@ def amalgamate(
     Raises:
         ValueError: for any argument out of place, before any work starts; and if
             `workdir` holds another experiment.
+        RuntimeError: if another process is training in `workdir`.
         Diverged: after `max_skipped` non-finite meta-gradients in a row.
+        WorkerLost: if another machine's process has ended (`"multi_worker"`).
         KeyboardInterrupt: on Ctrl-C, after a checkpoint was written.
     """
     if preset not in PRESETS:

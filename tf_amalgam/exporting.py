@@ -17,7 +17,8 @@ def export(
 ) -> cards.Card:
     """Writes a trained optimizer and its card; returns the card.
 
-    Of replicates it is the best one by validation; the card has the figures of all.
+    Of replicates it is the best one by validation, of those that have finished if there
+    are any; the card has the figures of all.
 
     Args:
         workdir: what `amalgamate` wrote: the folder of one run, or of replicates.
@@ -182,7 +183,12 @@ def _best(workdir, part):
     if not rows:
         raise FileNotFoundError(f"No replicate in {workdir} has readable results.")
     scores = [row["best_validation"] for row in rows]
-    best = min(range(len(rows)), key=lambda i: (math.isnan(scores[i]), scores[i]))
+    begun = [not row["finished"] for row in rows]  # stopped, or diverged
+
+    def standing(i):
+        return begun[i], math.isnan(scores[i]), scores[i]
+
+    best = min(range(len(rows)), key=standing)
     told = [{**row, "chosen": i == best} for i, row in enumerate(rows)]
     return folders[rows[best]["replicate"]], told
 

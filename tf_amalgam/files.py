@@ -59,7 +59,9 @@ def write_bytes(path, content: bytes | Iterable[bytes]):
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            # A stop may have come just after it was given its name.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
             raise
     except OSError as error:
         raise OSError(
@@ -103,6 +105,15 @@ def remove_abandoned(folder, hours=ABANDONED_HOURS) -> list[pathlib.Path]:
                 path.unlink()
                 removed.append(path)
     return removed
+
+
+def look_anew(folder):
+    """Opens a folder, so that what a file server's client remembers of it is renewed.
+
+    It remembers, too, which files were not there, for up to a minute.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder):
+        pass
 
 
 def write_text(path, text: str):

@@ -37,7 +37,7 @@ class Moment(NamedTuple):
 
 
 def guarded_step(guard, kept, place, now, own_step):
-    """Returns the parameters after a step under guard; variables are assigned.
+    """Returns a step under guard; variables of the guard's and states are assigned.
 
     Args:
         guard: a `Guard`.
@@ -45,6 +45,10 @@ def guarded_step(guard, kept, place, now, own_step):
         place: `Place` of the tensors that have a gradient.
         now: the `Moment`; its step counts from the first.
         own_step: `(moment, held, afresh) -> delta_P` of the guarded optimizer.
+
+    Returns:
+        `(delta_P, goes_back, best_P)`: what to add to the parameters, but where it is
+        time to go back; then they are to be the best so far.
     """
     watch = Watch(*(ops.convert_to_tensor(v) for v in kept.watch))
     fine = ops.all(ops.isfinite(now.grads_P))
@@ -87,7 +91,8 @@ def guarded_step(guard, kept, place, now, own_step):
     delta_P = ops.where(by_fallback, fallback_P, own_P)
     delta_P = ops.where(fine, delta_P, ops.zeros_like(delta_P))
     goes_back = ops.logical_or(climbed, lags)
-    after_P = ops.where(goes_back, best_P, now.params_P + delta_P)
+    # A copy: the variable that it may be is assigned below.
+    best_P = ops.where(goes_back, best_P, now.params_P)
     fell = fallen(guard, watch, out, climbed, lags, count)
     for variable, new, old in zip(kept.watch, fell, watch, strict=True):
         variable.assign(ops.where(falls, new, old))
@@ -97,4 +102,4 @@ def guarded_step(guard, kept, place, now, own_step):
         for average, best in zip(kept.averages, bests, strict=False):  # or none
             was = ops.convert_to_tensor(average)
             average.assign(ops.where(goes_back, ops.cast(best, was.dtype), was))
-    return after_P
+    return delta_P, goes_back, best_P

@@ -6,6 +6,7 @@ simply run again.
 
 import fnmatch
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -45,7 +46,16 @@ class Job(NamedTuple):
     @property
     def done(self) -> bool:
         """Whether all that it makes is there."""
-        return bool(self.makes) and all(pathlib.Path(p).is_file() for p in self.makes)
+        return bool(self.makes) and all(map(os.path.isfile, self.makes))
+
+    def done_elsewhere(self) -> bool:
+        """Whether all is there that another machine was to make.
+
+        What this one remembers of a folder of a file server may be older.
+        """
+        for folder in {os.path.dirname(path) for path in self.makes}:
+            files.look_anew(folder or ".")
+        return self.done
 
 
 def write(jobs, path):

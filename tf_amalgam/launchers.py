@@ -8,17 +8,19 @@ import time
 from collections import Counter, deque
 from typing import Any
 
-import tqdm
-
 from tf_amalgam import jobs as listed
 from tf_amalgam import processes
 from tf_amalgam.processes import LOGS
+from tf_amalgam.progress import Bar
 
 LAUNCHERS = ("local", "ray")
 # Seconds between looks at what is running.
 PATIENCE = 0.2
 # Status of a program that a SIGINT or SIGTERM has ended in good order.
 INTERRUPTED = 128 + signal.SIGINT
+# What becomes of a job that is killed for no fault of its own. (Of a fault of its own,
+# SIGSEGV or SIGABRT say, it would die again.)
+LOST = (INTERRUPTED, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 # What is no business of other machines: a place in a cluster, this one's memory.
 OF_THIS_MACHINE = ("TF_CONFIG", "TF_CPU_BFC_MEM_LIMIT_IN_MB")
 # Jobs that are handed to Ray at a time, which keeps the others in no memory.
@@ -80,7 +82,7 @@ def run(jobs, on, folder, *, progress=True, description="running", ended=None):
     queue = _Queue(jobs)
     running: dict[Any, listed.Job] = {}
     failed: dict[str, str] = {}
-    with tqdm.tqdm(
+    with Bar(
         total=len(jobs),
         initial=queue.done,
         desc=description,
@@ -94,7 +96,7 @@ def run(jobs, on, folder, *, progress=True, description="running", ended=None):
                     running[on.start(job, log_of(job, folder))] = job
                 for handle, error in on.ended(running):
                     job = running.pop(handle)
-                    if not error and job.makes and not job.done:
+                    if not error and job.makes and not job.done_elsewhere():
                         error = f"it ended without {', '.join(job.makes)}"
                     if error:
                         failed[job.name] = error
@@ -103,7 +105,7 @@ def run(jobs, on, folder, *, progress=True, description="running", ended=None):
                         bar.update()
                     if ended:
                         ended(job, error)
-                bar.set_postfix_str(_status(running, failed))
+                bar.say(_status(running, failed))
         except BaseException:
             on.stop(running)
             raise
@@ -232,6 +234,9 @@ class Ray:
     """
 
     def __init__(self, address=None, retries=3):
+        # What runs out of memory is by default begun again without end. Ray may read
+        # this while it is loaded.
+        os.environ.setdefault("RAY_task_oom_retries", str(retries))
         try:
             import ray
         except ImportError as error:
@@ -242,15 +247,17 @@ class Ray:
             raise ValueError(
                 f"retries must be a whole number from 0, received {retries}."
             )
-        given = address is not None or "RAY_ADDRESS" in os.environ
+        given = bool(address or os.environ.get("RAY_ADDRESS"))
         self._ray, self._whole = ray, not given
         if not ray.is_initialized():
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            # Without an address Ray would join what `ray start` has started here.
+            where = address or os.environ.get("RAY_ADDRESS") or "local"
             try:
-                ray.init(address=address, log_to_driver=False, include_dashboard=False)
+                ray.init(address=where, log_to_driver=False, include_dashboard=False)
             except ConnectionError as error:
                 raise ValueError(
-                    f"No Ray cluster answers at {address!r} ({error}). Start one with "
+                    f"No Ray cluster answers at {where!r} ({error}). Start one with "
                     "ray start --head, or leave the address out."
                 ) from error
         self._retries = {"max_retries": retries, "retry_exceptions": [Lost]}
@@ -287,11 +294,11 @@ class Ray:
         task = self._task.options(
             num_cpus=job.cpus, num_gpus=job.gpus, name=job.name, **self._retries
         )
-        # How TensorFlow computes here.
+        # How TensorFlow computes here, and where its data sets are.
         given = {
             k: v
             for k, v in os.environ.items()
-            if k.startswith("TF_") and k not in OF_THIS_MACHINE
+            if k.startswith(("TF_", "TFDS_")) and k not in OF_THIS_MACHINE
         }
         return task.remote(job, str(pathlib.Path(log).absolute()), os.getcwd(), given)
 
@@ -348,7 +355,7 @@ def _on_ray(job, log, folder, environment):
     except BaseException:  # cancelled
         processes.interrupt([process])
         raise
-    if status < 0 or status == INTERRUPTED:
+    if status in LOST:
         raise Lost(_said(status))
     if status:
         raise Failed(_said(status))

@@ -83,7 +83,7 @@ class Contestant(NamedTuple):
 
 
 def lineup(
-    optimizers, *, preset, warmup_steps, warmup_learning_rate
+    optimizers, *, preset, warmup_steps, warmup_learning_rate, wanted=None
 ) -> list[Contestant]:
     """Returns the contestants, all with the same warm-up.
 
@@ -96,6 +96,8 @@ def lineup(
             one. A folder of replicates stands for all of them.
         preset: hyperparameters of analytic optimizers given by name.
         warmup_steps, warmup_learning_rate: SGD's first steps.
+        wanted: `wanted(label, replicate)` says whose files are to be read; of all
+            others a contestant says nothing but who it is. None wants all.
 
     Raises:
         ValueError: for something else, no optimizers, or two of one label.
@@ -118,6 +120,9 @@ def lineup(
         if not several:
             raise ValueError(f"{label} has no replicates; expected at least one.")
         for i, one in several.items():
+            if wanted is not None and not wanted(label, i):
+                found.append(Contestant(label, i, _nobody, {}, "", {}))
+                continue
             if isinstance(one, (str, pathlib.Path)) and is_unfinished(one):
                 logging.warning(
                     "%s: the training in %s has not ended. What is evaluated is its "
@@ -139,6 +144,10 @@ def lineup(
             facts = (configuration(made), _kind(made), _training(one))
             found.append(Contestant(label, i, make, *facts))
     return found
+
+
+def _nobody():
+    raise ValueError("This contestant was not wanted, and has not been read.")
 
 
 def configuration(optimizer) -> dict:

@@ -45,8 +45,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             million up to 2¹⁸, beyond 26 million 2¹⁴. On another backend 2¹⁴ of models
             of more than 2¹⁶; beside a GPU, which needs more at once to be busy, 2¹⁹.
         guard: True, or a `Guard`: an analytic rule takes over for a while where the
-            rule's steps are not finite or out of bounds, the loss climbs, or the rule,
-            back after such a fall, gains less than half as fast (losses are seen
+            rule's steps are not finite or out of bounds, the loss climbs, or the rule
+            gains too little: less than a tenth of the loss in its first 300 steps, or
+            less than half of what the other did, after a fall (losses are seen
             where Keras' `fit` scales it; not on JAX, nor on several replicas, nor under
             `mixed_float16`, nor of a `private_model`, nor in loops of your own that do
             not call `scale_loss`).
@@ -337,11 +338,13 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         place = Place(self._layout, places)
         own_step = functools.partial(self._own_step, state, place)
         if kept:
-            after_P = guarded_step(self.guard, kept, place, now, own_step)
-            for variable, after in zip(
-                variables, place.part.split(after_P), strict=True
-            ):
-                self.assign(variable, ops.cast(after, variable.dtype))
+            delta_P, back, best_P = guarded_step(self.guard, kept, place, now, own_step)
+            deltas, bests = place.part.split(delta_P), place.part.split(best_P)
+            for variable, delta, best in zip(variables, deltas, bests, strict=True):
+                before = ops.convert_to_tensor(variable)
+                after = before + ops.cast(delta, before.dtype)
+                best = ops.cast(best, before.dtype)
+                self.assign(variable, ops.where(back, best, after))
             return
         delta_P = own_step(now, now.warm)
         for variable, delta in zip(variables, place.part.split(delta_P), strict=True):

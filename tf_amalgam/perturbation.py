@@ -37,7 +37,7 @@ class Perturbation:
     ==================== ====================================================
 
     Attributes:
-        kind: one of the above; from `normalized` on they ascend the meta loss.
+        kind: one of the above; from `normalized` on they ascend the loss.
             Outside `amalgamate`, which knows the preset, `adversarial` is `normalized`.
         radius: r; 0 perturbs nothing.
         steps: attack steps A (Algorithm 2); each costs one more truncation. Gaussian
@@ -131,7 +131,7 @@ def add_noise(perturbation, weights, seed):
 
 
 def ascend(perturbation, psi, gradient, weights):
-    """Returns ψ after one attack step up the meta loss.
+    """Returns ψ after one attack step up the loss of meta-training (L_a, Algorithm 2).
 
     Args:
         psi, gradient, weights: dicts of tensors of the same names.

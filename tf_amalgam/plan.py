@@ -69,7 +69,8 @@ def train(names, workdir, one, into=None):
         names: of entries; an empty sequence takes all.
         workdir: folder of a folder for each run.
         one: `(gin file of the experiment, folder)` trains one.
-        into: folder to export finished ones to, with their cards; None exports none.
+        into: folder to export finished ones to, with their cards (of replicates the
+            best, as soon as one has finished); None exports none.
 
     Raises:
         ValueError: for an unknown name, before any work.
@@ -84,13 +85,21 @@ def train(names, workdir, one, into=None):
             logging.error("%s: %s", run, error)
             failed.append(run)
         for entry in wanted:
-            if into is not None and entry.run == run and run not in failed:
+            if into is None or entry.run != run:
+                continue
+            if run not in failed or _has_finished(workdir / run):
                 ship(entry, workdir, into)
     if failed:
         raise RuntimeError(
             f"These failed: {', '.join(failed)}. All others have ended; the same "
-            "command continues these from their last checkpoint."
+            "command continues these from their last checkpoint, where what diverged "
+            "will do so again."
         )
+
+
+def _has_finished(run):
+    """Whether one of the replicates in a folder has, whatever became of the others."""
+    return any(row["finished"] for row in replicates.fates(run))
 
 
 def ship(entry, workdir, into):

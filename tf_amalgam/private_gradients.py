@@ -36,7 +36,7 @@ def private_gradient(
             tensors without the leading dimension of `examples`.
         examples: nested tensors `[B, …]`.
         mechanism: a `privacy.Mechanism`.
-        seed: int32 `[2]`; the noise is a function of it.
+        seed: int32 or int64 `[2]`; the noise is a function of it.
         batch_size: B of the whole minibatch, where `examples` are a part of it.
         replicas: R, over how many such parts the results will be summed. All draw
             the same noise and add 1/R of it, so that the sum has it once and does
@@ -101,7 +101,7 @@ def seeded_query(mechanism, seed, dtype="float32", share=1.0):
 
     Args:
         mechanism: a `privacy.Mechanism`.
-        seed: int32 `[2]`; the noise is a function of it.
+        seed: int32 or int64 `[2]`; the noise is a function of it.
         dtype: of the records.
         share: how much of the noise to add; see `private_gradient`.
     """

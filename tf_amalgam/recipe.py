@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import logging
+import os
 import pathlib
 import time
 
@@ -85,10 +86,12 @@ def run(what, several, workdir, on):
         on: a launcher.
 
     Raises:
-        ValueError: if the folder holds a campaign of other settings.
+        ValueError: if the folder holds a campaign of other settings, or a job is none
+            of this one's.
         RuntimeError: naming the jobs that failed, or were left, after all others have
             ended.
     """
+    _check_listed(what, several, workdir)
     _claim(what, workdir)
     evaluation = pathlib.Path(workdir) / campaign.EVALUATION
     mine = {job.name for job in several}
@@ -124,6 +127,41 @@ def run(what, several, workdir, on):
             f"({', '.join(missing[:5])}{more}). Run these first, or with them; "
             f"amalgam-report {evaluation} reports what is there."
         )
+
+
+def _check_listed(what, several, workdir):
+    """Raises ValueError for a job that does anything else than this campaign's does.
+
+    A list may have been edited: what a job takes up, where its output goes.
+    """
+    mine = {job.name: job for job in several}
+    for planned in campaign.planned(what, workdir):
+        listed = mine.pop(planned.name, planned)
+        if listed[1:6] == planned[1:6]:  # all that `_computes` looks at, as it is
+            continue
+        if _computes(listed) != _computes(planned):
+            raise ValueError(
+                f"The job {planned.name} is not what this campaign does under that "
+                "name: its list was made with other flags. Give the same .gin files, "
+                "bindings and workdir, or make the list again."
+            )
+    if mine:
+        raise ValueError(
+            f"{next(iter(mine))} is no job of this campaign. Give the flags that its "
+            "list was made with."
+        )
+
+
+def _computes(job):
+    """Returns what of a job decides its results."""
+    pairs = (line.partition("=")[::2] for line in job.gin_bindings)
+    bound = [(name.strip(), value.strip()) for name, value in pairs]
+    # Where students lie follows from the workdir, which may be written otherwise.
+    left_out = (*ELSEWHERE, "evaluate.optimizers")
+    return (
+        *(job.program, job.gin_files, os.path.abspath(job.workdir), job.flags),
+        [pair for pair in bound if pair[0] not in left_out],
+    )
 
 
 def _claim(what, workdir):
@@ -253,9 +291,10 @@ def measure(what, workdir) -> campaign.Rates:
     """Measures the rates of a campaign on this machine and writes them into `workdir`.
 
     Some steps of each optimizee, by Adam and by RNNProp, and two meta-updates of each
-    training, without warm-ups. What cannot be had here (a data set, a package) is left
-    out with a warning.
+    training, without warm-ups. The folder is this campaign's from then on. What cannot
+    be had here (a data set, a package) is left out with a warning.
     """
+    _claim(what, workdir)
     bindings.parse(what.gin_files, what.gin_bindings)
     epoch = {}
     for optimizee, reference in zip(what.optimizees, _optimizees(), strict=True):
@@ -267,7 +306,10 @@ def measure(what, workdir) -> campaign.Rates:
             }
         except NOT_HERE as error:
             logging.warning("%s is not measured: %s", optimizee.name, error)
-    rates = campaign.Rates(_machine(), epoch, {})
+    # What was measured here before stays until it has been measured anew.
+    there = campaign.read_rates(workdir)
+    kept = there.inner_step if there.machine == _machine() else {}
+    rates = campaign.Rates(_machine(), epoch, {**kept})
     campaign.write_rates(rates, workdir)
     with _without_retracing_warnings():
         for label in what.trainings:
@@ -275,6 +317,7 @@ def measure(what, workdir) -> campaign.Rates:
                 rates.inner_step[label] = _seconds_of_an_inner_step(what, label)
             except NOT_HERE as error:
                 logging.warning("%s is not measured: %s", label, error)
+                rates.inner_step.pop(label, None)
             campaign.write_rates(rates, workdir)
     return rates
 

@@ -164,7 +164,14 @@ def fates(workdir, part="") -> list[dict]:
 
 def summarize(workdir):
     """Writes a line for each replicate with a student, and draws their validations."""
-    rows = fates(workdir)
+    if not students(workdir):
+        return
+    # Of several programs that end together the last one writes what all have done.
+    with files.locked(workdir / f".{SUMMARY_FILE}"):
+        _summarize(workdir, fates(workdir))
+
+
+def _summarize(workdir, rows):
     if not rows:
         return
     curves = {}

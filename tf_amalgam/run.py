@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 import tensorflow as tf
-import tqdm
 
 from tf_amalgam import plots, records
 from tf_amalgam.meta_train import labels
+from tf_amalgam.progress import Bar
 from tf_amalgam.rules.choice import Choice
 from tf_amalgam.workdir import (
     CURVES_FILE,
@@ -64,7 +64,7 @@ def _learn(
         rule = trainer.players.student
         folder.save_student(rule, weights, settings, about, UNTRAINED_FILE)
     board = _Board(folder)
-    bar = tqdm.tqdm(
+    bar = Bar(
         total=max(settings.meta_updates, state.updates),
         initial=state.updates,
         desc=label,
@@ -80,7 +80,7 @@ def _learn(
                 state = trainer.validate(state)
                 state = state._replace(seconds=time.monotonic() - began)
                 board.validation(state)
-                bar.set_postfix_str(_standing(state))
+                bar.say(_standing(state))
             if trainer.done(state):
                 break
             traced = profile and trainer.has_built(state)
@@ -90,7 +90,7 @@ def _learn(
             state = state._replace(seconds=time.monotonic() - began)
             board.update(state)
             bar.total = max(bar.total, state.updates)
-            bar.update(state.updates - bar.n)
+            bar.reach(state.updates)
             if folder and time.monotonic() - saved_at >= checkpoint_seconds:
                 _save(folder, trainer, state, about)
                 saved_at = time.monotonic()
@@ -106,8 +106,6 @@ def _learn(
             state.skipped,
             state.updates,
         )
-    if folder:
-        _draw(folder, trainer, state)
     if profile:
         logging.warning(
             "No trace was written: this call took no truncation after the first, which "
@@ -115,6 +113,8 @@ def _learn(
         )
     if progress and trainer.clock.inner_steps:
         print(f"{label}: {trainer.costs(state)}")
+    if folder:
+        _draw(folder, trainer, state)
     return state
 
 

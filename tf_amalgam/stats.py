@@ -270,8 +270,8 @@ def optimization_stability(losses, kind="raw", corrected=False) -> float:
 
     Args:
         losses: validation loss, one value per epoch.
-        kind: "raw", of the losses (App. D.2), or "log", of their logarithms (released
-            code), which does not shrink as losses do.
+        kind: "raw" (App. D.2), or "log", of log L(t) − log β(t) (released code), which
+            does not shrink as losses do.
         corrected: whether to divide by what the filter leaves of noise without a
             trend (.86 of it in the middle of a curve); the paper does not.
 
@@ -285,15 +285,16 @@ def optimization_stability(losses, kind="raw", corrected=False) -> float:
         raise ValueError(f"losses must be one curve; received shape {curve.shape}.")
     if len(curve) < 3 or not np.isfinite(curve).all():
         return math.nan
-    if kind == "log":
-        if not (curve > 0).all():
-            raise ValueError(
-                "A logarithm needs losses above 0; received a least one of "
-                f"{curve.min()}. Use kind='raw'."
-            )
-        curve = np.log(curve)
+    if kind == "log" and not (curve > 0).all():
+        raise ValueError(
+            "A logarithm needs losses above 0; received a least one of "
+            f"{curve.min()}. Use kind='raw'."
+        )
     left = _left(len(curve))
-    deviation = float((left @ curve).std())
+    jumps = left @ curve
+    if kind == "log":
+        jumps = np.log(curve) - np.log(curve - jumps)
+    deviation = float(jumps.std())
     if not corrected:
         return deviation
     return (

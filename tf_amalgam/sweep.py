@@ -6,18 +6,21 @@ process and ends with it, however that ends.
 
 import errno
 import hashlib
+import os
 import pathlib
+import signal
+import socket
 import time
 import traceback
 from typing import NamedTuple
 
-import tqdm
-
 from tf_amalgam import files
 from tf_amalgam.processes import LOGS
+from tf_amalgam.progress import Bar
 
 LOCKS = ".locks"
 FAILURE_SUFFIX = ".failed.txt"
+BEGUN_SUFFIX = ".begun"  # of a file beside that of a job, while a process does it
 # Seconds between looks at what other processes are running.
 PATIENCE = 1.0
 # What makes every later write fail too.
@@ -87,7 +90,7 @@ def sweep(
     def ended():
         return taken == limit or bool(halt and halt())
 
-    with tqdm.tqdm(
+    with Bar(
         total=len(jobs),
         initial=len(jobs) - len(waiting),
         desc=description,
@@ -101,12 +104,11 @@ def sweep(
                 if ended():
                     break
                 with _lock(folder, jobs[i].path) as mine:
+                    files.look_anew(jobs[i].path.parent)
                     if not mine:
                         elsewhere.append(i)
                     elif not (jobs[i].path.is_file() or tried(i)):
-                        bar.set_postfix_str(
-                            _status(jobs[i].title, _others(elsewhere), len(failed))
-                        )
+                        bar.say(_status(jobs[i].title, _others(elsewhere), len(failed)))
                         taken += 1
                         if said := _done(jobs[i], lambda i=i: run(i)):
                             failed[i] = said
@@ -117,10 +119,10 @@ def sweep(
                 working = int(meanwhile(left)) if waiting and meanwhile else 0
                 if not working:
                     break
-                bar.set_postfix_str(_status(f"{working} running", "", lost(waiting)))
+                bar.say(_status(f"{working} running", "", lost(waiting)))
             else:
                 waiting = [i for i in _undone(jobs, elsewhere) if not tried(i)]
-                bar.set_postfix_str(_status("", _others(waiting), len(failed)))
+                bar.say(_status("", _others(waiting), len(failed)))
             if waiting:
                 time.sleep(PATIENCE)
                 advance()
@@ -158,8 +160,49 @@ def _stem(path):
     return path.name.removesuffix(FAILURE_SUFFIX)
 
 
+def blame(folder, process) -> int:
+    """Writes down that a killed process has failed to do what it was doing.
+
+    So that others of its call leave that alone: it may have been what killed it, for
+    want of memory say.
+
+    Args:
+        folder: of the sweep.
+        process: a `subprocess.Popen` that has ended.
+
+    Returns:
+        How many jobs it was doing, one or none.
+    """
+    if process.returncode >= 0:
+        return 0
+    name, found = signal.Signals(-process.returncode).name, 0
+    for path in pathlib.Path(folder).glob(f"*/*{BEGUN_SUFFIX}"):
+        if path.read_text() == _whose(process.pid):
+            path.unlink()
+            job = Job(path.with_suffix(".json"), "")
+            said = f"The process that did this run was killed by {name}."
+            files.write_text(_failure(job), f"{said}\n")
+            found += 1
+    return found
+
+
+def _whose(number):
+    """Returns what tells a process of this machine from all others."""
+    return f"{socket.gethostname()} {number}"
+
+
 def _done(job, run):
     """Runs one job; returns nothing, or why it failed, which it also writes down."""
+    begun = job.path.with_suffix(BEGUN_SUFFIX)
+    begun.parent.mkdir(parents=True, exist_ok=True)
+    begun.write_text(_whose(os.getpid()))
+    try:
+        return _told(job, run)
+    finally:  # but where the process is killed
+        begun.unlink(missing_ok=True)
+
+
+def _told(job, run):
     try:
         run()
         if not job.path.is_file():
@@ -225,7 +268,7 @@ class _Advance:
     def __call__(self, at_once=True):
         if at_once or time.monotonic() - self._looked > PATIENCE:
             self._left = _undone(self._jobs, self._left)
-            self._bar.update(len(self._jobs) - len(self._left) - self._bar.n)
+            self._bar.reach(len(self._jobs) - len(self._left))
             self._looked = time.monotonic()
 
 

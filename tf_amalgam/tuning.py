@@ -11,7 +11,7 @@ from tf_amalgam import evaluation, files, plots, records, rules
 from tf_amalgam.lineup import KERAS, KerasOptimizer
 from tf_amalgam.tasks.task import Task
 
-# {5e-4, 1e-3, 2e-3, …, 1} (Huang et al. 2022, section 4 and C.2), in 1-2-5 steps.
+# {5e-4, 1e-3, 2e-3, …, 1} (Huang et al. 2022, section 5 and C.2), in 1-2-5 steps.
 PAPER_GRID = (5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 POOL_FILE = "pool.gin"
@@ -55,7 +55,7 @@ def grid_search(
     """Tunes the learning rate of every teacher on one optimizee.
 
     The best rate has the lowest mean over seeds of the validation loss after the last
-    epoch (Huang et al. 2022, section 4: 5 epochs of Train on MNIST). A rate that
+    epoch (Huang et al. 2022, section 5: 5 epochs of Train on MNIST). A rate that
     diverged with any seed is not chosen. Every run is one of `evaluate`'s, so the same
     call continues an interrupted search, and a wider grid on the same folder trains
     only what is new.

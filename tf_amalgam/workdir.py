@@ -4,7 +4,9 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import pathlib
+import time
 
 from tf_amalgam import checkpoints, files, saved
 from tf_amalgam.state import to_arrays, to_facts
@@ -13,6 +15,7 @@ from tf_amalgam.terms import LATER
 SETTINGS_FILE = "settings.json"
 CONFIG_FILE = "config.gin"
 MADE_FILE = "made.json"
+OPERATIVE_FILE = "operative_config.gin"
 HISTORY_FILE = "history.csv"
 VALIDATION_FILE = "validation.csv"
 CURVES_FILE = "curves.png"
@@ -23,6 +26,10 @@ CHOICE_FOLDER = "choice"
 TENSORBOARD_FOLDER = "tensorboard"
 README_FILE = "README.md"
 LOCK_FILE = ".lock"
+CHECKPOINTS_FOLDER = "checkpoints"
+# How long to wait for a folder that another process holds. NFS keeps the lock of a
+# machine that is gone for 90 seconds, if its server has not been told otherwise.
+LOCK_SECONDS = 100.0
 CLAIM_FILE = ".claim"
 ORIGIN = ("replicate", "root_seed")  # of the seed of a replicate
 
@@ -50,6 +57,10 @@ if it was interrupted; another experiment needs another folder.
 
 class AnotherExperiment(ValueError):
     """A folder holds a run with other settings."""
+
+
+class Busy(RuntimeError):
+    """Another process trains in a folder."""
 
 
 class Workdir:
@@ -97,16 +108,33 @@ class Workdir:
     def alone(self):
         """Holds the folder within a `with` block, against other processes.
 
+        It waits some time for one that holds it: a file server keeps the lock of a
+        machine that is gone.
+
         Raises:
-            RuntimeError: if one of them holds it.
+            Busy: if one of them holds it.
         """
-        with files.locked(self.path / LOCK_FILE, wait=False) as free:
-            if not free:
-                raise RuntimeError(
-                    f"Another process trains in {self.path}; two would overwrite what "
-                    "the other has done. Wait for its end or stop it, or give another "
-                    "workdir."
-                )
+        until, told = time.monotonic() + LOCK_SECONDS, False
+        with contextlib.ExitStack() as held:
+            lock = self.path / LOCK_FILE
+            while not held.enter_context(files.locked(lock, wait=False)):
+                held.close()
+                if not told:
+                    logging.warning(
+                        "Another process trains in %s; waiting for its end, at most "
+                        "%d seconds.",
+                        *(self.path, LOCK_SECONDS),
+                    )
+                told = True
+                if time.monotonic() > until:
+                    raise Busy(
+                        f"Another process trains in {self.path}; two would overwrite "
+                        "what the other has done. Wait for its end or stop it, or give "
+                        "another workdir."
+                    )
+                time.sleep(1.0)
+            for folder in (self.path, self.path / CHECKPOINTS_FOLDER):
+                files.remove_abandoned(folder)
             yield
 
     @property
@@ -119,12 +147,12 @@ class Workdir:
 
     def restore(self):
         """Returns `(arrays, facts)` of the newest readable checkpoint, or None."""
-        return checkpoints.load_newest(self.path / "checkpoints")
+        return checkpoints.load_newest(self.path / CHECKPOINTS_FOLDER)
 
     def save(self, state):
         """Writes a checkpoint and the curves' numbers."""
         checkpoints.save(
-            self.path / "checkpoints",
+            self.path / CHECKPOINTS_FOLDER,
             state.updates,
             to_arrays(state),
             to_facts(state),

@@ -2,9 +2,9 @@
 
 import os
 import pathlib
-import time
+import tempfile
 
-from tf_amalgam import processes
+from tf_amalgam import processes, sweep
 from tf_amalgam.processes import LOGS
 
 # TensorFlow keeps some megabytes of every run for the life of a process.
@@ -32,6 +32,13 @@ def share(parent, since=None) -> dict:
     }
 
 
+def _now(folder):
+    """Returns the time by the clock that stamps a folder's files, in nanoseconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime_ns
+
+
 class Workers:
     """Processes of `amalgam-evaluate` on one folder, each with its `share`.
 
@@ -48,7 +55,7 @@ class Workers:
             )
         self._command = (gin_files, gin_bindings, workdir)
         self._workdir = pathlib.Path(workdir)
-        self._since = time.time_ns()
+        self._since = None  # by the clock of the folder, which may be a server's
         self._waiting = list(range(count))
         # Process → (its number, how many runs were left when it began).
         self._running = {}
@@ -61,11 +68,14 @@ class Workers:
         """
         for process in [p for p in self._running if p.poll() is not None]:
             number, before = self._running.pop(process)
+            left -= sweep.blame(self._workdir, process)
             # One that could do nothing would do nothing again.
             if left < before:
                 self._waiting.append(number)
         while self._waiting and left > len(self._running):
             number = self._waiting.pop()
+            if self._since is None:
+                self._since = _now(self._workdir / LOGS)
             log = self._workdir / LOGS / f"worker-{number}.txt"
             flags = (
                 f"--worker_of={os.getpid()}",

@@ -21,6 +21,7 @@ MAKERS = {
     "rastrigin": lambda: tasks.rastrigin(dimensions=3),
     "resnet": lambda: tasks.resnet("digits", depth=10, widths=(2, 3, 4), batch_size=8),
 }
+SOME = ("adam", "choice", "rnnprop")
 # Second order needs longer to build than these tests need to say.
 OBJECTIVE = Objective(
     alpha=0.1, second_order=False, perturbation=Perturbation("gaussian_relative", 1e-3)
@@ -31,14 +32,24 @@ def test_every_task_is_here():
     assert set(MAKERS) == {name for name in tasks.__all__ if name != "Task"}
 
 
-@pytest.fixture(scope="module", params=sorted(MAKERS))
+@pytest.fixture(scope="module")
 def task(request):
     if request.param == "private" and sys.version_info >= (3, 12):
         pytest.skip("tensorflow-privacy needs Python < 3.12")
     return MAKERS[request.param]()
 
 
-@pytest.mark.parametrize("name", sorted(rules.RULES))
+# Every rule on one kind, some on every kind.
+PAIRS = [
+    pytest.param(
+        kind, name, marks=[pytest.mark.slow] * (kind != "mlp" and name not in SOME)
+    )
+    for kind in sorted(MAKERS)
+    for name in sorted(rules.RULES)
+]
+
+
+@pytest.mark.parametrize(("task", "name"), PAIRS, indirect=["task"])
 def test_two_steps(task, name):
     """Finite, and whoever is not built to stand still at first moves."""
     rule = rules.make_rule(name)

@@ -38,7 +38,7 @@ def private_model(model, l2_norm_clip=1.0, noise_multiplier=1.1, delta=1e-5, see
             without per-example gradients.
         ImportError: without tensorflow-privacy.
     """
-    seed = secrets.randbits(31) if seed is None else seed
+    seed = secrets.randbits(63) if seed is None else seed
     return PrivateModel(model, Mechanism(l2_norm_clip, noise_multiplier, delta), seed)
 
 
@@ -134,7 +134,9 @@ class PrivateModel(keras.Model):
                 tf.range(count) + replica * count,
             ),
             self.mechanism,
-            tf.stack([self.seed, ops.cast(self.noisy_steps, "int32")]),
+            tf.stack(
+                [tf.constant(self.seed, "int64"), ops.cast(self.noisy_steps, "int64")]
+            ),
             batch_size=total,
             replicas=replicas,
         )

@@ -93,7 +93,7 @@ class Task:
                 pair of arrays `(x, y)`, or a finite `tf.data.Dataset` of single
                 (unbatched) examples `(x, y)`.
             loss: anything `model.compile(loss=...)` takes.
-            name: by default the model's own.
+            name: of the optimizee; by default the name of `model_fn`.
             batch_size: examples in a minibatch.
             metrics: names of Keras metrics; by default accuracy where the loss
                 is a cross-entropy over classes.

@@ -1,0 +1,31 @@
+"""A progress bar that is drawn anew where there is something new to show."""
+
+import time
+
+import tqdm
+
+# Where nothing happens, the time that has passed is shown anew so often, in seconds.
+PATIENCE = 60.0
+
+
+class Bar(tqdm.tqdm):
+    """tqdm's bar, for work that is looked at several times a second.
+
+    Drawn at each look, it would add megabytes to a log of a long run; and a look that
+    finds nothing done would be taken for the beginning of what is done next.
+    """
+
+    _said = ""
+    _said_at = 0.0
+
+    def reach(self, n):
+        """Moves the bar to `n` in all."""
+        if n != self.n:
+            self.update(n - self.n)
+
+    def say(self, text):
+        """Shows a text beside the bar."""
+        now = time.monotonic()
+        if text != self._said or now > self._said_at + PATIENCE:
+            self._said, self._said_at = text, now
+            self.set_postfix_str(text)
