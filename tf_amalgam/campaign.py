@@ -169,9 +169,10 @@ def _evaluations(what, folder, optimizee, label, source, replicate, needs):
         "evaluate.baselines = ()",
     )
     name = f"evaluate/{records.safe(optimizee.name)}/{label}/{replicate}"
+    evaluation = str(folder / EVALUATION)
     for seeds in several:
         paths = [
-            records.record_path("", optimizee.name, label, seed, replicate)
+            records.record_name(optimizee.name, label, seed, replicate)
             for seed in seeds
         ]
         part = f"/{seeds[0]}" if len(several) > 1 else ""
@@ -180,9 +181,9 @@ def _evaluations(what, folder, optimizee, label, source, replicate, needs):
             "evaluate",
             what.gin_files,
             bindings,
-            str(folder / EVALUATION),
+            evaluation,
             flags=("--noreport", *(f"--only={path}" for path in paths)),
-            makes=tuple(str(folder / EVALUATION / path) for path in paths),
+            makes=tuple(f"{evaluation}/{path}" for path in paths),
             after=(f"train/{label}/{replicate}",) if label in what.trainings else (),
             **needs,
         )

@@ -111,7 +111,7 @@ def evaluate(
     def wanted(label, replicate):
         """Whether a record of it is to be made."""
         several = [
-            str(records.record_path("", name, label, seed, replicate))
+            records.record_name(name, label, seed, replicate)
             for name in names
             for seed in seeds
         ]

@@ -46,8 +46,12 @@ def safe(name) -> str:
 
 def record_path(folder, task, optimizer, seed, replicate=0) -> pathlib.Path:
     """Returns where the record of one run lies under `folder`."""
-    name = f"{safe(optimizer)}-replicate{replicate}-seed{seed}.json"
-    return pathlib.Path(folder) / safe(task) / name
+    return pathlib.Path(folder) / record_name(task, optimizer, seed, replicate)
+
+
+def record_name(task, optimizer, seed, replicate=0) -> str:
+    """Returns the path of one run's record in the folder of all."""
+    return f"{safe(task)}/{safe(optimizer)}-replicate{replicate}-seed{seed}.json"
 
 
 def stamped(record) -> dict:
