@@ -143,6 +143,17 @@ def test_the_best_of_replicates(replicates, tmp_path):
     assert [r["best_validation"] for r in read["replicates"]] == [-0.5, -1.5, None]
 
 
+def test_one_that_has_finished_is_better_than_a_better_one_that_has_not(
+    replicates, tmp_path
+):
+    """It was stopped, or diverged."""
+    table = replicates / "replicate-1" / "validation.csv"
+    table.write_text(table.read_text().replace("finish", "go on"))
+    card = exporting.export(replicates, tmp_path / "best.npz")
+    assert [row["chosen"] for row in card.replicates] == [True, False, False]
+    assert [row["finished"] for row in card.replicates] == [True, False, True]
+
+
 def test_results_of_an_evaluation(run, tmp_path):
     """Means of the records, the oracle beside them; of no other weights."""
     sha256 = saved.read(run)[2]["sha256"]
