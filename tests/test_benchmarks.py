@@ -217,16 +217,19 @@ def test_a_loss_that_is_not_finite_broke(benchmark, monkeypatch, capsys):
     large_model = benchmark("large_model")
 
     def child(_, name, which, given, *size):
+        step = {"sgd": 1.0, "adam": 1.0, "student": 3.0}[which]
         return {
             "parameters": 1_000_000,
             "finite": "guard" not in given,
-            **dict.fromkeys(("gigabytes", "step", "first"), 1.0),
+            "step": step + 4.0 * ("state_dtype" in given),
+            **dict.fromkeys(("gigabytes", "first"), 1.0),
         }
 
     monkeypatch.setattr(large_model.measuring, "child", child)
     options = large_model.parser().parse_args(["--millions", "1"])
-    (memory, finite) = large_model.report(options)
-    assert (memory.broke, finite.broke) == (False, True)
+    (memory, half, finite) = large_model.report(options)
+    assert (memory.broke, half.broke, finite.broke) == (False, True, True)
+    assert half.value == 3.0  # of what a step takes beside SGD's
     assert "student, guard (loss not finite)" in capsys.readouterr().out
 
 

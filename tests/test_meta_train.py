@@ -380,6 +380,7 @@ def test_starting_from_a_shipped_rule_that_learns_rates_now(tmp_path):
     assert amalgam.about["initial_weights"] == told
 
 
+@pytest.mark.slow
 def test_a_stage_with_teacher_forcing(tmp_path, monkeypatch):
     """The student comes near its teachers, unscaled; the next stage starts there."""
     forced = {

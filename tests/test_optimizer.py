@@ -405,6 +405,7 @@ def test_recurrent_state_may_be_half_as_large(dtype, chunk_size, tmp_path, monke
     np.testing.assert_array_equal(go_on(again), go_on(net))
 
 
+@pytest.mark.slow
 def test_a_saved_state_does_not_know_its_chunks(tmp_path, monkeypatch):
     """Saved in the middle of training by one chunk size, it goes on in another."""
     optimizer = functools.partial(
