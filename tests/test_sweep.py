@@ -177,6 +177,14 @@ def test_what_kills_its_process_is_left_alone(tmp_path):
     assert not failures(tmp_path)
 
 
+def test_who_is_blamed_where_others_end_meanwhile(tmp_path, monkeypatch):
+    """A run of another that is done between a look at the folder and at its mark."""
+    gone = tmp_path / "task" / "0.begun"
+    listed = [gone]
+    monkeypatch.setattr(type(tmp_path), "glob", lambda *_: listed)
+    assert blame(tmp_path, types.SimpleNamespace(pid=1, returncode=-9)) == 0
+
+
 def test_a_log_says_why_where_no_traceback_is(tmp_path):
     """A full disk stops processes that share the jobs, and leaves no traceback."""
     jobs = jobs_in(tmp_path, 2)

@@ -130,7 +130,7 @@ def parse(gin_files, gin_bindings=()):
                 list(gin_bindings),
                 skip_unknown=False,
             )
-    except (*(ValueError, AttributeError, SyntaxError, OSError, ImportError),) as error:
+    except (ValueError, AttributeError, SyntaxError, OSError, ImportError) as error:
         raise ValueError(
             f"The gin configuration cannot be read: {error}\n"
             f"Known names: {', '.join(CONFIGURABLES)}. Their parameters are those of "

@@ -177,8 +177,12 @@ def blame(folder, process) -> int:
         return 0
     name, found = signal.Signals(-process.returncode).name, 0
     for path in pathlib.Path(folder).glob(f"*/*{BEGUN_SUFFIX}"):
-        if path.read_text() == _whose(process.pid):
-            path.unlink()
+        try:
+            whose = path.read_text()
+        except FileNotFoundError:  # another one has just done its own
+            continue
+        if whose == _whose(process.pid):
+            path.unlink(missing_ok=True)
             job = Job(path.with_suffix(".json"), "")
             said = f"The process that did this run was killed by {name}."
             files.write_text(_failure(job), f"{said}\n")
