@@ -6,11 +6,11 @@ Every model is trained on made-up numbers by SGD, Keras' Adam, a shipped student
 default, and the student's rule tensor by tensor (`benchmarks/plain.py`), in one process
 where they take turns; what a step takes above SGD's is the optimizer's. The floor is
 what the student's matrix products and activations take alone, fused, from inside the
-cache, on all cores, before and after each model. Run it on a quiet machine.
+cache, on all cores, before and after each model. At the end the student's steps of all
+models take turns, which says how even they are. Run it on a quiet machine.
 """
 
 import functools
-import math
 import statistics
 
 import measuring
@@ -71,8 +71,13 @@ def optimizer(name):
     return {"SGD": keras.optimizers.SGD, "Adam": keras.optimizers.Adam}[name](1e-4)
 
 
-def measure(model, names, turns):
-    """Returns parameters, and each optimizer's first step and those of its turns."""
+def fitted(model, names):
+    """Returns a function that times a step of each optimizer, and a dict.
+
+    The function maps names to the seconds of a step, the median of one `fit`, in the
+    order that it is given. The dict holds the number of "parameters" and, by name, the
+    seconds of the first step.
+    """
     import keras
     import numpy as np
     from large_model import stopwatch
@@ -85,19 +90,48 @@ def measure(model, names, turns):
     )
     y = generator.integers(0, 10, len(x)) if images else 0.0 * x
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    nets, found = {}, {"parameters": 0}
+    nets, first = {}, {}
+
+    def times(name):
+        clock = stopwatch()
+        nets[name].fit(x, y, batch_size=BATCH, verbose=0, callbacks=[clock])
+        return clock.times
+
     for name in names:
-        net, clock = make(), stopwatch()
-        net.compile(optimizer=optimizer(name), loss=loss if images else "mse")
-        net.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[clock])
-        nets[name] = net
-        found["parameters"] = sum(int(np.prod(v.shape)) for v in net.trainable_weights)
-        found[name] = {"first": clock.times[0], "turns": []}
-    for turn in range(turns):
-        for name in names if turn % 2 == 0 else reversed(names):
-            clock = stopwatch()
-            nets[name].fit(x, y, batch_size=BATCH, verbose=0, callbacks=[clock])
-            found[name]["turns"].append(statistics.median(clock.times))
+        nets[name] = make()
+        nets[name].compile(optimizer=optimizer(name), loss=loss if images else "mse")
+        first[name] = times(name)[0]
+    weights = nets[names[0]].trainable_weights
+    parameters = sum(int(np.prod(v.shape)) for v in weights)
+
+    def steps(order):
+        return {name: statistics.median(times(name)) for name in order}
+
+    return steps, {"parameters": parameters, **first}
+
+
+def measure(model, names, turns):
+    """Returns parameters, and each optimizer's first step and those of its turns."""
+    steps, first = fitted(model, names)
+    found = {"parameters": first["parameters"]}
+    took = [steps(names if n % 2 == 0 else names[::-1]) for n in range(turns)]
+    for name in names:
+        turns_of_it = [one[name] for one in took]
+        found[name] = {"first": first[name], "turns": turns_of_it}
+    return found
+
+
+def measure_side_by_side(models, turns):
+    """Returns each model's ns a parameter above SGD; the models take turns."""
+    names = ["SGD", "student"]
+    made = {model: fitted(model, names) for model in models}
+    found = {model: [] for model in models}
+    for n in range(turns):
+        for model in models if n % 2 == 0 else models[::-1]:
+            steps, first = made[model]
+            took = steps(names if n % 2 == 0 else names[::-1])
+            least, ours = (took[name] for name in names)
+            found[model].append(1e9 * (ours - least) / first["parameters"])
     return found
 
 
@@ -156,20 +190,21 @@ def above(found, name):
     return [1e9 * (a - b) / found["parameters"] for a, b in pairs]
 
 
-def evenness(shares):
-    """Returns the `Ratio` of the dearest model to the cheapest.
-
-    They were measured minutes apart: each is divided by its own floor.
+def evenness(found, what):
+    """Returns the `Ratio` of the dearest model to the cheapest, prints all.
 
     Args:
-        shares: (median, noise) of a learned step over its floor, by model.
+        found: a parameter's times by model, which took turns.
+        what: they are.
     """
-    dear, cheap = (f(shares, key=shares.get) for f in (max, min))
-    (most, above), (least, around) = shares[dear], shares[cheap]
-    value = most / least
-    noise = value * math.hypot(above / most, around / least)
-    what = f"learned step over its floor, {dear}"
-    return Ratio(what, cheap, value, noise, 1.2, 1.4, False)
+    print("\n| model, side by side | ns/parameter |")
+    print("|---" * 2 + "|")
+    for model, values in found.items():
+        print(f"| {model} | {measuring.shown(*measuring.spread(values), 0)} |")
+    middles = {model: statistics.median(values) for model, values in found.items()}
+    dear, cheap = (f(middles, key=middles.get) for f in (max, min))
+    even = measuring.ratio(found[dear], found[cheap])
+    return Ratio(f"{what}, {dear}", cheap, *even, 1.2, 1.75, False)
 
 
 def report(options):
@@ -180,7 +215,7 @@ def report(options):
         "Adam's first step s | student's | ratio |"
     )
     print("|---" * 12 + "|")
-    ratios, shares = [], {}
+    ratios = []
     for model in options.models:
         groups = [["SGD", "Adam", "student", "default", "plain"]]
         if model in LARGE:
@@ -200,7 +235,6 @@ def report(options):
             measuring.ratio(*pair) for pair in ((ours, theirs), (default, ours))
         )
         share = measuring.spread([one / least for one in ours for least in floors])
-        shares[model] = share
         ratios.append(Ratio(what, "tensor by tensor", *ratio, 0.5, 0.55, False))
         ratios.append(Ratio(what, "its floor", *share, 1.5, 2.2, False))
         what = f"learned step of the default, {model}"
@@ -226,8 +260,11 @@ def report(options):
             f"{measuring.shown(*first)} |",
             flush=True,
         )
-    if len(shares) > 1:
-        ratios.append(evenness(shares))
+    if len(options.models) > 1:
+        # Noise of the small ones: twice the turns.
+        arguments = "measure_side_by_side", options.models, 2 * options.turns
+        found = measuring.child(__file__, *arguments)
+        ratios.append(evenness(found, "learned step, ns a parameter"))
     return ratios
 
 
@@ -241,4 +278,4 @@ def parser():
 
 
 if __name__ == "__main__":
-    measuring.command(parser, report, measure, floor)
+    measuring.command(parser, report, measure, measure_side_by_side, floor)

@@ -8,13 +8,11 @@ has a process of its own; they take turns, so that a drift of the machine cancel
 it on a quiet machine.
 """
 
-import statistics
 import sys
 import time
 
 import learned_step
 import measuring
-from measuring import Ratio
 
 LEAST = 500_000  # coordinates that a call updates: some tenths of a second
 
@@ -60,15 +58,8 @@ def report(options):
     runs = [(model,) for model in options.models]
     found = measuring.in_turns(__file__, "measure_calls", runs, options.turns)
     by_model = dict(zip(options.models, found, strict=True))
-    print("| model | ns/parameter |")
-    print("|---" * 2 + "|")
-    for model, times in by_model.items():
-        print(f"| {model} | {measuring.shown(*measuring.spread(times), 0)} |")
-    middles = {model: statistics.median(times) for model, times in by_model.items()}
-    dear, cheap = (f(middles, key=middles.get) for f in (max, min))
-    even = measuring.ratio(by_model[dear], by_model[cheap])
-    what = f"learned step alone, ns a parameter, {dear}"
-    return [Ratio(what, cheap, *even, 1.2, 1.75, False)]
+    what = "learned step alone, ns a parameter"
+    return [learned_step.evenness(by_model, what)]
 
 
 def parser():
