@@ -30,6 +30,13 @@ def float64():
 
 
 @pytest.fixture
+def eagerly():
+    """Has steps taken, not compiled."""
+    with helpers.eagerly():
+        yield
+
+
+@pytest.fixture
 def shared_data():
     """Folder of prepared real image sets; the test is skipped without it."""
     if helpers.SHARED_DATA is None:

@@ -76,6 +76,21 @@ LESSON = {
 }
 
 
+def slow_if(slow, values):
+    """Returns the values of a parameter, those marked slow that are by `slow`."""
+    return [pytest.param(v, marks=[pytest.mark.slow] * bool(slow(v))) for v in values]
+
+
+@contextlib.contextmanager
+def eagerly():
+    """Within it steps are not compiled: what compiling does is tested elsewhere."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
 @contextlib.contextmanager
 def interrupted_after(updates):
     """Presses Ctrl-C before the next meta-update once so many were made inside."""

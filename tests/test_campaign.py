@@ -137,6 +137,9 @@ def test_planned_inner_steps_are_those_of_the_curriculum():
     assert recipe._inner_steps(what, "mean-small") == of_stages
     choice = 10 * 4 * (100 + 200 + 3 * 500)
     assert recipe._inner_steps(what, "choice-small") == of_stages + choice
+    for given, steps in (("{'rate_range': 3.0}", choice), ("'choice-rule-small'", 0)):
+        more = what._replace(gin_bindings=(f"amalgamate.choice = {given}",))
+        assert recipe._inner_steps(more, "choice-small") == of_stages + steps
 
 
 @pytest.mark.parametrize(

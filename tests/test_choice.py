@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf_amalgam
 from tests import helpers
 from tests.test_meta_gradient import directional_error
-from tf_amalgam import alone, meta_step, rules, saved, tasks, workdir
+from tf_amalgam import alone, files, meta_step, rules, saved, tasks, workdir
 from tf_amalgam.layout import Layout
 from tf_amalgam.meta_step import Players
 from tf_amalgam.objective import Objective
@@ -320,9 +320,23 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("choice")
-    return tf_amalgam.amalgamate(helpers.tiny_task(), workdir=folder, **SMALL), folder
+def seen():
+    """The players of every truncation that `finished` has traced, in order."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, seen):
+    folder, original = tmp_path_factory.mktemp("choice"), meta_step.truncation
+
+    def spy(task, players, *arguments, **options):
+        seen.append(players)
+        return original(task, players, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meta_step, "truncation", spy)
+        amalgam = tf_amalgam.amalgamate(helpers.tiny_task(), workdir=folder, **SMALL)
+    return amalgam, folder
 
 
 def test_one_call_trains_the_choice_rule_and_the_student(finished):
@@ -345,17 +359,9 @@ def test_one_call_trains_the_choice_rule_and_the_student(finished):
     assert "choice/" in (folder / "README.md").read_text()
 
 
-def test_the_teacher_is_the_trained_rule(monkeypatch):
+def test_the_teacher_is_the_trained_rule(finished, seen):
     """Its weights in the truncation are the best ones of the first half."""
-    seen = []
-    original = meta_step.truncation
-
-    def spy(task, players, *arguments, **options):
-        seen.append(players)
-        return original(task, players, *arguments, **options)
-
-    monkeypatch.setattr(meta_step, "truncation", spy)
-    amalgam = tf_amalgam.amalgamate(helpers.tiny_task(), **SMALL)
+    amalgam, _ = finished
     assert seen[0].teachers == ()
     assert seen[-1].teachers == (amalgam.choice.rule,)
     np.testing.assert_array_equal(
@@ -365,7 +371,7 @@ def test_the_teacher_is_the_trained_rule(monkeypatch):
 
 def test_mixing_weights_are_written_and_drawn(finished):
     amalgam, folder = finished
-    rows = workdir.read_csv(folder / "choice" / "mixing.csv")
+    rows = files.read_csv(folder / "choice" / "mixing.csv")
     assert len(rows) == 10 * 4  # steps of a validation × tensors
     assert {row["tensor"] for row in rows} == set(helpers.tiny_task().layout.titles)
     for row in rows:
@@ -419,14 +425,14 @@ def test_mixing_rows_and_shares_are_those_of_the_trace(finished, tmp_path):
     trace = np.random.default_rng(0).uniform(size=(3, 2, 2))
     folder = workdir.Workdir(tmp_path, finished[0].about)
     folder.save_mixing(trace, ("kernel", "bias"), ("adam", "sgd"), "mixing.csv")
-    rows = workdir.read_csv(tmp_path / "mixing.csv")
+    rows = files.read_csv(tmp_path / "mixing.csv")
     assert [(row["step"], row["tensor"]) for row in rows] == [
         (t, name) for t in (1, 2, 3) for name in ("kernel", "bias")
     ]
     found = [[row["adam"], row["sgd"]] for row in rows]
     np.testing.assert_allclose(np.reshape(found, trace.shape), trace, rtol=1e-6)
     mixer, folder = finished[0].choice, finished[1] / "choice"
-    rows = workdir.read_csv(folder / "mixing.csv")
+    rows = files.read_csv(folder / "mixing.csv")
     validations = [row for row in mixer.validations if row["stage"] == 1]
     best = min(validations, key=lambda row: row["score"])
     for name in ("adam", "rmsprop"):

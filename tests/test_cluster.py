@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests import helpers
-from tf_amalgam import bindings, cluster, programs, saved, workdir
+from tf_amalgam import bindings, cluster, files, programs, saved
 
 # Two truncations in an unroll, so that what they hand on crosses processes, too.
 BINDINGS = (
@@ -79,9 +79,7 @@ def alone(folder, *others, strategy="mirrored"):
 
 def equal(folder, other):
     """Compares runs, to rounding that a few meta-updates multiply."""
-    ours, theirs = (
-        workdir.read_csv(where / "history.csv") for where in (folder, other)
-    )
+    ours, theirs = (files.read_csv(where / "history.csv") for where in (folder, other))
     assert [row["update"] for row in ours] == [row["update"] for row in theirs]
     for a, b in zip(ours, theirs, strict=True):
         for name in ("loss", "meta_gradient_norm", "distance/adam"):
@@ -116,7 +114,7 @@ def test_a_lost_worker_stops_the_run_which_another_number_resumes(tmp_path, lost
         status, said = workers.ended(1 - lost)
     assert status != 0
     assert "error: Another worker has ended" in said
-    done = len(workdir.read_csv(broken / "history.csv"))
+    done = len(files.read_csv(broken / "history.csv"))
     assert 3 <= done < 40
     alone(broken, longer, strategy="none")
     equal(broken, alone(tmp_path / "whole", longer, strategy="none"))
@@ -129,7 +127,7 @@ def test_more_workers_go_on_where_one_was_killed(tmp_path):
     with Workers(1, broken, [longer]) as workers:
         workers.kill_in_the_middle(0)
         workers.ended(0)
-    assert 3 <= len(workdir.read_csv(broken / "history.csv")) < 40
+    assert 3 <= len(files.read_csv(broken / "history.csv")) < 40
     with Workers(2, broken, [longer]) as workers:
         for index in range(2):
             status, said = workers.ended(index)

@@ -47,8 +47,16 @@ def test_the_same_step(name, layout):
     assert program.experimental_get_tracing_count() == 1
 
 
-@pytest.mark.parametrize("name", FAST)
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        pytest.param(
+            *(name, rows), marks=[pytest.mark.slow] * (rows == 1 and name != "rnnprop")
+        )
+        for rows in (1, 3)
+        for name in FAST
+    ],
+)
 def test_the_same_steps_in_place(name, rows):
     """Coordinates in rows of three, whose variables are changed."""
     rule = RULES[name]

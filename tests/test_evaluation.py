@@ -389,12 +389,17 @@ def test_where_a_run_starts_is_recorded(finished):
         losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(y)), y]
         assert record["start_loss"] == pytest.approx(losses.mean(), rel=1e-5)
         assert record["steps_per_epoch"] == 12
+        assert record["constant_loss"] == task.constant_loss()
 
 
 def test_images_of_the_data_are_drawn_once(tmp_path):
     task = helpers.tiny_resnet_task()
     tf_amalgam.evaluate(["sgd"], task, workdir=tmp_path, **{**OPTIONS, "seeds": 0})
-    assert (tmp_path / "datasets" / "noise.png").stat().st_size > 1000
+    drawn = tmp_path / "datasets" / "noise.png"
+    assert drawn.stat().st_size > 1000
+    drawn.write_bytes(b"drawn before")
+    tf_amalgam.evaluate(["sgd"], task, workdir=tmp_path, **{**OPTIONS, "seeds": 0})
+    assert drawn.read_bytes() == b"drawn before"
 
 
 def test_table_and_curves_come_from_records_alone(finished, tmp_path):

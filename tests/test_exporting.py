@@ -1,5 +1,6 @@
 """A trained optimizer with its card, to hand on."""
 
+import csv
 import json
 import math
 import shutil
@@ -7,14 +8,13 @@ import shutil
 import gin
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import tf_amalgam
 from tests import helpers
 from tests.test_gin import TINY
-from tests.test_reporting import few, written
-from tf_amalgam import bindings, cards, exporting, saved
-from tf_amalgam.workdir import Busy, read_csv
+from tests.test_reporting import few, record, written
+from tf_amalgam import bindings, cards, exporting, files, saved
+from tf_amalgam.workdir import Busy
 
 FILES = ["gin_configs/experiments/quickstart.gin"]
 
@@ -30,11 +30,8 @@ def run(tmp_path_factory):
         "data_dir = '/home/me'",
         "Train/tasks.conv.data_dir = '/home/me'",
     ]
-    tf.config.run_functions_eagerly(True)
-    try:
+    with helpers.eagerly():
         bindings.run("amalgamate", FILES, lines, folder)
-    finally:
-        tf.config.run_functions_eagerly(False)
         gin.clear_config()
     return folder
 
@@ -83,7 +80,7 @@ def test_a_run_becomes_four_files(run, tmp_path):
     assert card.command.startswith(f"amalgamate --gin_file={FILES[0]} --workdir=FOLDER")
     assert "'--gin_bindings=amalgamate.stages = [(4, 1)]'" in card.command
     assert "/home/me" not in card.command
-    rows = read_csv(run / "validation.csv")
+    rows = files.read_csv(run / "validation.csv")
     assert [r["score"] for r in card.validations] == [r["score"] for r in rows]
     page = (output.parent / "mine.md").read_text()
     assert page.startswith("# mine\n\nrnnprop, taught by optimal choice of adam, rms")
@@ -101,11 +98,8 @@ def test_weights_that_training_began_with_are_said(run, tmp_path):
     first = saved.read(run)[2]["sha256"]
     lines = [*TINY, "amalgamate.task = @tasks.quadratic()"]
     lines.append(f"amalgamate.initial_weights = '{run}/student.npz'")
-    tf.config.run_functions_eagerly(True)
-    try:
+    with helpers.eagerly():
         bindings.run("amalgamate", FILES, lines, tmp_path / "again")
-    finally:
-        tf.config.run_functions_eagerly(False)
         gin.clear_config()
     card = exporting.export(tmp_path / "again", tmp_path / "again.npz")
     assert card.facts()["begun from"] == f"trained ones, SHA-256 {first}"
@@ -154,33 +148,58 @@ def test_one_that_has_finished_is_better_than_a_better_one_that_has_not(
     assert [row["finished"] for row in card.replicates] == [True, False, True]
 
 
+def test_of_those_that_have_not_finished_the_one_that_came_farthest(
+    replicates, tmp_path
+):
+    """A score of another stage, of shorter unrolls say, does not compare.
+
+    The third one never had any.
+    """
+    for i, stage in enumerate(("1", "0", "2")):
+        table = replicates / f"replicate-{i}" / "validation.csv"
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        with table.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({**row, "stage": stage, "then": "go on"} for row in rows)
+    card = exporting.export(replicates, tmp_path / "best.npz")
+    assert [row["chosen"] for row in card.replicates] == [True, False, False]
+    assert [row["stage"] for row in card.replicates] == [1, 0, 2]
+
+
 def test_results_of_an_evaluation(run, tmp_path):
     """Means of the records, the oracle beside them; of no other weights."""
     sha256 = saved.read(run)[2]["sha256"]
-    found = few()
-    for record in found:
-        if record["optimizer"] == "ours":
-            record["optimizer_config"] = {"weights_sha256": sha256}
-        last = 0.4 + 0.2 * record["seed"] if record["optimizer"] == "ours" else 0.4
-        losses = record["curves"]["val_loss"]
+    found = few() + [record("Train", "sgd", 0, seed) for seed in (0, 1)]
+    for one in found:
+        if one["optimizer"] == "ours":
+            one["optimizer_config"] = {"weights_sha256": sha256}
+        known = {"ours": 0.4 + 0.2 * one["seed"], "adam": 0.4, "sgd": 0.45}
+        last = known[one["optimizer"]]
+        losses = one["curves"]["val_loss"]
         losses[:] = [*[0.9] * (len(losses) - 1), last]
     folder = written(found, tmp_path / "evaluation")
-    given = {"evaluation": folder, "rivals": ["adam"]}
+    given = {"evaluation": folder, "rivals": ["sgd"]}
     output = tmp_path / "mine.npz"
     card = exporting.export(run, output, label="ours", **given)
     (row,) = card.results
     assert row["validation_loss"] == pytest.approx(0.5)
-    assert (row["oracle"], row["rival"], row["seeds"]) == ("adam", "adam", 2)
+    assert (row["oracle"], row["rival"], row["seeds"]) == ("adam", "sgd", 2)
     assert row["oracle_loss"] == pytest.approx(0.4)
     assert cards.failures(card) == ["Train: 25.0% above adam, the oracle"]
     page = output.with_suffix(".md").read_text()
     cells = [cell.strip() for cell in page.split("| Train ")[1].split("|")]
     assert cells[1] == "0.5000 ± 0.1414"
-    assert cells[4:7] == ["0 of 2", "adam 0.4000", "adam 0.4000"]
+    assert cells[4:7] == ["0 of 2", "adam 0.4000", "sgd 0.4500"]
     assert "\n- Train: 25.0% above adam, the oracle\n" in page
-    with pytest.raises(ValueError, match="no records of 'mine' .*It has adam, ours"):
+    with pytest.raises(
+        ValueError, match="no records of 'mine' .*It has adam, sgd, ours"
+    ):
         exporting.export(run, output, **given)
-    with pytest.raises(ValueError, match="no records of her. There are: adam, ours"):
+    with pytest.raises(
+        ValueError, match="no records of her. There are: adam, sgd, ours"
+    ):
         exporting.export(run, output, label="ours", evaluation=folder, rivals=["her"])
     with pytest.raises(ValueError, match="no records of 'ours' with the weights"):
         exporting.export(run, output, label="ours", part="choice", **given)
@@ -190,11 +209,11 @@ def test_results_of_an_evaluation(run, tmp_path):
 
 def test_other_replicates_under_one_label_are_left_out(run, tmp_path):
     found, sha256 = few(), saved.read(run)[2]["sha256"]
-    for record in found:
-        if record["optimizer"] == "ours":
-            weights = sha256 if record["seed"] else "another's"
-            record["optimizer_config"] = {"weights_sha256": weights}
-            record["replicate"] = record["seed"]
+    for one in found:
+        if one["optimizer"] == "ours":
+            weights = sha256 if one["seed"] else "another's"
+            one["optimizer_config"] = {"weights_sha256": weights}
+            one["replicate"] = one["seed"]
     folder = written(found, tmp_path / "evaluation")
     card = exporting.export(run, tmp_path / "mine.npz", evaluation=folder, label="ours")
     assert [row["seeds"] for row in card.results] == [1]

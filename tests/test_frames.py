@@ -68,3 +68,11 @@ def test_replicates_are_paired_with_replicates_alone():
     noisy = [record("Train", "adam", r, s) for r in range(4) for s in range(5)]
     row = verdict(noisy, ours)
     assert (row.pairs, row.of) == (3, 4)
+
+
+def test_a_single_replicate_is_paired_with_its_like():
+    """The seeds of number 3 begin otherwise than those of number 0."""
+    one = [record("Train", "ours", 3, seed) for seed in range(5)]
+    assert verdict(ADAM, one).pairs == 0
+    alike = [record("Train", "adam", 3, seed) for seed in range(5)]
+    assert verdict(alike, one).pairs == 5

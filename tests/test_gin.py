@@ -5,7 +5,6 @@ import pathlib
 
 import gin
 import pytest
-import tensorflow as tf
 import tf_amalgam.gin_configs
 
 from tests import helpers
@@ -94,14 +93,6 @@ SETS = {
     "resnet52_cifar100": "cifar100",
     "kmnist_dp": "kmnist",
 }
-
-
-@pytest.fixture
-def eagerly():
-    """Steps are taken, not compiled: what compiling does is tested elsewhere."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture
@@ -199,10 +190,7 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * (n not in KINDS)) for n in RUN],
-)
+@pytest.mark.parametrize("name", helpers.slow_if(lambda name: name not in KINDS, RUN))
 def test_named_experiments_take_two_meta_steps(name, tmp_path, eagerly):
     files = ["gin_configs/forms/cpu.gin", f"gin_configs/experiments/{name}.gin"]
     amalgam = bindings.run("amalgamate", files, TINY, tmp_path)
@@ -231,14 +219,37 @@ def test_named_experiments_take_two_meta_steps(name, tmp_path, eagerly):
 SHORT = ["amalgamate.max_periods = 1", "amalgamate.max_repeats = 0"]
 
 
-@pytest.mark.parametrize("name", KINDS)
+# What the paper prints, and what the authors' code does.
+DIFFERENT = {
+    "paper": {
+        "distance": "paper",
+        "meta_loss_start": "unroll",
+        "warmup_learning_rate": 0.01,
+        "warmup_scaled": False,
+        "adaptive_clip": 0.0,
+        "reduction": "mean",
+    },
+    "released": {
+        "distance": "released",
+        "meta_loss_start": "truncation",
+        "warmup_learning_rate": 0.05,
+        "warmup_scaled": True,
+        "adaptive_clip": 0.1,
+        "reduction": "sum",
+    },
+}
+# A scheme with a teacher that is trained, and noise of the other kind.
+OF_FORMS = ("figure1_choice_large", "figure6_adversarial_1e-3")
+
+
+@pytest.mark.parametrize(
+    "name", helpers.slow_if(lambda name: name not in OF_FORMS, KINDS)
+)
 @pytest.mark.parametrize(
     "form",
-    [
-        pytest.param(form, marks=[pytest.mark.slow] * (form == "cpu_paper"))
-        for form in FORMS
-        if form != "cpu"
-    ],
+    helpers.slow_if(
+        lambda form: form == "cpu_paper", [form for form in FORMS if form != "cpu"]
+    ),
 )
 def test_forms_take_two_meta_steps(form, name, tmp_path, eagerly):
     files = [
@@ -248,6 +259,8 @@ def test_forms_take_two_meta_steps(form, name, tmp_path, eagerly):
     assert [row["update"] for row in amalgam.history] == [1, 2]
     about = amalgam.about
     assert about["preset"] == ("released" if form == "released" else "paper")
+    told = DIFFERENT[about["preset"]]
+    assert {key: about[key] for key in told} == told
     # What TINY left alone is the paper's (C.3), or cut.
     assert about["curriculum"]["chances"] == (0 if form == "cpu_paper" else 5)
     assert about["curriculum"]["repeat_threshold"] == 0.5
@@ -294,16 +307,12 @@ def test_an_optimizee_of_a_module_of_yours(tmp_path, monkeypatch, eagerly):
     assert bindings.bound("task").name == "mine"
 
 
+# One of convolutions, one of dense layers, the functions, a private one; all are built.
+OF_OPTIMIZEES = ("train", "mlp", "deeper", "quadratic", "rastrigin", "kmnist_dp")
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        # Half a minute, or minutes; kmnist_dp is as private as mnist_dp.
-        pytest.param(
-            name,
-            marks=[pytest.mark.slow] * name.startswith(("resnet", "mnist_dp")),
-        )
-        for name in OPTIMIZEES
-    ],
+    "name", helpers.slow_if(lambda name: name not in OF_OPTIMIZEES, OPTIMIZEES)
 )
 def test_optimizees_take_two_meta_steps(name, asked, tmp_path, eagerly):
     """Each from its own file, as large as it is, on minibatches of two images."""
@@ -343,7 +352,13 @@ def test_students_take_two_meta_steps(name, tmp_path, eagerly):
 MIXED_IN = [n for n in PARTS if n.startswith(("curricula", "perturb", "pools", "pres"))]
 
 
-@pytest.mark.parametrize("name", MIXED_IN)
+def _one_of_many(name):
+    """Whether a part is perturbations', of which two say as much as all."""
+    few = ("perturbations/pgd_linf.gin", "perturbations/input_noise.gin")
+    return name.startswith("perturb") and name not in few
+
+
+@pytest.mark.parametrize("name", helpers.slow_if(_one_of_many, MIXED_IN))
 def test_parts_take_two_meta_steps(name, tmp_path, eagerly):
     """Each beside the quickstart's file, on a small quadratic."""
     files = ["gin_configs/experiments/quickstart.gin", f"gin_configs/{name}"]
@@ -403,7 +418,13 @@ def test_optimizees_stand_side_by_side(asked):
     assert {where for _, where in asked} == {None}
 
 
-@pytest.mark.parametrize("name", ["mnist_min_max_small.gin", "quickstart.gin"])
+@pytest.mark.parametrize(
+    "name",
+    # The quickstart itself runs the other.
+    helpers.slow_if(
+        lambda name: "quick" in name, ["mnist_min_max_small.gin", "quickstart.gin"]
+    ),
+)
 def test_experiments_take_two_meta_steps(name, tmp_path):
     amalgam = bindings.run(
         "amalgamate", [f"gin_configs/experiments/{name}"], TINY, tmp_path

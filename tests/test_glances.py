@@ -121,12 +121,20 @@ def test_runs_that_did_not_learn_are_counted_and_kept():
     for one in found:
         if (one["optimizer"], one["task"], one["seed"]) == ("sgd", "Train", 1):
             one["start_loss"] = 1e-6
+        if (one["optimizer"], one["task"], one["seed"]) == ("adam", "Train", 1):
+            least = min(one["curves"]["val_loss"])
+            one["constant_loss"] = least * (1.0 - 1e-6)  # a net that is dead
+        if (one["optimizer"], one["task"], one["seed"]) == ("adam", "Train", 2):
+            one["constant_loss"] = 1.001 * min(one["curves"]["val_loss"])
+        if (one["optimizer"], one["task"], one["seed"]) == ("adam", "Train", 0):
+            one["constant_loss"] = None  # a loss that is no cross-entropy
     lost(found, "sgd", "Train", 2)
     runs = frames.runs(found).query("optimizer == 'sgd' and task == 'Train'")
     mean = runs["best_val_loss"].mean()  # of two: one learned, one did not
     cell = cells(by_name(found)["losses"]).loc["sgd", "Train"]
     assert cell.startswith(f"{mean:.4f} ± ")
     assert cell.endswith(" (1 diverged, 1 not learned)")
+    assert "(1 not learned)" in cells(by_name(found)["losses"]).loc["adam", "Train"]
 
 
 def test_effect_sizes_at_a_glance():

@@ -201,8 +201,15 @@ def test_a_climbing_loss_is_taken_back():
     assert np.abs(guarded - fallback).max() < moved
 
 
-@pytest.mark.parametrize("reason", ["bounds", "climbs", "lags"])
-def test_the_log_tells_of_each_reason(reason, caplog):
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("bounds", "'out_of_bounds': 1"),
+        ("climbs", "'loss_climbed': 1"),
+        ("lags", "'gained_too_little': 1"),
+    ],
+)
+def test_the_log_tells_of_each_reason(reason, told, caplog):
     optimizer = tf_amalgam.RNNProp(guard=True)
     optimizer.build([keras.Variable([1.0])])
     watch = optimizer._kept.watch
@@ -211,6 +218,7 @@ def test_the_log_tells_of_each_reason(reason, caplog):
     with caplog.at_level(logging.WARNING):
         optimizer.finalize_variable_values([])
     assert "the guard fell back" in caplog.text
+    assert told in caplog.text
 
 
 @pytest.mark.parametrize(

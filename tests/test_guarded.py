@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tf_amalgam
+from tests import helpers
 from tests.test_optimizer import DATA, FEATURES, trained
 from tf_amalgam.guard import BROKEN, SETTLING, Guard
 
@@ -227,8 +228,15 @@ def test_who_fell_must_keep_up_with_the_fallback(gain, lags):
         assert reports[99]["loss_climbed"] == 1
 
 
-@pytest.mark.parametrize("warmup_steps", [0, 120])
-@pytest.mark.parametrize(("gained", "lags"), [(0.12, False), (0.08, True)])
+@pytest.mark.parametrize(
+    ("gained", "lags", "warmup_steps"),
+    [
+        (0.08, True, 0),
+        (0.12, False, 120),
+        pytest.param(0.12, False, 0, marks=pytest.mark.slow),
+        pytest.param(0.08, True, 120, marks=pytest.mark.slow),
+    ],
+)
 def test_who_gains_too_little_at_first_is_compared(gained, lags, warmup_steps):
     """A tenth of the loss in 300 steps; what the warm-up gained does not count."""
     guard = Guard(size=1e9, cosine=-1.0, patience=100)
@@ -296,7 +304,7 @@ def test_who_fell_may_gain_little_where_the_fallback_lost():
     assert optimizer.guard_report["gained_too_little"] == 0
 
 
-@pytest.mark.parametrize("first", [0.0, NAN, INF])
+@pytest.mark.parametrize("first", [0.0, INF])
 def test_a_first_loss_that_says_nothing(first):
     variable, optimizer = keras.Variable([1.0]), learned_sgd()
     for loss in (first, *np.linspace(2.0, 1.0, 60)):
@@ -353,7 +361,13 @@ def test_a_schedule_that_begins_at_zero_is_no_fault_of_the_warm_up():
     assert optimizer.guard_report["out_of_bounds"] == 0
 
 
-@pytest.mark.parametrize("feature", FEATURES)
+# Before a guard sees anything; the plain one is in every other test.
+ELEMENTWISE = ("plain", "clipvalue", "global_clipnorm", "weight_decay", "schedule")
+
+
+@pytest.mark.parametrize(
+    "feature", helpers.slow_if(lambda name: name in ELEMENTWISE, FEATURES)
+)
 def test_a_guard_that_does_not_act_changes_nothing(feature):
     """Clipping, decay, averages and the rest, beside the same without a guard."""
     options = {k: v() if callable(v) else v for k, v in FEATURES[feature].items()}

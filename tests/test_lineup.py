@@ -22,12 +22,13 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lineup")
     for i in (0, 2, 10):
         options = {**helpers.SHORT_LESSON, "stages": ((20, 1),), "period": 1, "seed": i}
-        tf_amalgam.amalgamate(
-            tf_amalgam.tasks.quadratic(dimensions=4, batch_size=8),
-            teachers=("adam",),
-            workdir=folder / f"replicate-{i}",
-            **options,
-        )
+        with helpers.eagerly():
+            tf_amalgam.amalgamate(
+                tf_amalgam.tasks.quadratic(dimensions=4, batch_size=8),
+                teachers=("adam",),
+                workdir=folder / f"replicate-{i}",
+                **options,
+            )
     return folder
 
 
@@ -73,7 +74,30 @@ def test_students_say_how_they_were_trained(folder):
     assert ours.trained["scheme"] == "min_max"
     assert ours.trained["student"] == "rnnprop"
     assert ours.trained["seconds"] > 0
+    assert ours.trained["begun_from"] == ""
     assert adam.trained == {}
+
+
+def test_what_was_trained_before_is_said():
+    """Hours and updates of a file are of its own run alone."""
+    lineups = lineup(["choice-rates-small", "rnnprop"], **TERMS)
+    assert [one.trained["begun_from"] for one in lineups] == ["choice-rule-small", ""]
+
+
+def test_a_choice_rule_that_was_given_is_said(tmp_path):
+    rule, weights, _ = saved.find("rnnprop")
+    teacher = {"rule": "choice", "pool": [{"rule": "adam"}], "sha256": "0a1b"}
+    about = {"scheme": "choice", "teachers": [teacher], "initial_weights": "fresh"}
+    saved.save(
+        tmp_path / "student.npz",
+        *(rule, weights),
+        warmup_steps=1,
+        warmup_learning_rate=0.1,
+        about=about,
+    )
+    (one,) = lineup({"mine": tmp_path / "student.npz"}, **TERMS)
+    assert one.trained["begun_from"] == "a trained Choice rule as teacher"
+    assert one.trained["teachers"] == ["adam"]
 
 
 def test_a_folder_of_replicates_is_all_of_them(folder):

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import tf_amalgam
 from tests import helpers
-from tf_amalgam import checkpoints, meta_step, run, saved, workdir
+from tf_amalgam import checkpoints, files, meta_step, run, saved
 from tf_amalgam.curriculum import Curriculum, Progress, Stage
 from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
@@ -36,6 +36,13 @@ SMALL = {
     "progress": False,
 }
 UPDATES = 2 * 1 + 2 * 3
+# What is traced in no time, where neither rule nor teachers matter.
+SIMPLE = {
+    "student": "learned_scalars",
+    "teachers": ["sgd"],
+    "second_order": False,
+    "meta_batch": 1,
+}
 
 
 def amalgamated(**options):
@@ -69,7 +76,7 @@ def test_a_finished_run(uninterrupted):
     assert rule == amalgam.rule
     for name in ("settings.json", "history.csv", "curves.png", "untrained.npz"):
         assert (folder / name).stat().st_size > 0
-    rows = workdir.read_csv(folder / "history.csv")
+    rows = files.read_csv(folder / "history.csv")
     assert [row["loss"] for row in rows] == [row["loss"] for row in amalgam.history]
 
 
@@ -89,9 +96,9 @@ def test_it_is_a_keras_optimizer(uninterrupted, tmp_path):
     assert made.warmup_steps == 4
 
 
-@pytest.mark.parametrize(
-    "stop_after", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 6))]
-)
+# In the middle of one, below; between two, in test_run, too.
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 6])
 def test_resumed_equals_uninterrupted(uninterrupted, tmp_path, stop_after):
     """Interrupted between unrolls (1, 2) and in the middle of one (3, 6)."""
     whole, _ = uninterrupted
@@ -122,7 +129,7 @@ def called_encrypted(path):
 
 @pytest.mark.parametrize(
     "broken",
-    [cut_short, pytest.param(called_encrypted, marks=pytest.mark.slow)],
+    helpers.slow_if(lambda how: how == called_encrypted, [cut_short, called_encrypted]),
 )
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     uninterrupted, tmp_path, monkeypatch, caplog, broken
@@ -157,7 +164,7 @@ def test_no_readable_checkpoint_is_an_error(tmp_path):
         checkpoints.load_newest(tmp_path)
 
 
-@pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("replicas", helpers.slow_if(lambda n: n == 4, [2, 4]))
 def test_devices_do_not_change_the_mathematics(uninterrupted, replicas):
     single, _ = uninterrupted
     mirrored = amalgamated(replicas=replicas)
@@ -181,7 +188,9 @@ def test_sum_and_mean_of_the_meta_batch_differ_by_its_size(monkeypatch):
 
     monkeypatch.setattr(Trainer, "_applied", noted)
     for reduction in ("mean", "sum"):
-        amalgamated(reduction=reduction, stages=((6, 1),))
+        amalgamated(
+            **{**SIMPLE, "meta_batch": 4}, reduction=reduction, stages=((6, 1),)
+        )
     np.testing.assert_allclose(totals[1], 4 * totals[0], rtol=1e-4, atol=1e-7)
     assert np.abs(totals[0]).max() > 1e-3
 
@@ -196,7 +205,7 @@ def test_one_trace_per_program(monkeypatch):
         return truncation(*arguments)
 
     monkeypatch.setattr(meta_step, "truncation", counted)
-    amalgamated(stages=((12, 3),))
+    amalgamated(**SIMPLE, stages=((12, 3),))
     assert len(traces) == 1
 
 
@@ -221,7 +230,7 @@ def poisoned(monkeypatch, bad):
 def test_non_finite_meta_gradients_are_skipped_and_counted(monkeypatch, caplog):
     poisoned(monkeypatch, [3, 5])
     with caplog.at_level(logging.WARNING):
-        amalgam = amalgamated(meta_batch=1, stages=((6, 6),))
+        amalgam = amalgamated(**SIMPLE, stages=((6, 6),))
     assert [row["skipped"] for row in amalgam.history] == [0, 0, 1, 0, 1, 0]
     assert np.isfinite(helpers.flat(amalgam.weights)).all()
     assert amalgam.about["meta_updates_skipped"] == 2
@@ -231,7 +240,7 @@ def test_non_finite_meta_gradients_are_skipped_and_counted(monkeypatch, caplog):
 def test_an_unroll_whose_meta_gradient_is_lost_ends(monkeypatch):
     """The second of three truncations; what is left of it would be lost as well."""
     poisoned(monkeypatch, [2])
-    rows = amalgamated(meta_batch=1, stages=((18, 3),)).history
+    rows = amalgamated(**SIMPLE, stages=((18, 3),)).history
     assert [row["skipped"] for row in rows] == [0, 1, 0, 0, 0, 0, 0, 0]
     assert [row["meta_epoch"] for row in rows] == [0, 0, 1, 1, 1, 2, 2, 2]
 
@@ -252,7 +261,9 @@ def test_a_lost_teacher_ends_its_unroll(monkeypatch):
         return (first._replace(teachers=teachers), *others)
 
     monkeypatch.setattr(Trainer, "_start", broken)
-    amalgam = amalgamated(stages=((18, 3),), meta_batch=2, max_skipped=2)
+    amalgam = amalgamated(
+        **{**SIMPLE, "meta_batch": 2}, stages=((18, 3),), max_skipped=2
+    )
     assert lost == [3]
     assert [row["skipped"] for row in amalgam.history] == [0, 0, 0, 1, 0, 0, 0]
     assert np.isfinite(helpers.flat(amalgam.weights)).all()
@@ -269,7 +280,7 @@ def test_a_meta_gradient_whose_square_is_too_large_is_skipped(monkeypatch):
         return {k: factor * g for k, g in gradient.items()}, carry, metrics
 
     monkeypatch.setattr(meta_step, "truncation", huge)
-    amalgam = amalgamated(meta_batch=1, stages=((6, 4),))
+    amalgam = amalgamated(**SIMPLE, stages=((6, 4),))
     assert [row["skipped"] for row in amalgam.history] == [0, 1, 0, 0]
     assert np.isfinite(amalgam.history[1]["last_loss"])
     assert np.isfinite(helpers.flat(amalgam.weights)).all()
@@ -290,10 +301,10 @@ def test_too_many_in_a_row_stop_the_run_and_keep_what_was_learned(
 ):
     poisoned(monkeypatch, range(3, 100))
     with pytest.raises(Diverged, match="3 meta-gradients in a row"):
-        amalgamated(meta_batch=1, stages=((6, 20),), max_skipped=3, workdir=tmp_path)
+        amalgamated(**SIMPLE, stages=((6, 20),), max_skipped=3, workdir=tmp_path)
     _, facts = checkpoints.load_newest(tmp_path / "checkpoints")
     assert facts["updates"] == 4
-    assert saved.read(tmp_path)[0].name == "rnnprop"
+    assert saved.read(tmp_path)[0].name == "learned_scalars"
 
 
 def test_adaptive_clip_by_hand():
@@ -351,6 +362,7 @@ def test_a_student_beats_its_initial_self():
     assert amalgam.history[-1]["meta_loss"] < amalgam.history[0]["meta_loss"] - 0.2
 
 
+@pytest.mark.slow
 def test_starting_from_a_saved_optimizer(uninterrupted, tmp_path):
     _, folder = uninterrupted
     path = folder / "student.npz"

@@ -47,13 +47,6 @@ def test_huber_by_hand():
     assert value == pytest.approx(np.log(0.045 + 0.875) - np.log(2.0))
 
 
-def test_all_finite():
-    good = [tf.zeros(3), tf.ones(())]
-    assert bool(numerics.all_finite(good))
-    assert not bool(numerics.all_finite([*good, tf.constant([1.0, np.nan])]))
-    assert not bool(numerics.all_finite([*good, tf.constant([np.inf])]))
-
-
 def test_seeds_are_named():
     seeds = {
         numerics.derive_seed(root, *names)

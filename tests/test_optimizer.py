@@ -53,28 +53,27 @@ def go_on(net):
 
 # All optimizers. Analytic ones differ by elementwise arithmetic alone, which adam's has
 # all of: the others are slow.
-EVERY = [
-    pytest.param(
-        name,
-        marks=[pytest.mark.slow] * (name in rules.TEACHERS and name != "adam"),
-    )
-    for name in sorted(OPTIMIZERS)
-]
+EVERY = helpers.slow_if(
+    lambda name: name in rules.TEACHERS and name != "adam", sorted(OPTIMIZERS)
+)
 # Where their arithmetic does not matter: an analytic rule, one that is recurrent, one
 # that couples coordinates.
 KINDS = ("adam", "rnnprop", "scale")
-OF_EACH_KIND = [
-    pytest.param(name, marks=[pytest.mark.slow] * (name not in KINDS))
-    for name in sorted(OPTIMIZERS)
-]
-COORDINATEWISE = [
-    pytest.param(
-        name,
-        marks=[pytest.mark.slow] * (name not in ("adam", "choice", "rnnprop")),
-    )
-    for name in sorted(OPTIMIZERS)
-    if OPTIMIZERS[name].rule_type.coordinatewise
-]
+OF_EACH_KIND = helpers.slow_if(lambda name: name not in KINDS, sorted(OPTIMIZERS))
+COORDINATEWISE = helpers.slow_if(
+    lambda name: name not in ("adam", "rnnprop"),
+    [name for name in sorted(OPTIMIZERS) if OPTIMIZERS[name].rule_type.coordinatewise],
+)
+
+
+def made(name, **options):
+    """Returns an optimizer that takes steps: a fresh Scale's heads are zero."""
+    if name == "scale":
+        generator, weights = np.random.default_rng(4), RULES[name].init_weights(0)
+        options["rule_weights"] = {
+            k: v + 0.1 * generator.normal(size=v.shape) for k, v in weights.items()
+        }
+    return OPTIMIZERS[name](**options)
 
 
 FEATURES = {
@@ -90,7 +89,10 @@ FEATURES = {
 }
 
 
-@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize(
+    "feature",
+    helpers.slow_if(lambda name: name in ("clipvalue", "global_clipnorm"), FEATURES),
+)
 def test_equals_keras_adam(feature):
     options = {"learning_rate": 0.01, **FEATURES[feature]}
     fresh = lambda: {k: v() if callable(v) else v for k, v in options.items()}  # noqa: E731
@@ -179,21 +181,23 @@ def test_embeddings_train():
 
 @pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_mirrored_equals_single(name):
-    single, _ = trained(OPTIMIZERS[name](warmup_steps=4), 2)
+    single, _ = trained(made(name, warmup_steps=4), 2)
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-        optimizer, net = OPTIMIZERS[name](warmup_steps=4), model()
+        optimizer, net = made(name, warmup_steps=4), model()
         mirrored, _ = trained(optimizer, 2, net)
     [block] = optimizer._state
     local = block[0].value.values if block else ()
     assert all(np.array_equal(a.numpy(), local[0].numpy()) for a in local)
     np.testing.assert_allclose(mirrored, single, atol=2e-4)
+    by_warm_up, _ = trained(keras.optimizers.SGD(0.05), 2)
+    assert np.abs(single - by_warm_up).max() > 0.02
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_keras_file_continues_exactly(name, tmp_path):
     """Saved in the middle of the warm-up, after 12 steps, and after it."""
     nets = [model()]
-    trained(OPTIMIZERS[name](warmup_steps=18), 1, nets[0])
+    trained(made(name, warmup_steps=18), 1, nets[0])
     for epochs in (1, 2):
         nets[-1].save(tmp_path / "model.keras")
         again = keras.models.load_model(tmp_path / "model.keras")
@@ -206,9 +210,9 @@ def test_keras_file_continues_exactly(name, tmp_path):
             np.testing.assert_array_equal(weights, first)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_config_makes_the_same_optimizer(name):
-    original = OPTIMIZERS[name](clipnorm=1.0, warmup_steps=3)
+    original = made(name, clipnorm=1.0, warmup_steps=3)
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(original))
     assert copy.get_config() == original.get_config()
     np.testing.assert_array_equal(trained(copy, 1)[0], trained(original, 1)[0])
@@ -321,7 +325,7 @@ def test_chunks_on_several_replicas_and_under_xla():
     np.testing.assert_allclose(compiled, whole, atol=2e-4)
 
 
-@pytest.mark.parametrize("guard", [None, True])
+@pytest.mark.parametrize("guard", helpers.slow_if(lambda g: not g, [None, True]))
 def test_native_variables(guard):
     """TensorFlow's own variables, in a loop of one's own, as by Keras' optimizers."""
 
@@ -338,6 +342,37 @@ def test_native_variables(guard):
     native = moved(tf.Variable)
     assert np.abs(native - 1.0).min() > 0.01
     np.testing.assert_allclose(native, moved(keras.Variable), rtol=1e-6)
+
+
+def test_variables_of_both_kinds():
+    """As Keras' Adam does: those of a model, and one of TensorFlow's behind them."""
+
+    def moved(optimizer):
+        variables = [keras.Variable([1.0, 2.0]), tf.Variable([3.0]), tf.Variable(4.0)]
+        for _ in range(3):
+            grads = [tf.constant([1.0, -1.0]), tf.constant([2.0]), tf.constant(0.5)]
+            optimizer.apply(grads, variables)
+        return np.concatenate([np.ravel(v.numpy()) for v in variables])
+
+    theirs = moved(keras.optimizers.SGD(0.1))
+    np.testing.assert_allclose(moved(tf_amalgam.SGD(0.1)), theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [None, [None]])
+def test_gradients_of_a_shape_that_shows_in_the_step(shape):
+    """Those of Python code; one that does not fit is an error then."""
+    optimizer, variable = tf_amalgam.SGD(0.1), keras.Variable([1.0, 2.0, 3.0])
+
+    @tf.function
+    def step(values):
+        grad = tf.py_function(lambda: values, [], "float32")
+        grad.set_shape(shape)
+        optimizer.apply([grad], [variable])
+
+    step(tf.constant([1.0, 0.0, -1.0]))
+    np.testing.assert_allclose(variable.numpy(), [0.9, 2.0, 3.1], rtol=1e-6)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="[Ss]hape"):
+        step(tf.constant([1.0, 0.0]))
 
 
 def test_state_is_made_at_once_where_a_step_is_traced():
@@ -359,9 +394,9 @@ def test_state_is_made_at_once_where_a_step_is_traced():
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        ("Mirrored", "adam"),
+        pytest.param("Mirrored", "adam", marks=pytest.mark.slow),
         ("Mirrored", "choice"),
-        ("Mirrored", "rnnprop"),
+        pytest.param("Mirrored", "rnnprop", marks=pytest.mark.slow),
         ("OneDevice", "rnnprop"),
     ],
 )
@@ -441,8 +476,15 @@ def test_blocks_in_order_of_any_number_at_once(cores, monkeypatch):
     np.testing.assert_allclose(ends, whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("kind", [tf_amalgam.RNNProp, tf_amalgam.Adam])
+@pytest.mark.parametrize(
+    ("kind", "compiled"),
+    [
+        (tf_amalgam.RNNProp, True),
+        pytest.param(tf_amalgam.RNNProp, False, marks=pytest.mark.slow),
+        pytest.param(tf_amalgam.Adam, True, marks=pytest.mark.slow),
+        pytest.param(tf_amalgam.Adam, False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_tape_may_record_steps(kind, compiled):
     """Of a model in blocks or chunks, too."""
     start = helpers.flat(model().get_weights())
@@ -497,11 +539,31 @@ def test_a_saved_state_of_another_model_is_left():
         other.load_own_variables(store)
     assert int(other.iterations) == 0
     fewer = {key: store[key] for key in list(store)[:-1]}
-    with pytest.warns(UserWarning, match="Skipping variable loading"):
+    with pytest.warns(UserWarning, match="Skipping variable loading.* parts, this one"):
         other.load_own_variables(fewer)
+    scalars = {key: np.float32(0.0) for key in store}
+    with pytest.warns(UserWarning, match="Skipping variable loading"):
+        other.load_own_variables(scalars)
 
 
-@pytest.mark.parametrize("frozen", [1, 2])
+def test_as_many_parts_of_other_options_are_no_state():
+    """Averages of the parameters stand where blocks of a state do."""
+    sizes, store = ((20, 2), (2,)), {}
+    averaging = tf_amalgam.RNNProp(chunk_size=10, use_ema=True)
+    averaging.build([keras.Variable(np.ones(shape)) for shape in sizes])
+    averaging.iterations.assign(3)
+    averaging.save_own_variables(store)
+    plain = tf_amalgam.RNNProp(chunk_size=10)
+    plain.build([keras.Variable(np.ones(shape)) for shape in sizes])
+    # What Keras would count.
+    parts = len(plain.variables) - len(plain._state[0]) * (len(plain._state) - 1)
+    assert len(store) == parts + len(sizes)
+    with pytest.warns(UserWarning, match="other options"):
+        plain.load_own_variables(store)
+    assert int(plain.iterations) == 0
+
+
+@pytest.mark.parametrize("frozen", helpers.slow_if(lambda n: n == 1, [1, 2]))
 def test_a_file_of_a_model_that_was_frozen_after_training(frozen, tmp_path):
     """Keras' Adam begins anew there, with a warning; of a part, or of all of it."""
     for make in (keras.optimizers.Adam, tf_amalgam.RNNProp, tf_amalgam.Scale):
@@ -524,6 +586,7 @@ def test_fresh_and_guarded_ones_where_keras_computes_in_float64(guard):
     variable = keras.Variable(np.ones(3), dtype="float64")
     optimizer = tf_amalgam.RNNProp(guard=guard, warmup_steps=1)
     for _ in range(3):
+        optimizer.scale_loss(tf.constant(1.0, "float64"))
         optimizer.apply([tf.constant([1.0, -2.0, 0.5], "float64")], [variable])
     found = variable.numpy()
     assert np.abs(found - 1.0).min() > 1e-4

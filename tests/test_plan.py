@@ -6,7 +6,6 @@ import sys
 
 import gin
 import pytest
-import tensorflow as tf
 
 import tf_amalgam
 from tests.test_gin import SHORT, TINY
@@ -21,13 +20,6 @@ FORM = "gin_configs/forms/cpu.gin"
 def cleared():
     yield
     gin.clear_config()
-
-
-@pytest.fixture
-def eagerly():
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def test_all_that_ships_is_planned():

@@ -9,7 +9,7 @@ import tf_amalgam
 from tests import helpers
 from tests.test_choice import SMALL
 from tests.test_gin import TINY
-from tf_amalgam import bindings, rules, run, saved
+from tf_amalgam import bindings, experiment, rules, run, saved
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +29,43 @@ def test_a_learned_rule_is_no_teacher(scheme, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="holds analytic rules.*received RNNProp"):
         tf_amalgam.amalgamate(helpers.tiny_task(), teachers, **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_rules_and_rates_of_the_two_presets():
+    """Table 2 of the paper, and the authors' code."""
+    released = (
+        rules.SGD(learning_rate=0.2),
+        rules.Momentum(learning_rate=0.5, normalizer="none"),
+        rules.RMSProp(learning_rate=0.005, beta_2=0.9, normalizer="none"),
+        rules.Adam(learning_rate=0.005, normalizer="constant"),
+        rules.AddSign(learning_rate=0.1, normalizer="none"),
+        rules.PowerSign(learning_rate=0.1, normalizer="none"),
+    )
+    assert rules.make_pool("large", "released") == released
+    for rule, theirs in zip(rules.make_pool("large", "paper"), released, strict=True):
+        assert type(rule) is type(theirs)
+        assert rule.learning_rate == theirs.learning_rate
+        assert getattr(rule, "normalizer", "bias_corrected") == "bias_corrected"
+    told = {
+        rule.name: rule.learning_rate
+        for rule in rules.choice_pool("large", "released", "released")
+    }
+    assert told == {
+        **{"sgd": 2.0, "momentum": 2.0, "rmsprop": 0.005, "adam": 0.02},
+        **{"addsign": 1.0, "powersign": 1.0},
+    }
+
+
+@pytest.mark.parametrize(("rates", "adam"), [("direct", 0.005), ("released", 0.02)])
+def test_a_call_says_which_rates_members_have(rates, adam, monkeypatch):
+    begun = []
+    monkeypatch.setattr(run, "learn", lambda trainer, *_, **__: begun.append(trainer))
+    monkeypatch.setattr(experiment, "_amalgam", lambda *_: None)
+    options = {**SMALL, "scheme": "choice", "teachers": "small", "choice_rates": rates}
+    with pytest.raises(AttributeError):  # where the rule that was not trained is taken
+        tf_amalgam.amalgamate(helpers.tiny_task(), preset="paper", **options)
+    pool = begun[0].players.student.pool
+    assert [member.learning_rate for member in pool] == [adam, 0.005]
 
 
 @pytest.fixture(scope="module")

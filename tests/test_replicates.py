@@ -47,9 +47,9 @@ def test_each_has_its_own_randomness(three):
 
 
 def test_the_folder_explains_itself(three):
-    rows = replicates.read_summary(three)
+    rows = files.read_csv(three / replicates.SUMMARY_FILE)
     assert [row["replicate"] for row in rows] == [0, 1, 2]
-    assert all(row["finished"] and row["meta_updates"] == 2 for row in rows)
+    assert [(row["finished"], row["meta_updates"]) for row in rows] == 3 * [("True", 2)]
     assert len({row["seed"] for row in rows}) == 3
     assert (three / "replicates.png").stat().st_size > 1000
     assert "student.npz" in (three / "replicate-0" / "README.md").read_text()
@@ -99,7 +99,9 @@ def test_a_call_for_fewer_keeps_what_is_said_of_the_others(three, tmp_path):
     shutil.copytree(three, tmp_path, dirs_exist_ok=True)
     command = "amalgamate --replicates=1"
     bindings.run_replicates(1, FILES, TINY, tmp_path, command=command)
-    assert replicates.read_summary(tmp_path) == replicates.read_summary(three)
+    assert files.read_csv(tmp_path / replicates.SUMMARY_FILE) == files.read_csv(
+        three / replicates.SUMMARY_FILE
+    )
     told = (tmp_path / "README.md").read_text()
     assert told.startswith("# 3 replicates")
     assert f"| 2 | {derive_seed(0, 'replicate', 2)} |" in told
@@ -184,8 +186,8 @@ def test_one_that_diverged_does_not_block_the_next(
     np.testing.assert_array_equal(
         weights(tmp_path / "replicate-1"), weights(three / "replicate-1")
     )
-    rows = replicates.read_summary(tmp_path)
-    assert [row["finished"] for row in rows] == [False, True]
+    rows = files.read_csv(tmp_path / replicates.SUMMARY_FILE)
+    assert [row["finished"] for row in rows] == ["False", "True"]
     # Again: the failed one alone is tried.
     calls.clear()
     with pytest.raises(RuntimeError, match="1 of 2 replicates failed: replicate-0"):
@@ -199,8 +201,8 @@ def test_an_interrupt_ends_all(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         bindings.run_replicates(2, FILES, TINY, tmp_path)
     assert not (tmp_path / "replicate-1").exists()
-    (row,) = replicates.read_summary(tmp_path)
-    assert (row["meta_updates"], row["finished"]) == (0, False)
+    (row,) = files.read_csv(tmp_path / replicates.SUMMARY_FILE)
+    assert (row["meta_updates"], row["finished"]) == (0, "False")
 
 
 def test_a_damaged_student_is_left_out_of_the_summary(three, tmp_path, caplog):
@@ -209,7 +211,9 @@ def test_a_damaged_student_is_left_out_of_the_summary(three, tmp_path, caplog):
     (tmp_path / "replicate-copy").mkdir()
     shutil.copy(tmp_path / "replicate-0" / "student.npz", tmp_path / "replicate-copy")
     replicates.summarize(tmp_path)
-    assert [row["replicate"] for row in replicates.read_summary(tmp_path)] == [0, 2]
+    assert [
+        row["replicate"] for row in files.read_csv(tmp_path / replicates.SUMMARY_FILE)
+    ] == [0, 2]
     assert "replicate-1 is left out of the summary" in caplog.text
 
 

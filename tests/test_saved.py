@@ -1,6 +1,7 @@
 """Trained optimizers on disk, and `load`."""
 
 import json
+import pathlib
 import re
 
 import keras
@@ -62,6 +63,21 @@ def test_load_by_name():
     assert released.rule.normalizer == "constant"
     assert released.warmup_steps == 3
     assert float(released.learning_rate) == pytest.approx(0.005)
+
+
+def test_a_path_is_no_name(tmp_path, monkeypatch):
+    """Though a folder be called like what ships."""
+    rule = rules.make_rule("rnnprop")
+    options = {"warmup_steps": 7, "warmup_learning_rate": 0.1}
+    for name in ("choice-small", "adam"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "student.npz"
+        saved.save(path, rule, rule.init_weights(0), **options)
+    monkeypatch.chdir(tmp_path)
+    for name in ("choice-small", "adam"):
+        for path in (pathlib.Path(name), f"./{name}"):
+            assert tf_amalgam.load(path).warmup_steps == 7
+        assert tf_amalgam.load(name).warmup_steps != 7
 
 
 def test_everything_available_loads():

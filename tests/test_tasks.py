@@ -1,5 +1,7 @@
 """Optimizees as pure functions of a flat vector."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -250,6 +252,24 @@ BLOBS = helpers.blobs()
 def test_mistakes_are_explained(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_what_a_constant_prediction_reaches():
+    """The labels' entropy, where Keras, too, finds no less; of other losses nothing."""
+    task = helpers.tiny_task()
+    y = task.dataset.validation.y
+    shares = np.bincount(y) / len(y)
+    logits = np.tile(np.log(shares), (len(y), 1))
+    assert task.constant_loss() == pytest.approx(float(CROSS_ENTROPY(y, logits)))
+    odd = logits + np.eye(3)[0]
+    assert task.constant_loss() < float(CROSS_ENTROPY(y, odd))
+    blobs, model = helpers.blobs(), helpers.tiny_model
+    crossed = keras.losses.SparseCategoricalCrossentropy
+    assert tasks.quadratic().constant_loss() == math.inf
+    for loss in (crossed(reduction="sum"), crossed(ignore_class=0)):
+        assert Task("t", model, blobs, loss, 8).constant_loss() == math.inf
+    for loss in ("sparse_categorical_crossentropy", crossed()):
+        assert Task("t", model, blobs, loss, 8).constant_loss() == task.constant_loss()
 
 
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "none"])

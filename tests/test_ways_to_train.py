@@ -250,10 +250,14 @@ def by_sgd(way):
     return WAYS[way](lambda **kwargs: keras.optimizers.SGD(0.001, **kwargs))
 
 
-@pytest.mark.parametrize(
-    "way",
-    [pytest.param(w, marks=[pytest.mark.slow] * w.endswith(", float16")) for w in WAYS],
-)
+# Others of the kind are fast: slower ways of Keras' own that say no more.
+SELDOM = [
+    *("MirroredStrategy", "MirroredStrategy, float16", "accumulated gradients", "fit"),
+    *("several optimizers", "ReduceLROnPlateau", "train_on_batch"),
+]
+
+
+@pytest.mark.parametrize("way", helpers.slow_if(lambda way: way in SELDOM, WAYS))
 def test_equals_keras_adam(way):
     ours = WAYS[way](lambda **kwargs: keras_adam.AdaptedAdam(0.01, **kwargs))
     theirs = WAYS[way](lambda **kwargs: keras.optimizers.Adam(0.01, **kwargs))
@@ -284,18 +288,11 @@ def fitted():
     return by_a_student("fit", guard=True)
 
 
-# Ways on which Keras does what Adam above shows, and a guard nothing of its own.
-PLAIN = [
-    *("train_on_batch", "own loop, built variables", "ReduceLROnPlateau"),
-    *("several outputs", "batch normalization", "MirroredStrategy"),
-    *("accumulated gradients", "MirroredStrategy, float16", "mixed_bfloat16"),
-    *("shared layer", "several optimizers", "constraint", "LearningRateScheduler"),
-]
+# Ways on which a guard has something of its own to do.
+GUARDED = ["fit", "frozen later", "mixed_float16", "float16 overflows"]
 
 
-@pytest.mark.parametrize(
-    "way", [pytest.param(w, marks=[pytest.mark.slow] * (w in PLAIN)) for w in WAYS]
-)
+@pytest.mark.parametrize("way", helpers.slow_if(lambda way: way not in GUARDED, WAYS))
 def test_a_guarded_optimizer_goes_every_way(way):
     found = by_a_student(way, guard=True)
     assert np.all(np.isfinite(found))
@@ -305,15 +302,11 @@ def test_a_guarded_optimizer_goes_every_way(way):
 
 
 # Ways on which a step is told other gradients, or of other variables.
-OTHER_GRADIENTS = ["mixed_float16", "accumulated gradients", "frozen later"]
+OTHER_GRADIENTS = ["mixed_float16", "frozen later"]
 
 
 @pytest.mark.parametrize(
-    "way",
-    [
-        pytest.param(w, marks=[pytest.mark.slow] * (w not in OTHER_GRADIENTS))
-        for w in WAYS
-    ],
+    "way", helpers.slow_if(lambda way: way not in OTHER_GRADIENTS, WAYS)
 )
 def test_a_model_in_blocks_goes_every_way(way):
     """Of two rows each, against all coordinates at once."""
@@ -365,30 +358,28 @@ KEEPERS = {
     "pickle": by_pickle,
     "deepcopy": by_deepcopy,
 }
+IN_BLOCKS = "after it, in blocks"
 MAKERS = {
     "adapted Adam": lambda: keras_adam.AdaptedAdam(0.01),
     "in the warm-up": lambda: tf_amalgam.load(SHIPPED, warmup_steps=18),
-    "after it, in blocks": lambda: tf_amalgam.load(
-        SHIPPED, warmup_steps=4, chunk_size=20
-    ),
+    IN_BLOCKS: lambda: tf_amalgam.load(SHIPPED, warmup_steps=4, chunk_size=20),
     "guarded": lambda: tf_amalgam.load(SHIPPED, warmup_steps=4, guard=True),
 }
-MOST = ("adapted Adam", "in the warm-up", "guarded")
 
 
-# Pickles and copies are made of what a file holds.
-KEPT = [
-    pytest.param(
-        keeper,
-        which,
-        marks=[pytest.mark.slow] * (keeper in ("pickle", "deepcopy") and which in MOST),
-    )
-    for keeper in KEEPERS
-    for which in MAKERS
-]
-
-
-@pytest.mark.parametrize(("keeper", "which"), KEPT)
+# Each keeper keeps a state in blocks, and a file of Keras' all others: pickles and
+# copies are made of what it holds.
+@pytest.mark.parametrize(
+    ("keeper", "which"),
+    [
+        pytest.param(
+            *(keeper, which),
+            marks=[pytest.mark.slow] * (which != IN_BLOCKS and keeper != "keras file"),
+        )
+        for keeper in KEEPERS
+        for which in MAKERS
+    ],
+)
 def test_kept_and_gone_on(which, keeper, tmp_path):
     """Twelve steps, kept, found again, twelve more: as if never interrupted."""
     net = model()
@@ -400,13 +391,12 @@ def test_kept_and_gone_on(which, keeper, tmp_path):
     np.testing.assert_array_equal(go_on(again), go_on(net))
 
 
-@pytest.mark.parametrize(
-    "which",
-    [
-        pytest.param(w, marks=[pytest.mark.slow] * (w in ("in the warm-up", "guarded")))
-        for w in MAKERS
-    ],
+only_in_blocks = pytest.mark.parametrize(
+    "which", helpers.slow_if(lambda which: which != IN_BLOCKS, MAKERS)
 )
+
+
+@only_in_blocks
 def test_a_cloned_model_starts_afresh(which):
     net = model()
     fit(net, MAKERS[which](), 1)
@@ -425,7 +415,7 @@ class KilledInSecondEpoch(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("which", MAKERS)
+@pytest.mark.parametrize("which", helpers.slow_if(lambda w: w != "guarded", MAKERS))
 def test_backup_and_restore(which, tmp_path):
     """A run that died in its second epoch goes on there, by Keras' callback."""
     backup = lambda: keras.callbacks.BackupAndRestore(tmp_path / "backup")  # noqa: E731
@@ -445,7 +435,7 @@ def late_layer_error(optimizer):
     return found.type, re.sub(r"_\d+", "", str(found.value))
 
 
-@pytest.mark.parametrize("which", MAKERS)
+@only_in_blocks
 def test_layers_that_come_late_get_keras_own_error(which):
     ours, theirs = (
         late_layer_error(make()) for make in (MAKERS[which], keras.optimizers.Adam)

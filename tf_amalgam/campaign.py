@@ -239,8 +239,8 @@ def table(found, machine) -> str:
     counts = (sum(g.jobs for g in found), sum(g.done for g in found))
     rows.append(["all that was measured", *map(str, counts), "", f"{left:.1f}"])
     note = (
-        f"Hours are of one job at a time on: {machine}. Of trainings they are at least "
-        "so many: stages go on while validation improves."
+        f"Hours are of one job at a time on: {machine}. Trainings take longer where a "
+        "stage goes on while validation improves, and less where teachers lead."
     )
     if any(g.gpus for g in found):
         taken = sum((g.jobs - g.done) * g.hours * g.gpus for g in known)
@@ -298,7 +298,8 @@ def hours_of(what, rates, epochs, inner_steps):
         what: the `Campaign`.
         rates: measured `Rates`.
         epochs: of an evaluation.
-        inner_steps: of a training at least, of all its optimizees, by label.
+        inner_steps: of a training's stages as they are given, of all its optimizees,
+            by label.
     """
     by_folder = {records.safe(o.name): rates.epoch.get(o.name) for o in what.optimizees}
 

@@ -1,6 +1,5 @@
 """Cards: what is known of each optimizer that `load` knows by name."""
 
-import csv
 import dataclasses
 import functools
 import math
@@ -9,7 +8,7 @@ import shlex
 import textwrap
 from collections.abc import Mapping
 
-from tf_amalgam import rules, saved, words
+from tf_amalgam import files, rules, saved, words
 from tf_amalgam.rules.choice import Choice
 
 # What was measured of the shipped ones and the teachers, by `benchmarks/zoo.py`.
@@ -298,17 +297,7 @@ def measurements() -> tuple[dict, ...]:
     """Returns the rows of `zoo/results.csv`, none where there is no such file."""
     if not RESULTS.is_file():
         return ()
-    with open(RESULTS, newline="") as file:
-        return tuple(
-            {k: _number(v) for k, v in r.items()} for r in csv.DictReader(file)
-        )
-
-
-def _number(text):
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return tuple(files.read_csv(RESULTS))
 
 
 def _results(name):

@@ -29,7 +29,6 @@ def save(folder, updates, arrays, facts):
     files.write_bytes(path, buffer.getvalue())
     for old in sorted(folder.glob("checkpoint-*.npz"))[:-KEEP]:
         old.unlink(missing_ok=True)
-    return path
 
 
 def load_newest(folder):

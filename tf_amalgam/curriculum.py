@@ -24,9 +24,10 @@ class Stage:
         teacher_forcing: the teachers move the optimizees, each its own ones, and the
             student learns to take the same steps (Williams and Zipser 1989): α times
             the mean of the log distances to them, whatever the scheme, is the whole
-            loss, on a sample of at most 4,096 coordinates an optimizee. Without random
-            scaling, of which no step of a teacher tells, in validation neither. For a
-            first stage, so that a student starts as a teacher, not as nothing.
+            loss, on a sample of at most 4,096 coordinates an optimizee (on all, for a
+            rule that sees whole tensors). Without random scaling, of which no step of a
+            teacher tells, in validation neither. For a first stage, so that a student
+            starts as a teacher, not as nothing.
     """
 
     unroll: int

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from tf_amalgam import frames, participants, stats, terms
+from tf_amalgam import frames, participants, stats
 
 # Below so many epochs what a smoothing of 2 epochs leaves of a falling curve is mostly
 # its trend: of losses 1/t, without any noise, σ_η of the logarithm is .30 at 3 epochs,
@@ -24,11 +24,6 @@ class Evaluated(NamedTuple):
     pool: list  # labels of the analytic pool
     reference: str | None  # label against which others are measured
     styles: dict  # label → how it is drawn
-
-
-def check_terms(found):
-    """Raises ValueError unless the records can be compared (see `terms.check`)."""
-    terms.check(found)
 
 
 def gather(found, pool=None, reference=None, rivals=()) -> Evaluated:

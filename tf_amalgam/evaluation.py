@@ -7,12 +7,10 @@ import pathlib
 import numpy as np
 
 from tf_amalgam import files, plots, records, terms
-from tf_amalgam import sweep as sweeps
 from tf_amalgam.lineup import labelled, lineup
 from tf_amalgam.sweep import Job, sweep
 from tf_amalgam.trial import train_once
 
-SAMPLES = "datasets"
 TERMS_FILE = "terms.json"
 
 
@@ -246,7 +244,7 @@ def _draw_samples(tasks, folder):
         if task.dataset.train.x.dtype == np.uint8 and task.dataset.train.x.ndim == 4
     }
     for name, several in images.items():
-        path = pathlib.Path(folder) / SAMPLES / f"{name}.png"
+        path = pathlib.Path(folder) / records.SAMPLES / f"{name}.png"
         if not path.is_file():
             plots.samples({name: several}, path)
 
@@ -265,7 +263,7 @@ def _agree_on_terms(workdir, shared):
     together agree on is on disk before any of them works.
     """
     folder = pathlib.Path(workdir)
-    with files.locked(folder / sweeps.LOCKS / "terms"):
+    with files.locked(folder / files.LOCKS / "terms"):
         path = folder / TERMS_FILE
         there = _terms(path) if path.is_file() else shared
         if different := terms.differences(there, shared):

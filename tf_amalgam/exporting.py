@@ -6,7 +6,7 @@ import math
 import pathlib
 
 from tf_amalgam import cards, files, plots, records, replicates, saved
-from tf_amalgam.workdir import MADE_FILE, VALIDATION_FILE, read_csv
+from tf_amalgam.workdir import MADE_FILE, VALIDATION_FILE
 
 # Parameters that say where somebody's files lie, or how a run is shown.
 PRIVATE = ("data_dir", "initial_weights", "progress", "checkpoint_seconds")
@@ -184,9 +184,11 @@ def _best(workdir, part):
         raise FileNotFoundError(f"No replicate in {workdir} has readable results.")
     scores = [row["best_validation"] for row in rows]
     begun = [not row["finished"] for row in rows]  # stopped, or diverged
+    # Scores of different stages do not compare: who came far goes before who did not.
+    stages = [row["stage"] for row in rows]
 
     def standing(i):
-        return begun[i], math.isnan(scores[i]), scores[i]
+        return begun[i], math.isnan(scores[i]), -stages[i] * begun[i], scores[i]
 
     best = min(range(len(rows)), key=standing)
     told = [{**row, "chosen": i == best} for i, row in enumerate(rows)]
@@ -199,7 +201,7 @@ def _history(folder):
     if not file.is_file():
         return {}
     keys = ("update", "stage", "steps", "score", "then")
-    return {"validations": [{k: row[k] for k in keys} for row in read_csv(file)]}
+    return {"validations": [{k: row[k] for k in keys} for row in files.read_csv(file)]}
 
 
 def _made(run, part):

@@ -1,8 +1,10 @@
 """Writing files so that a reader never sees half of one."""
 
 import contextlib
+import csv
 import errno
 import fcntl
+import io
 import json
 import os
 import pathlib
@@ -15,6 +17,7 @@ from collections.abc import Iterable
 
 # Ending of files that are being written; a kill leaves them behind.
 UNFINISHED = ".tmp"
+LOCKS = ".locks"  # the usual folder of what `locked` holds
 # As `tempfile.mkstemp` names them here.
 _UNFINISHED_NAME = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(UNFINISHED)}")
 # No single file takes so long to write, hours.
@@ -121,9 +124,33 @@ def write_text(path, text: str):
     write_bytes(path, text.encode())
 
 
-def write_json(path, value, indent: int | None = 2):
-    """Writes JSON atomically; an indent of None puts everything on one line."""
-    write_text(path, json.dumps(value, indent=indent, sort_keys=True) + "\n")
+def write_json(path, value):
+    """Writes JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def as_csv(rows) -> str:
+    """Returns dicts with the same keys as CSV text."""
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_csv(path) -> list[dict]:
+    """Returns the rows of a CSV file, numbers as numbers."""
+    with open(path, newline="") as file:
+        return [{k: _number(v) for k, v in r.items()} for r in csv.DictReader(file)]
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 @contextlib.contextmanager

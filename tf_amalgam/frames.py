@@ -79,7 +79,7 @@ def _row(record):
         **{key: record[key] for key in ("task", "optimizer", "replicate", "seed")},
         "kind": record["kind"],
         "diverged": record["diverged"],
-        "learned": bool(not record["diverged"] and best < record["start_loss"]),
+        "learned": bool(not record["diverged"] and best < _to_beat(record)),
         **figures,
         "epochs": len(curves["val_loss"]),
         "milliseconds": record["step_milliseconds"],
@@ -94,9 +94,18 @@ def _row(record):
         "perturbation": (trained.get("perturbation") or {}).get("kind", ""),
         "radius": (trained.get("perturbation") or {}).get("radius", 0.0),
         "input_noise": trained.get("input_noise", 0.0),
+        "begun_from": trained.get("begun_from", ""),
         "meta_updates": trained.get("meta_updates", math.nan),
         "training_hours": trained.get("seconds", math.nan) / 3600.0,
     }
+
+
+def _to_beat(record):
+    """Returns the loss below which a run has learned; records of before know less."""
+    constant = record.get("constant_loss")
+    # Nets that always say the same come this near, by rounding.
+    known = math.inf if constant is None else (1.0 - 1e-5) * constant
+    return min(record["start_loss"], known)
 
 
 def optimizees(records) -> pd.DataFrame:
@@ -305,10 +314,12 @@ def _unit(frame):
 
 def _sample(frame, value):
     """Returns means by replicate, or the runs of a single one by seed."""
-    by = _unit(frame)
-    # So that replicates of one are never paired with seeds of another.
-    means = frame.groupby(by)[value].mean()  # NaN where all are
-    return means.rename(lambda key: (by, key))
+    if _unit(frame) == "replicate":
+        means = frame.groupby("replicate")[value].mean()  # NaN where all are
+        # So that replicates of one are never paired with seeds of another.
+        return means.rename(lambda key: ("replicate", key))
+    # A seed says how weights begin for runs of replicates of one number alone.
+    return frame.groupby(["replicate", "seed"])[value].mean()
 
 
 def _epsilon(privacy):

@@ -185,7 +185,7 @@ def with_loss(guard, watch, loss):
     )
     # At first a tenth lower, or fresh parameters would be given up for spoilt ones.
     hearing = ops.logical_and(watch.falls == 0.0, watch.trial > 0.0)
-    least = best - ops.where(hearing, FLOOR, 0.0) * ops.abs(best)
+    least = best - FLOOR * ops.cast(hearing, "float32") * ops.abs(best)
     lowest = ops.logical_and(counts, ops.logical_or(first, average <= least))
     watch = watch._replace(
         average=average,
@@ -246,7 +246,7 @@ def on_trial(guard, watch, judged):
     watch = watch._replace(
         mark=ops.where(turn, watch.average, watch.mark),
         pace=ops.where(last, gained / charge(guard, watch), watch.pace),
-        trial=ops.where(turn, ops.where(fell, guard.patience, 0.0), rest),
+        trial=ops.where(turn, guard.patience * ops.cast(fell, "float32"), rest),
     )
     return watch, lags
 

@@ -185,8 +185,18 @@ def _training(given):
         "student": rule.name,
         "teachers": saved.teachers(about),
         "task": task,
+        "begun_from": _begun_from(about),
         **found,
     }
+
+
+def _begun_from(about):
+    """Returns what was trained before a run, which its hours do not hold, in words."""
+    origin, teachers = about.get("initial_weights"), about.get("teachers", ())
+    parts = [pathlib.Path(origin["path"]).name] if isinstance(origin, dict) else []
+    if any("sha256" in teacher for teacher in teachers):
+        parts.append("a trained Choice rule as teacher")
+    return ", ".join(parts)
 
 
 def _kind(optimizer):

@@ -47,12 +47,6 @@ def log_half_squares(difference_P, huber_delta=None):
     return ops.log(total + LOG_EPSILON) - float(np.log(coordinates))
 
 
-def all_finite(tensors):
-    """Returns a scalar bool tensor: no tensor holds a NaN or an infinity."""
-    flags = [ops.all(ops.isfinite(t)) for t in tensors]
-    return ops.all(ops.stack(flags))
-
-
 def derive_seed(root: int, *names) -> int:
     """Returns the seed that belongs to `names` under one root seed.
 

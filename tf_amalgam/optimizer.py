@@ -198,17 +198,15 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         As with Keras' own optimizers, the state of another model (or of this one with
         other layers frozen) is left, with a warning.
         """
-        if len(store.keys()) != len(self._stored):
-            super().load_own_variables(store)  # tells that it does not
-            return
-        if other := stored.misfit(store, self._stored, self._layout.size):
+        items = self._stored
+        if other := stored.misfit(store, items, self._layout.size):
             warnings.warn(
                 f"Skipping variable loading for optimizer '{self.name}', which begins "
                 f"anew: {other}",
                 stacklevel=2,
             )
             return
-        stored.load(store, self._stored)
+        stored.load(store, items)
 
     @property
     def _stored(self) -> list:
@@ -285,14 +283,19 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             return
         import tensorflow as tf
 
-        variables = [getattr(v, "value", v) for v in trainable_variables]
-        if trainable_variables and isinstance(trainable_variables[0], tf.Variable):
-            variables = list(trainable_variables)
+        variables = [
+            v.value if isinstance(v, keras.Variable) else v for v in trainable_variables
+        ]
         # Of several replicas each knows its own loss alone.
         several = self._distribution_strategy.num_replicas_in_sync > 1
         known = _is_here(loss) and not several
         dense = [tf.convert_to_tensor(grad) for grad in grads]
         _check_shapes(dense, trainable_variables)
+        dense = [
+            # A gradient of Python code may have a shape that shows in each step alone.
+            g if g.shape.is_fully_defined() else tf.ensure_shape(g, v.shape)
+            for g, v in zip(dense, variables, strict=True)
+        ]
         pairs = self._all_reduce_sum_gradients(list(zip(dense, variables, strict=True)))
         tf.__internal__.distribute.interim.maybe_merge_call(
             self._update_on_each_replica,
@@ -381,8 +384,10 @@ def _flat(variables):
 
 
 def _check_shapes(grads, variables):
-    """Raises ValueError unless every gradient has its variable's shape."""
+    """Raises ValueError unless every gradient has its variable's shape, if known."""
     for grad, variable in zip(grads, variables, strict=True):
+        if getattr(grad.shape, "rank", 0) is None:  # TensorFlow's alone
+            continue
         given, shape = tuple(grad.shape), tuple(variable.shape)
         if len(given) != len(shape) or any(
             g not in (s, None) for g, s in zip(given, shape, strict=True)

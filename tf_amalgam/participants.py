@@ -18,7 +18,6 @@ KINDS = {
     "analytic, not in the pool": plots.COLORS[6],
 }
 MARKERS = "osD^vPX*<>"
-LINES = plots.LINES
 # Keras' default learning rates; what is not named has the last one.
 KERAS_RATES = {"SGD": 0.01, "ScheduleFreeAdamW": 0.0025}
 KERAS_RATE = 0.001
@@ -65,7 +64,10 @@ def styles(runs, pool) -> dict[str, Style]:
         kind = kind_of(row.kind, pool, row.optimizer, *told)
         i = sum(style.kind == kind for style in found.values())
         found[row.optimizer] = Style(
-            kind, KINDS[kind], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)]
+            kind,
+            KINDS[kind],
+            MARKERS[i % len(MARKERS)],
+            plots.LINES[i % len(plots.LINES)],
         )
     return found
 
@@ -102,6 +104,7 @@ def _row(label, records, pool):
         "scheme": trained.get("scheme", "") if learned and teachers else "",
         "teachers": ", ".join(teachers),
         "noise": words.noise(trained),
+        "begun_from": trained.get("begun_from", ""),
         "meta_updates": _mean(one.get("meta_updates") for one in once),
         "hours": _mean(one.get("seconds") for one in once) / 3600.0,
     }

@@ -79,6 +79,11 @@ class Perturbation:
                 f"received steps={self.steps}, step_size={self.step_size}. Leave them "
                 "out."
             )
+        if not self.kind.startswith("pgd") and self.step_size is not None:
+            raise ValueError(
+                f"Perturbation: a step of {self.kind} is as long as its radius; "
+                f"step_size={self.step_size!r} goes with pgd_l2 and pgd_linf only."
+            )
         if self.kind not in GAUSSIAN and self.redrawn == "inner_step":
             raise ValueError(
                 f"Perturbation: {self.kind} is found once for a truncation; "

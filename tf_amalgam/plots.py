@@ -57,8 +57,7 @@ def validations(curves, path):
     for i, (label, points) in enumerate(curves.items()):
         finite = [(x, y) for x, y in points if math.isfinite(y)]
         x, y = zip(*finite, strict=True) if finite else ((), ())
-        color, line = COLORS[i % len(COLORS)], LINES[i // len(COLORS) % len(LINES)]
-        axis.plot(x, y, marker="o", ms=3, color=color, ls=line, label=label)
+        axis.plot(x, y, marker="o", ms=3, **_look(i), label=label)
     axis.set(title="Validation (held-out log improvement)", xlabel="meta-update")
     axis.set_ylabel("nats")
     _in_nats(axis)
@@ -99,7 +98,7 @@ def mixing(trace_TNK, tensors, members, path):
     write(figure, path)
 
 
-def learning_curves(records, path, title=None):
+def learning_curves(records, path):
     """Draws validation loss by epoch, one panel per optimizee, one line per optimizer.
 
     Lines are means over seeds, bands the range from worst to best seed. Diverged runs
@@ -138,8 +137,6 @@ def learning_curves(records, path, title=None):
         axis.set_visible(False)
     if many:
         _shared_legend(figure, panels[0], records, names)
-    if title:
-        figure.suptitle(title)
     write(figure, path)
 
 
@@ -172,7 +169,10 @@ def _shared_legend(figure, axis, records, names):
 
 
 def _look(i):
-    return {"color": COLORS[i % len(COLORS)], "ls": LINES[i // len(COLORS) % 4]}
+    return {
+        "color": COLORS[i % len(COLORS)],
+        "ls": LINES[i // len(COLORS) % len(LINES)],
+    }
 
 
 def loss_by_learning_rate(losses, path, title=None):

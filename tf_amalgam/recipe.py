@@ -269,7 +269,7 @@ def hours(what, workdir):
 
 
 def _inner_steps(what, label):
-    """Returns how many inner steps a training takes at least, in all its optimizees."""
+    """Returns the inner steps of a training's stages, of all its optimizees."""
     bindings.parse(*campaign.of_training(what, label))
     return _bound_inner_steps()
 
@@ -277,7 +277,8 @@ def _inner_steps(what, label):
 def _bound_inner_steps():
     """Returns the same of the training that has been parsed; a Choice rule's too."""
     stages = list(bindings.bound("stages"))
-    if bindings.bound("scheme") == "choice" and bindings.bound("choice") is None:
+    trained = isinstance(bindings.bound("choice"), str)  # a name or a path
+    if bindings.bound("scheme") == "choice" and not trained:
         truncation = bindings.bound("truncation_steps")
         stages += bindings.bound("choice_stages") or [
             (n * truncation, p) for n, p in experiment.CHOICE_STAGES

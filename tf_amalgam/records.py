@@ -24,6 +24,7 @@ KEYS = (
 # By far the longest part of a record; last in its file, so that few need to read it.
 LOSSES = "batch_losses"
 ORDER_FILE = "order.json"
+SAMPLES = "datasets"  # a folder of images of the data
 ORDERED = ("task", "optimizer")
 
 
@@ -158,7 +159,7 @@ def remember_order(folder, task, optimizer, seeds=(), replicates=None):
     """
     folder = pathlib.Path(folder)
     given = {"task": task, "optimizer": optimizer, "seed": [int(s) for s in seeds]}
-    with files.locked(folder / ".locks" / "order"):
+    with files.locked(folder / files.LOCKS / "order"):
         order = read_order(folder)
         merged: dict = {
             key: list(dict.fromkeys([*order[key], *several]))

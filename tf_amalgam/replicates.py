@@ -1,7 +1,5 @@
 """Runs that differ in nothing but their randomness: the paper trains 8 of each."""
 
-import csv
-import io
 import json
 import logging
 import pathlib
@@ -15,7 +13,6 @@ from tf_amalgam.workdir import (
     SETTINGS_FILE,
     VALIDATION_FILE,
     AnotherExperiment,
-    read_csv,
 )
 
 SUMMARY_FILE = "replicates.csv"
@@ -177,13 +174,9 @@ def _summarize(workdir, rows):
     curves = {}
     for row in rows:
         folder = students(workdir)[row["replicate"]]
-        validations = read_csv(folder / VALIDATION_FILE)
+        validations = files.read_csv(folder / VALIDATION_FILE)
         curves[folder.name] = [(row["update"], row["score"]) for row in validations]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(workdir / SUMMARY_FILE, text.getvalue())
+    files.write_text(workdir / SUMMARY_FILE, files.as_csv(rows))
     plots.validations(curves, workdir / PLOT_FILE)
 
 
@@ -209,13 +202,14 @@ def fate(folder) -> dict:
         ValueError, OSError, KeyError: where its files are missing or damaged.
     """
     _, _, header = saved.read(folder)
-    about, validations = header["about"], read_csv(folder / VALIDATION_FILE)
+    about, validations = header["about"], files.read_csv(folder / VALIDATION_FILE)
     return {
         "seed": about["seed"],
         "meta_updates": about["meta_updates"],
         "skipped": about["meta_updates_skipped"],
         "best_validation": about["best_validation"],
         # One that was stopped in its first validation has none.
+        "stage": validations[-1]["stage"] if validations else 0,
         "finished": bool(validations) and validations[-1]["then"] == "finish",
         "sha256": header["sha256"],
     }
@@ -268,9 +262,3 @@ def _in_turn(several, one, succeeded):
         else:
             succeeded()
     return failed
-
-
-def read_summary(workdir) -> list[dict]:
-    """Returns the lines of `replicates.csv`, numbers as numbers."""
-    rows = read_csv(pathlib.Path(workdir) / SUMMARY_FILE)
-    return [{**row, "finished": json.loads(row["finished"].lower())} for row in rows]

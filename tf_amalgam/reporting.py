@@ -4,12 +4,21 @@ import pathlib
 
 import pandas as pd
 
-from tf_amalgam import evaluated, facts, figures, files, pages, plots, records, sweep
+from tf_amalgam import (
+    evaluated,
+    facts,
+    figures,
+    files,
+    pages,
+    plots,
+    records,
+    sweep,
+    terms,
+)
 from tf_amalgam.glances import all_glances
 from tf_amalgam.tables import all_tables
 
 PAGE = "index.html"
-SAMPLES = "datasets"
 # Before the figures; all other tables come after them.
 FIRST = "participants"
 
@@ -47,9 +56,9 @@ def write_report(
             f"There are no records under {folder}. Expected the workdir of an "
             "evaluation, as amalgam-evaluate writes it."
         )
-    evaluated.check_terms(found)
+    terms.check(found)
     given = evaluated.gather(found, pool, reference, rivals)
-    sections = _sections(given, found, sorted((folder / SAMPLES).glob("*.png")))
+    sections = _sections(given, found, sorted((folder / records.SAMPLES).glob("*.png")))
     sections = [_written(one, output) for one in sections]
     _write_csv(given.runs, output / "runs.csv")
     missing = facts.missing_runs(given.runs, records.read_order(folder))

@@ -133,7 +133,8 @@ def load(name_or_path=DEFAULT, *, preset="paper", **kwargs):
         name_or_path: a trained optimizer that ships with the package (see
             `available()`), by default the one that validates best over all optimizees
             of `zoo/results.csv`; an analytic one (`"adam"`, `"sgd"`, …); or the path
-            of a saved optimizer or of the folder that `amalgamate` wrote it to.
+            of a saved optimizer or of the folder that `amalgamate` wrote it to. A text
+            that is a name is one; a folder called so is a `pathlib.Path` or "./name".
         preset: `"paper"` or `"released"`: hyperparameters of an analytic one.
         **kwargs: override what the optimizer is built with: `learning_rate`,
             `warmup_steps`, `clipnorm`, ….
@@ -147,11 +148,10 @@ def load(name_or_path=DEFAULT, *, preset="paper", **kwargs):
         >>> type(load("adam", learning_rate=0.001)).__name__
         'Adam'
     """
-    text = os.fspath(name_or_path)
-    if text in rules.TEACHERS:
-        rule = rules.make_rule(text, preset)
+    if isinstance(name_or_path, str) and name_or_path in rules.TEACHERS:
+        rule = rules.make_rule(name_or_path, preset)
         return optimizers.optimizer_for(rule, {}, **kwargs)
-    rule, weights, header = find(text)
+    rule, weights, header = find(name_or_path)
     options = {
         "warmup_steps": header["warmup_steps"],
         "warmup_learning_rate": header["warmup_learning_rate"],
@@ -165,7 +165,9 @@ def find(name_or_path):
     Raises:
         ValueError, FileNotFoundError: as `load`.
     """
-    text = os.fspath(name_or_path)
+    if not isinstance(name_or_path, str):
+        return read(name_or_path)
+    text = name_or_path
     shipped = ZOO / f"{text}.npz"
     if os.sep not in text and shipped.is_file():
         return read(shipped)

@@ -32,12 +32,17 @@ def save(store, items, coordinates):
 
 def misfit(store, items, coordinates) -> str:
     """Returns why what `save` put into a store is none of these items; "" if it is."""
+    if len(store.keys()) != len(items):
+        return (
+            f"the saved state is of {len(store.keys())} parts, this one of "
+            f"{len(items)} (other options, or other layers frozen)."
+        )
     for i, item in enumerate(items):
         there = tuple(store[str(i)].shape)
-        if isinstance(item, tuple) and there[-1] != coordinates:
+        if isinstance(item, tuple) and there[-1:] != (coordinates,):
             return (
-                f"the saved state is of a model with {there[-1]:,} trainable "
-                f"parameters, this one has {coordinates:,}."
+                f"the saved state is of a model with {there[-1] if there else 1:,} "
+                f"trainable parameters, this one has {coordinates:,}."
             )
         if not isinstance(item, tuple) and there != tuple(item.shape):
             return (

@@ -18,7 +18,6 @@ from tf_amalgam import files
 from tf_amalgam.processes import LOGS
 from tf_amalgam.progress import Bar
 
-LOCKS = ".locks"
 FAILURE_SUFFIX = ".failed.txt"
 BEGUN_SUFFIX = ".begun"  # of a file beside that of a job, while a process does it
 # Seconds between looks at what other processes are running.
@@ -289,4 +288,4 @@ def _status(title, others, failed):
 def _lock(folder, path):
     # Named by content: labels may be long, and locks lie in one flat folder.
     name = hashlib.sha256(str(path.relative_to(folder)).encode()).hexdigest()[:24]
-    return files.locked(pathlib.Path(folder) / LOCKS / name, wait=False)
+    return files.locked(pathlib.Path(folder) / files.LOCKS / name, wait=False)

@@ -33,9 +33,11 @@ def all_tables(given, found) -> list[Section]:
             "Means with 95 % intervals (linear mixed model, App. D.1); σ_α: between "
             "replicates, σ_ε: within one. Diverged runs are counted and left out of "
             "the means; “not learned” counts runs whose best validation loss is not "
-            "below that of the initial weights, which are in the means. The test split "
-            f"is measured at {held_out.weights}; nothing is chosen by it. Times of "
-            "runs that shared the machine (load above 1 or 2) are longer than alone. "
+            "below that of the initial weights, and of a net that always says the same "
+            "(where the loss is a cross-entropy of labels), which are in the means. "
+            f"The test split is measured at {held_out.weights}; nothing is chosen by "
+            "it. Times of runs that shared the machine (load above 1 or 2) are longer "
+            "than alone. "
             "Where optimizees are private: the largest ε of the runs, and its δ.",
             table=_results(runs, held_out, evaluated.long_enough(given)),
             long=True,
@@ -49,8 +51,9 @@ def all_tables(given, found) -> list[Section]:
         Section(
             "table4",
             "Training times (Table 4)",
-            "Meta-updates and hours of whole trainings, means of the replicates; those "
-            "of optimal choice hold the training of its Choice rule. –: not known.",
+            "Means of the replicates; those of optimal choice hold the training of a "
+            "Choice rule that was trained with the student. What a run has begun from "
+            "took more, before it. –: not known.",
             table=_training_times(given.runs),
         ),
         Section(
@@ -177,7 +180,7 @@ def _training_times(runs):
     once = trained.drop_duplicates(["optimizer", "replicate"])
     combined = (once["kind"] == "learned") & (once["teachers"] != "")
     once = once.assign(scheme=once["scheme"].where(combined, ""))
-    columns = ["optimizer", "scheme", "teachers", "perturbation"]
+    columns = ["optimizer", "scheme", "teachers", "perturbation", "begun_from"]
     if not len(once):
         return pd.DataFrame(columns=columns)
     return (

@@ -27,8 +27,9 @@ def train_once(optimizer, task, seed, epochs, replicate=0) -> dict:
 
     A run whose loss stops being finite ends there, says `diverged`, and has neither
     test, however good it was before: it is counted as diverged, whichever of the two
-    is asked for. `start_loss` is the validation loss of the initial weights, which
-    tells whether a run learned at all.
+    is asked for. `start_loss` is the validation loss of the initial weights and
+    `constant_loss` the least of a prediction that is always the same (None where that
+    is not known): they tell whether a run learned at all.
     """
     if replicate:
         seed = derive_seed(seed, "replicate", replicate)
@@ -74,9 +75,11 @@ def train_once(optimizer, task, seed, epochs, replicate=0) -> dict:
             test_at_best = model.evaluate(*dataset.test, **options)
     steps = watch.seconds[UNTIMED_STEPS:] or watch.seconds
     privacy = task.privacy_report(len(watch.losses))
+    constant = task.constant_loss()
     return {
         "task": task.name,
         "start_loss": _json(start),
+        "constant_loss": constant if math.isfinite(constant) else None,
         "curves": curves,
         "test": {k: _json(v) for k, v in test.items()},
         "test_at_best": {k: _json(v) for k, v in test_at_best.items()},

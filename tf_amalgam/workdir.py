@@ -1,8 +1,6 @@
 """The folder of one meta-training run: what is in it, and whose it is."""
 
 import contextlib
-import csv
-import io
 import json
 import logging
 import pathlib
@@ -161,7 +159,7 @@ class Workdir:
             (HISTORY_FILE, state.history),
             (VALIDATION_FILE, state.validations),
         ):
-            files.write_text(self.path / name, as_csv(rows))
+            files.write_text(self.path / name, files.as_csv(rows))
 
     def save_mixing(self, trace_TNK, tensors, members, file):
         """Writes a Choice rule's mixing weights: a row per step and tensor."""
@@ -174,7 +172,7 @@ class Workdir:
             for t in range(len(trace_TNK))
             for n, name in enumerate(tensors)
         ]
-        files.write_text(self.path / file, as_csv(rows))
+        files.write_text(self.path / file, files.as_csv(rows))
 
     def save_student(self, rule, weights, settings, about, file=saved.STUDENT_FILE):
         """Writes the trained optimizer."""
@@ -203,27 +201,3 @@ def differences(old, new, prefix=""):
             )
     elif old != new:
         yield f"{prefix.rstrip('.')}: {old!r} there, {new!r} here"
-
-
-def as_csv(rows) -> str:
-    """Returns dicts with the same keys as CSV text."""
-    if not rows:
-        return ""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def read_csv(path) -> list[dict]:
-    """Returns the rows of a CSV file, numbers as numbers."""
-    with open(path, newline="") as file:
-        return [{k: _number(v) for k, v in r.items()} for r in csv.DictReader(file)]
-
-
-def _number(text):
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -66,8 +66,21 @@ def clean(name):
     return run(name)
 
 
-@pytest.mark.parametrize("noise", NOISE)
-@pytest.mark.parametrize("name", LEARNED)
+# Noise knows nothing of rules: a recurrent one and one that couples coordinates under
+# every kind, every rule under a few; the others are slow.
+QUICK = ("rnnprop", "scale")
+FEW = ("input", "normalized")
+PAIRS = [
+    pytest.param(
+        *(name, noise),
+        marks=[pytest.mark.slow] * (name not in QUICK and noise not in FEW),
+    )
+    for name in LEARNED
+    for noise in NOISE
+]
+
+
+@pytest.mark.parametrize(("name", "noise"), PAIRS)
 def test_noise_moves_the_meta_gradient(name, noise):
     expected, losses_T, loss = clean(name)
     size = np.linalg.norm(expected)
@@ -82,18 +95,8 @@ def test_noise_moves_the_meta_gradient(name, noise):
         assert noisy > loss
 
 
-# Noise of size zero is none before it comes to a rule: one of each kind, others slow.
-QUICK = ("rnnprop", "scale")
-
-
 @pytest.mark.parametrize("noise", NOISE)
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK))
-        for name in LEARNED
-    ],
-)
+@pytest.mark.parametrize("name", helpers.slow_if(lambda n: n not in QUICK, LEARNED))
 def test_noise_of_size_zero_is_none(name, noise):
     for found, expected in zip(
         run(name, **NOISE[noise](0.0)), clean(name), strict=True

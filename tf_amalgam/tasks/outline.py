@@ -27,6 +27,7 @@ def outline(model) -> list[str]:
         model: fresh: operations that another model uses as well come after more.
 
     Example:
+        >>> import keras
         >>> outline(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
         ['Dense(activation=linear, units=2)']
     """

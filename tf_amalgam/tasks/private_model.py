@@ -52,7 +52,7 @@ class PrivateModel(keras.Model):
 
     A weight, `noisy_steps`, counts the noisy gradients ever made, so that another
     `compile` neither repeats noise nor forgets what was spent; saved files keep it.
-    Loading older weights does not turn it back: what was seen was seen.
+    Older weights, however they are loaded, do not turn it back: what was seen was seen.
     """
 
     # On a CPU, XLA makes the convolutions of a step several times slower.
@@ -69,14 +69,17 @@ class PrivateModel(keras.Model):
         self.network = network
         self.mechanism = mechanism
         self.seed = int(seed)
-        self.noisy_steps = self.add_weight(
-            shape=(),
-            initializer="zeros",
-            dtype="int64",
-            trainable=False,
-            aggregation="only_first_replica",  # the same on all
-            name="noisy_steps",
-        )
+        whole = {
+            "shape": (),
+            "initializer": "zeros",
+            "dtype": "int64",
+            "trainable": False,
+            "aggregation": "only_first_replica",  # the same on all
+        }
+        self.noisy_steps = self.add_weight(**whole, name="noisy_steps")
+        # The same in no file and no checkpoint: no one turns it back.
+        seen = keras.Variable(**whole, name="noisy_steps_seen")
+        self._seen = lambda: seen
         self.built = True
         mechanism.report(1, 1, 1)  # a missing package shows before any work
 
@@ -124,6 +127,7 @@ class PrivateModel(keras.Model):
             after = private_gradients.seed_steps(state, after, seeds)
             return loss, (outputs[0], after)
 
+        step = ops.maximum(self.noisy_steps, self._seen())
         found = private_gradients.private_gradient(
             example_loss,
             concat([tf.convert_to_tensor(v.value) for v in variables]),
@@ -134,13 +138,12 @@ class PrivateModel(keras.Model):
                 tf.range(count) + replica * count,
             ),
             self.mechanism,
-            tf.stack(
-                [tf.constant(self.seed, "int64"), ops.cast(self.noisy_steps, "int64")]
-            ),
+            tf.stack([tf.constant(self.seed, "int64"), step]),
             batch_size=total,
             replicas=replicas,
         )
-        self.noisy_steps.assign_add(1)
+        for count_of_steps in (self.noisy_steps, self._seen()):
+            count_of_steps.assign(step + 1)
         outputs, steps_B = found.aux
         after = private_gradients.moved_on(model_state, seeds, steps_B)
         for variable, value, seed in zip(
@@ -165,7 +168,8 @@ class PrivateModel(keras.Model):
         Raises:
             ValueError: for a batch size or a delta that does not suit the examples.
         """
-        return self.mechanism.report(int(self.noisy_steps), batch_size, examples)
+        steps = max(int(self.noisy_steps), int(self._seen()))
+        return self.mechanism.report(steps, batch_size, examples)
 
     def set_weights(self, weights):
         with self._count_kept():

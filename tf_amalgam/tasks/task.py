@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import inspect
+import math
 import random
 from typing import Any, NamedTuple
 
@@ -57,18 +58,17 @@ class Task:
         loss,
         batch_size=128,
         metrics=(),
-        clip_batch=False,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, received {batch_size}.")
-        if len(dataset.train.x) < batch_size and not clip_batch:
+        if len(dataset.train.x) < batch_size:
             raise ValueError(
                 f"Task {name!r}: batch_size={batch_size} is larger than its "
                 f"{len(dataset.train.x)} training examples."
             )
         self.name = name
         self.dataset = dataset
-        self.batch_size = min(batch_size, len(dataset.train.x))
+        self.batch_size = batch_size
         self.metrics = tuple(metrics)
         self._model_fn = model_fn
         self._loss_identifier = loss
@@ -167,6 +167,18 @@ class Task:
     def compile_arguments(self):
         """Returns the `loss` and `metrics` for `model.compile`."""
         return {"loss": self._loss_identifier, "metrics": list(self.metrics)}
+
+    def constant_loss(self):
+        """Returns the least validation loss of a prediction that is always the same.
+
+        Of a cross-entropy of one label an example that is the labels' entropy; of
+        other losses infinity, as it is not known.
+        """
+        labels = self.dataset.validation.y
+        if not _of_labels(self._loss_identifier) or labels.size != len(labels):
+            return math.inf
+        shares = np.unique(labels, return_counts=True)[1] / len(labels)
+        return float(-np.sum(shares * np.log(shares)))
 
     def privacy_report(self, steps):
         """Returns what a record says about privacy after so many steps; here none."""
@@ -286,6 +298,15 @@ def per_example(loss):
     loss = copy.copy(loss)
     loss.reduction = "none"
     return loss
+
+
+def _of_labels(loss):
+    """Returns whether a loss is the mean cross-entropy of labels."""
+    loss = keras.losses.get(loss)
+    if not isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return loss is keras.losses.sparse_categorical_crossentropy
+    mean = loss.reduction in ("sum_over_batch_size", "mean")
+    return mean and loss.get_config().get("ignore_class") is None
 
 
 def _loss_name(loss):
