@@ -549,7 +549,7 @@ def test_an_unreadable_order_is_named(tmp_path):
         ([], {}, "at least one optimizer"),
         (["adam", "adam"], {}, "same label"),
         (["adam"], {"epochs": 0}, "epochs must be a whole number"),
-        (["adam"], {"limit": -1}, "limit must be a whole number from 0 or None"),
+        (["adam"], {"limit": -1}, "limit must be a whole number from 0, or None"),
         (["adam"], {"seeds": []}, "at least one seed"),
         ({"a b": "adam", "a/b": "sgd"}, {}, "would share records"),
         (["adam"], {"baselines": ["sgd", "adam"]}, "share a label: adam"),

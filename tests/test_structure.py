@@ -17,6 +17,7 @@ FOLDERS = {"tf_amalgam": PACKAGE, "tf_amalgam_launch": ROOT / "launch"}
 
 # A module may import from its own layer's predecessors only.
 LAYERS = [
+    {"checks"},
     {
         *("numerics", "layout", "files", "privacy", "stats", "warm_up"),
         *("published", "processes", "progress", "terms", "words", "cluster"),

@@ -3,7 +3,7 @@
 from keras import ops
 
 from tf_amalgam import numerics
-from tf_amalgam.rules.registry import unknown
+from tf_amalgam.checks import unknown
 
 SCHEMES = ("mean", "min_max", "choice")
 DISTANCES = ("paper", "released")

@@ -26,10 +26,10 @@ from tf_amalgam import (
     tuning,
     workers,
 )
+from tf_amalgam.checks import unknown
 from tf_amalgam.curriculum import Stage
 from tf_amalgam.lineup import KerasOptimizer
 from tf_amalgam.perturbation import Perturbation
-from tf_amalgam.rules.registry import unknown
 from tf_amalgam.workdir import CONFIG_FILE, MADE_FILE, OPERATIVE_FILE, Busy
 
 # Name in .gin files → what it makes. Signatures are closed, so that a misspelt

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from tf_amalgam import files, jobs, records, replicates, workdir
+from tf_amalgam.checks import check_whole
 from tf_amalgam.processes import LOGS
 
 EVALUATION = "evaluation"  # folder of the records
@@ -71,10 +72,7 @@ def campaign(
             a training and a known optimizer share.
     """
     for name, value in (("replicates", replicates), ("runs_per_job", runs_per_job)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"campaign.{name} must be a whole number from 1, received {value!r}."
-            )
+        check_whole(f"campaign.{name}", value, 1)
     for label in trainings:
         if records.safe(label) != label or label in TAKEN:
             raise ValueError(

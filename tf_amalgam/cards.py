@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Mapping
 
 from tf_amalgam import files, rules, saved, words
+from tf_amalgam.checks import unknown
 from tf_amalgam.rules.choice import Choice
 
 # What was measured of the shipped ones and the teachers, by `benchmarks/zoo.py`.
@@ -146,7 +147,7 @@ class Cards(Mapping):
     def __getitem__(self, name):
         """Returns the card of a name."""
         if name not in self._names:
-            raise KeyError(rules.unknown("optimizer", str(name), self._names))
+            raise KeyError(unknown("optimizer", str(name), self._names))
         return card(name)
 
     def __iter__(self):

@@ -12,6 +12,8 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+from tf_amalgam.checks import check_whole
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -158,9 +160,4 @@ def _goes_on(curriculum, progress):
 
 
 def _check_count(thing, field, least):
-    value = getattr(thing, field)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(
-            f"{type(thing).__name__}: {field} must be a whole number from {least}, "
-            f"received {value!r}."
-        )
+    check_whole(f"{type(thing).__name__}: {field}", getattr(thing, field), least)

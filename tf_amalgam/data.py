@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf_amalgam.rules.registry import unknown
+from tf_amalgam.checks import unknown
 
 EMBEDDED = ("digits",)
 IMAGE_SETS = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "svhn_cropped")

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from tf_amalgam import files, plots, records, terms
+from tf_amalgam.checks import check_whole
 from tf_amalgam.lineup import labelled, lineup
 from tf_amalgam.sweep import Job, sweep
 from tf_amalgam.trial import train_once
@@ -91,12 +92,8 @@ def evaluate(
     names = [task.name for task in tasks]
     if len(set(names)) < len(names) or not names:
         raise ValueError(f"Optimizees need distinct names; received {names}.")
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs must be a whole number from 1, received {epochs!r}.")
-    if limit is not None and (not isinstance(limit, int) or limit < 0):
-        raise ValueError(
-            f"limit must be a whole number from 0 or None, received {limit!r}."
-        )
+    check_whole("epochs", epochs, 1)
+    check_whole("limit", limit, 0, or_none=True)
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     if not seeds:
         raise ValueError("evaluate needs at least one seed; received none.")

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from tf_amalgam import cluster, given, optimizers, rules, run, saved
+from tf_amalgam.checks import unknown
 from tf_amalgam.curriculum import Curriculum, Stage
 from tf_amalgam.meta_step import Players
 from tf_amalgam.meta_train import Trainer
@@ -199,7 +200,7 @@ def amalgamate(
         KeyboardInterrupt: on Ctrl-C, after a checkpoint was written.
     """
     if preset not in PRESETS:
-        raise ValueError(rules.unknown("preset", preset, tuple(PRESETS)))
+        raise ValueError(unknown("preset", preset, tuple(PRESETS)))
     if profile and workdir is None:
         raise ValueError("profile=True writes a trace into workdir; give one.")
     chosen: dict[str, Any] = {

@@ -5,6 +5,7 @@ import pathlib
 import tensorflow as tf
 
 from tf_amalgam import amalgamation, rules, saved
+from tf_amalgam.checks import unknown
 from tf_amalgam.weights import check_weights
 
 # Rule → our name of each weight → its name in the released code's checkpoints.
@@ -70,7 +71,7 @@ def import_checkpoint(
             the two where the other is not known.
     """
     if rule not in VARIABLES:
-        raise ValueError(rules.unknown("rule to import", rule, tuple(VARIABLES)))
+        raise ValueError(unknown("rule to import", rule, tuple(VARIABLES)))
     made = rules.make_rule(rule, preset)
     prefix = _prefix(pathlib.Path(path))
     # The folders that tell schemes and replicates apart, not the whole path.

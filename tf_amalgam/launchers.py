@@ -10,6 +10,7 @@ from typing import Any
 
 from tf_amalgam import jobs as listed
 from tf_amalgam import processes
+from tf_amalgam.checks import check_whole
 from tf_amalgam.processes import LOGS
 from tf_amalgam.progress import Bar
 
@@ -198,10 +199,7 @@ class Local:
     """Runs jobs as processes of this machine, so many at a time."""
 
     def __init__(self, parallel=1):
-        if not isinstance(parallel, int) or parallel < 1:
-            raise ValueError(
-                f"parallel must be a whole number from 1, received {parallel}."
-            )
+        check_whole("parallel", parallel, 1)
         self._parallel = parallel
 
     def check(self, jobs):
@@ -243,10 +241,7 @@ class Ray:
             raise ValueError(
                 "launcher 'ray' needs Ray: pip install 'ray>=2.40,<3'."
             ) from error
-        if not isinstance(retries, int) or retries < 0:
-            raise ValueError(
-                f"retries must be a whole number from 0, received {retries}."
-            )
+        check_whole("retries", retries, 0)
         given = bool(address or os.environ.get("RAY_ADDRESS"))
         self._ray, self._whole = ray, not given
         if not ray.is_initialized():

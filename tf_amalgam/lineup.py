@@ -9,6 +9,7 @@ from typing import NamedTuple
 import keras
 
 from tf_amalgam import replicates, rules, saved
+from tf_amalgam.checks import unknown
 from tf_amalgam.optimizer import RuleOptimizer
 from tf_amalgam.optimizers import optimizer_for
 from tf_amalgam.rules.choice import Choice
@@ -35,7 +36,7 @@ class KerasOptimizer:
     def __post_init__(self):
         known = keras_names()
         if self.name not in known:
-            raise ValueError(rules.unknown("Keras optimizer", self.name, known))
+            raise ValueError(unknown("Keras optimizer", self.name, known))
 
     def make(self):
         """Returns a fresh one."""

@@ -3,8 +3,8 @@
 import dataclasses
 
 from tf_amalgam import amalgamation
+from tf_amalgam.checks import unknown
 from tf_amalgam.perturbation import Perturbation
-from tf_amalgam.rules.registry import unknown
 
 META_LOSS_STARTS = ("unroll", "truncation")
 

@@ -9,8 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_amalgam import rules, stored
+from tf_amalgam import stored
 from tf_amalgam.advance import Place, advance
+from tf_amalgam.checks import check_whole, unknown
 from tf_amalgam.chunks import arranged
 from tf_amalgam.guard import Guard, Watch
 from tf_amalgam.guarded import Kept, Moment, guarded_step
@@ -75,21 +76,11 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         **kwargs,
     ):
         if state_dtype not in STATE_DTYPES:
-            raise ValueError(rules.unknown("state_dtype", state_dtype, STATE_DTYPES))
-        if chunk_size is not None and not (
-            isinstance(chunk_size, int) and chunk_size >= 1
-        ):
-            raise ValueError(
-                "chunk_size must be a whole number from 1, or None, received "
-                f"{chunk_size!r}."
-            )
+            raise ValueError(unknown("state_dtype", state_dtype, STATE_DTYPES))
+        check_whole("chunk_size", chunk_size, 1, or_none=True)
         if isinstance(learning_rate, int) and not isinstance(learning_rate, bool):
             learning_rate = float(learning_rate)
-        if not isinstance(warmup_steps, int) or warmup_steps < 0:
-            raise ValueError(
-                "warmup_steps must be a whole number from 0, received "
-                f"{warmup_steps!r}."
-            )
+        check_whole("warmup_steps", warmup_steps, 0)
         if not warmup_learning_rate > 0:
             raise ValueError(
                 "warmup_learning_rate must be above 0, received "

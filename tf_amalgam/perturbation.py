@@ -6,11 +6,10 @@ counts as constant. In validation and in use there is no noise.
 """
 
 import dataclasses
-import math
 
 import tensorflow as tf
 
-from tf_amalgam.rules.registry import unknown
+from tf_amalgam.checks import check_whole, is_number, unknown
 
 GAUSSIAN = ("gaussian", "gaussian_relative")
 ADVERSARIAL = ("normalized", "clipped", "fgsm", "pgd_l2", "pgd_linf")
@@ -64,11 +63,7 @@ class Perturbation:
             raise ValueError(
                 f"Perturbation: radius must be at least 0, received {self.radius!r}."
             )
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(
-                "Perturbation: steps must be a whole number from 1, received "
-                f"{self.steps!r}."
-            )
+        check_whole("Perturbation: steps", self.steps, 1)
         if self.step_size is not None and not self.step_size > 0:
             raise ValueError(
                 f"Perturbation: step_size must be above 0, received {self.step_size!r}."
@@ -111,8 +106,7 @@ class Perturbation:
 def _check_number(field, value):
     if value is None and field == "step_size":
         return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
+    if not is_number(value):
         raise ValueError(
             f"Perturbation: {field} must be a finite number, received {value!r}."
         )

@@ -7,7 +7,7 @@ import pathlib
 import tomllib
 
 from tf_amalgam import exporting, records, replicates, saved
-from tf_amalgam.rules.registry import unknown
+from tf_amalgam.checks import unknown
 
 PLAN = saved.ZOO / "plan.toml"
 LICENCE = "Apache-2.0"

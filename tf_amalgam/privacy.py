@@ -5,6 +5,8 @@ import importlib
 import math
 import sys
 
+from tf_amalgam.checks import check_whole
+
 
 @dataclasses.dataclass(frozen=True)
 class Mechanism:
@@ -83,8 +85,7 @@ def epsilon(steps, batch_size, examples, noise_multiplier, delta) -> float:
             f"batch_size must be from 1 to the {examples} examples, received "
             f"{batch_size!r}."
         )
-    if not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps must be a whole number from 0, received {steps!r}.")
+    check_whole("steps", steps, 0)
     if delta is None:
         raise ValueError("epsilon depends on delta; received None.")
     Mechanism(1.0, noise_multiplier, delta)

@@ -6,6 +6,7 @@ import pathlib
 import traceback
 
 from tf_amalgam import files, jobs, launchers, plots, saved
+from tf_amalgam.checks import check_whole
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.workdir import (
     CONFIG_FILE,
@@ -73,8 +74,7 @@ def run_replicates(
         RuntimeError: naming the replicates that failed, after all others have ended.
         KeyboardInterrupt: on Ctrl-C, after every run has written a checkpoint.
     """
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"replicates must be a whole number from 1, received {count}.")
+    check_whole("replicates", count, 1)
     workdir = pathlib.Path(workdir)
     there = begun(workdir)
 

@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 
 from tf_amalgam import files, optimizers, rules
+from tf_amalgam.checks import unknown
 from tf_amalgam.weights import check_weights
 
 FORMAT = "tf_amalgam optimizer"
@@ -173,9 +174,7 @@ def find(name_or_path):
         return read(shipped)
     if os.sep in text or text.endswith(".npz") or os.path.exists(text):
         return read(text)
-    raise ValueError(
-        rules.unknown("optimizer", text, (*shipped_names(), *rules.TEACHERS))
-    )
+    raise ValueError(unknown("optimizer", text, (*shipped_names(), *rules.TEACHERS)))
 
 
 def shipped_names() -> tuple[str, ...]:

@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any
 
+from tf_amalgam.checks import check_whole, unknown
 from tf_amalgam.curriculum import Curriculum
 from tf_amalgam.objective import Objective
 from tf_amalgam.perturbation import Perturbation
-from tf_amalgam.rules.registry import unknown
 
 # Where the paper as printed and the authors' released code differ.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -73,13 +73,8 @@ class Settings:
             "validation_steps",
             "max_skipped",
         ):
-            value = getattr(self, field)
-            if value is None and field == "validation_steps":
-                continue
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{field} must be a whole number from 1, received {value!r}."
-                )
+            some = field == "validation_steps"  # else as many as the stage's unroll
+            check_whole(field, getattr(self, field), 1, or_none=some)
         for field in ("meta_learning_rate", "warmup_learning_rate"):
             value = getattr(self, field)
             if not value > 0:

@@ -8,6 +8,7 @@ import statistics
 from typing import NamedTuple
 
 from tf_amalgam import evaluation, files, plots, records, rules
+from tf_amalgam.checks import is_number
 from tf_amalgam.lineup import KERAS, KerasOptimizer
 from tf_amalgam.tasks.task import Task
 
@@ -232,8 +233,7 @@ def _grid(learning_rates):
     if not rates:
         raise ValueError("A grid search needs at least one learning rate; got none.")
     for rate in rates:
-        number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
-        if not number or not 0 < rate < math.inf:
+        if not is_number(rate) or not rate > 0:
             raise ValueError(
                 f"Learning rates must be finite numbers above 0, received {rate!r}."
             )

@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 
 from tf_amalgam import processes, sweep
+from tf_amalgam.checks import check_whole
 from tf_amalgam.processes import LOGS
 
 # TensorFlow keeps some megabytes of every run for the life of a process.
@@ -49,10 +50,7 @@ class Workers:
     """
 
     def __init__(self, count, gin_files, gin_bindings, workdir):
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(
-                f"parallel must be a whole number from 1, received {count}."
-            )
+        check_whole("parallel", count, 1)
         self._command = (gin_files, gin_bindings, workdir)
         self._workdir = pathlib.Path(workdir)
         self._since = None  # by the clock of the folder, which may be a server's

@@ -17,7 +17,6 @@ from tf_amalgam.rules.registry import (
     make_pool,
     make_rule,
     rule_class,
-    unknown,
 )
 from tf_amalgam.rules.rmsprop import RMSProp
 from tf_amalgam.rules.rnnprop import RNNProp
@@ -49,5 +48,4 @@ __all__ = [
     "make_pool",
     "make_rule",
     "rule_class",
-    "unknown",
 ]

@@ -1,9 +1,9 @@
 """Every rule by name, and the teacher pools of the paper."""
 
 import dataclasses
-import difflib
 from typing import Any
 
+from tf_amalgam.checks import unknown
 from tf_amalgam.rules.choice import Choice
 from tf_amalgam.rules.learned_scalars import LearnedScalars
 from tf_amalgam.rules.original import Original
@@ -36,13 +36,6 @@ RELEASED: dict[str, dict[str, Any]] = {
     "original": {"preprocessing": "raw"},
 }
 PRESETS = ("paper", "released")
-
-
-def unknown(kind: str, name, known) -> str:
-    """Returns the message for a name that nobody has: known ones, near matches."""
-    close = difflib.get_close_matches(str(name).lower(), known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"Unknown {kind} {name!r}. Known: {', '.join(known)}.{hint}"
 
 
 def rule_class(name: str) -> type[Rule]:

@@ -6,6 +6,8 @@ from typing import ClassVar, NamedTuple
 
 from keras import ops
 
+from tf_amalgam.checks import is_number
+
 
 class Empty(NamedTuple):
     """State of a rule that remembers nothing."""
@@ -131,8 +133,7 @@ def check_positive(rule, *fields):
     """Raises ValueError unless each named hyperparameter is above 0 and finite."""
     for field in fields:
         value = getattr(rule, field)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 < value < math.inf:
+        if not is_number(value) or not value > 0:
             raise ValueError(
                 f"{type(rule).__name__}: {field} must be a number above 0 and finite, "
                 f"received {value!r}."

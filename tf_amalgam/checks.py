@@ -1,0 +1,28 @@
+"""Checks of what is given, and errors that say what was expected."""
+
+import difflib
+import math
+
+
+def unknown(kind: str, name, known) -> str:
+    """Returns the message for a name that nobody has: known ones, near matches."""
+    close = difflib.get_close_matches(str(name).lower(), known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Unknown {kind} {name!r}. Known: {', '.join(known)}.{hint}"
+
+
+def check_whole(name: str, value, least: int, or_none=False):
+    """Raises ValueError unless a value is a whole number from `least`, or None."""
+    if or_none and value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        also = ", or None" if or_none else ""
+        raise ValueError(
+            f"{name} must be a whole number from {least}{also}, received {value!r}."
+        )
+
+
+def is_number(value) -> bool:
+    """Returns whether a value is a finite number, and no truth value."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
