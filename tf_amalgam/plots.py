@@ -273,9 +273,12 @@ def _line(axis, x, y, label, color):
 
 def write(figure, *paths):
     """Writes a figure atomically, in the formats that its paths' endings say."""
+    if layout := figure.get_layout_engine():
+        # Once for all: each `savefig` would draw everything to lay it out.
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     for path in paths:
         with tempfile.TemporaryDirectory() as folder:
             temporary = pathlib.Path(folder) / f"figure{pathlib.Path(path).suffix}"
             figure.savefig(temporary, dpi=100)
             files.write_bytes(path, temporary.read_bytes())
-        figure.set_layout_engine("none")  # it is laid out, which takes long
