@@ -155,7 +155,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 
 def test_no_readable_checkpoint_is_an_error(tmp_path):
-    path = checkpoints.save(tmp_path / "encrypted", 1, {}, {})
+    checkpoints.save(tmp_path / "encrypted", 1, {}, {})
+    (path,) = (tmp_path / "encrypted").iterdir()
     called_encrypted(path)
     with pytest.raises(ValueError, match="None of the 1 checkpoints"):
         checkpoints.load_newest(path.parent)

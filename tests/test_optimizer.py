@@ -365,7 +365,7 @@ def test_gradients_of_a_shape_that_shows_in_the_step(shape):
 
     @tf.function
     def step(values):
-        grad = tf.py_function(lambda: values, [], "float32")
+        grad = tf.py_function(lambda g: g, [values], "float32")
         grad.set_shape(shape)
         optimizer.apply([grad], [variable])
 
