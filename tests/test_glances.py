@@ -123,7 +123,7 @@ def test_runs_that_did_not_learn_are_counted_and_kept():
             one["start_loss"] = 1e-6
         if (one["optimizer"], one["task"], one["seed"]) == ("adam", "Train", 1):
             least = min(one["curves"]["val_loss"])
-            one["constant_loss"] = least * (1.0 - 1e-6)  # a net that is dead
+            one["constant_loss"] = least * (1.0 + 1e-6)  # a net that is dead
         if (one["optimizer"], one["task"], one["seed"]) == ("adam", "Train", 2):
             one["constant_loss"] = 1.001 * min(one["curves"]["val_loss"])
         if (one["optimizer"], one["task"], one["seed"]) == ("adam", "Train", 0):

@@ -360,19 +360,23 @@ def test_variables_of_both_kinds():
 
 @pytest.mark.parametrize("shape", [None, [None]])
 def test_gradients_of_a_shape_that_shows_in_the_step(shape):
-    """Those of Python code; one that does not fit is an error then."""
-    optimizer, variable = tf_amalgam.SGD(0.1), keras.Variable([1.0, 2.0, 3.0])
+    """Those of Python code; those of one another's variables are an error then."""
+    optimizer = tf_amalgam.SGD(0.1)
+    variables = [keras.Variable([1.0, 2.0, 3.0]), keras.Variable([4.0, 5.0])]
 
-    @tf.function
-    def step(values):
-        grad = tf.py_function(lambda g: g, [values], "float32")
-        grad.set_shape(shape)
-        optimizer.apply([grad], [variable])
+    @tf.function(input_signature=2 * [tf.TensorSpec([None])])
+    def step(*values):
+        grads = [tf.py_function(lambda g: g, [v], "float32") for v in values]
+        for grad in grads:
+            grad.set_shape(shape)
+        optimizer.apply(grads, variables)
 
-    step(tf.constant([1.0, 0.0, -1.0]))
-    np.testing.assert_allclose(variable.numpy(), [0.9, 2.0, 3.1], rtol=1e-6)
+    long, short = tf.constant([1.0, 0.0, -1.0]), tf.constant([2.0, 0.0])
+    step(long, short)
+    np.testing.assert_allclose(variables[0].numpy(), [0.9, 2.0, 3.1], rtol=1e-6)
+    np.testing.assert_allclose(variables[1].numpy(), [3.8, 5.0], rtol=1e-6)
     with pytest.raises(tf.errors.InvalidArgumentError, match="[Ss]hape"):
-        step(tf.constant([1.0, 0.0]))
+        step(short, long)
 
 
 def test_state_is_made_at_once_where_a_step_is_traced():
