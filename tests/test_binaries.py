@@ -53,28 +53,45 @@ def test_amalgamate_then_evaluate(tmp_path):
     chosen = {"mine": f"{tmp_path}/run/student.npz", "adam": "adam"}
     evaluated = printed(
         "evaluate",
-        f"--gin_file={FILE}",
+        f"--gin_file={MANY}",
         f"--workdir={tmp_path}/evaluation",
         *tiny,
         f"--gin_bindings=evaluate.optimizers = {chosen}",
     )
     assert "| mine " in evaluated
     assert (tmp_path / "evaluation" / "curves.png").is_file()
+
+
+def test_the_quickstart_then_a_card_and_a_report(tmp_path):
+    tiny = [f"--gin_bindings={line}" for line in TINY]
+    told = printed("quickstart", f"--workdir={tmp_path}", *tiny)
+    assert {"student", "untrained", "adam", "rmsprop"} <= set(told.split())
+    assert f'"{tmp_path}/amalgam/student.npz"' in told
+    for file in re.findall(r"/[\w./-]+\.(?:npz|png)", told):
+        assert os.path.isfile(file), file
     exported = printed(
         "export",
-        f"--workdir={tmp_path}/run",
+        f"--workdir={tmp_path}/amalgam",
         f"--output={tmp_path}/mine.npz",
         f"--evaluation={tmp_path}/evaluation",
+        "--label=student",
+        "--rivals=rmsprop",
+        "--licence=CC0-1.0",
     )
-    assert "made by: amalgamate " in exported
-    assert "## Results" in (tmp_path / "mine.md").read_text()
-    reported = printed("report", f"{tmp_path}/evaluation", "--reference=mine")
-    page = tmp_path / "evaluation" / "report" / "index.html"
-    assert reported.strip() == str(page)
-    assert "Reference: mine" in page.read_text()
-    refused = binary("report", f"{tmp_path}/evaluation", "--pool=adma")
-    assert refused.returncode == 1
-    assert "'adma'. There are: mine, adam" in refused.stderr
+    assert "licence: CC0-1.0" in exported
+    assert "best rival" in (tmp_path / "mine.md").read_text()
+    reported = printed(
+        "report",
+        f"{tmp_path}/evaluation",
+        "--reference=student",
+        f"--output={tmp_path}/report",
+        f"--markdown={tmp_path}/page.md",
+        "--rivals=rmsprop",
+    )
+    assert reported.strip() == f"{tmp_path}/report/index.html"
+    page = (tmp_path / "page.md").read_text()
+    assert "Reference: student" in page
+    assert "Rivals: rmsprop" in page
 
 
 @pytest.mark.slow
