@@ -105,3 +105,13 @@ def test_logarithmic_axes_have_plain_numbers():
     figure.draw_without_rendering()
     told = [tick.get_text() for tick in axes[0][0].get_yticklabels()]
     assert {"0.05", "0.1", "0.2"} <= set(told)
+
+
+def test_a_figure_is_laid_out_before_it_is_drawn(tmp_path):
+    """Labels of one panel do not lie over another."""
+    figure, ((left, right),) = plots.canvas(1, 2)
+    right.set_ylabel("many\n" * 12)
+    plots.write(figure, tmp_path / "a.png", tmp_path / "a.svg")
+    label = right.yaxis.label.get_window_extent(figure.canvas.get_renderer())
+    assert label.x0 > left.get_window_extent().x1
+    assert all((tmp_path / f"a{kind}").stat().st_size for kind in (".png", ".svg"))
