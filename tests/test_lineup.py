@@ -1,5 +1,6 @@
 """Who takes part in an evaluation: every kind, replicates, equal warm-up, mistakes."""
 
+import pathlib
 import shutil
 
 import keras
@@ -84,7 +85,7 @@ def test_what_was_trained_before_is_said():
     assert [one.trained["begun_from"] for one in lineups] == ["choice-rule-small", ""]
 
 
-def test_a_choice_rule_that_was_given_is_said(tmp_path):
+def test_a_choice_rule_that_was_given_is_said(tmp_path, monkeypatch):
     rule, weights, _ = saved.find("rnnprop")
     teacher = {"rule": "choice", "pool": [{"rule": "adam"}], "sha256": "0a1b"}
     about = {"scheme": "choice", "teachers": [teacher], "initial_weights": "fresh"}
@@ -97,6 +98,12 @@ def test_a_choice_rule_that_was_given_is_said(tmp_path):
     )
     (one,) = lineup({"mine": tmp_path / "student.npz"}, **TERMS)
     assert one.trained["begun_from"] == "a trained Choice rule as teacher"
+    # A path is none of the names, whatever it is called.
+    (tmp_path / "adam").mkdir()
+    (tmp_path / "student.npz").rename(tmp_path / "adam" / "student.npz")
+    monkeypatch.chdir(tmp_path)
+    (one,) = lineup({"mine": pathlib.Path("adam")}, **TERMS)
+    assert one.trained["student"] == "rnnprop"
     assert one.trained["teachers"] == ["adam"]
 
 

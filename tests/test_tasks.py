@@ -268,6 +268,12 @@ def test_what_a_constant_prediction_reaches():
     assert tasks.quadratic().constant_loss() == math.inf
     for loss in (crossed(reduction="sum"), crossed(ignore_class=0)):
         assert Task("t", model, blobs, loss, 8).constant_loss() == math.inf
+
+    def penalized():
+        dense = keras.layers.Dense(3, activity_regularizer="l2")
+        return keras.Sequential([keras.Input((5,)), dense])
+
+    assert Task("t", penalized, blobs, crossed(), 8).constant_loss() == math.inf
     for loss in ("sparse_categorical_crossentropy", crossed()):
         assert Task("t", model, blobs, loss, 8).constant_loss() == task.constant_loss()
 

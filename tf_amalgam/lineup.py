@@ -174,9 +174,9 @@ TRAINING = (
 
 
 def _training(given):
-    if not isinstance(given, (str, pathlib.Path)) or str(given).startswith(KERAS):
+    if not isinstance(given, (str, pathlib.Path)):
         return {}
-    if str(given) in rules.TEACHERS:
+    if isinstance(given, str) and (given.startswith(KERAS) or given in rules.TEACHERS):
         return {}
     rule, _, header = saved.find(given)
     about = header["about"]

@@ -172,10 +172,15 @@ class Task:
         """Returns the least validation loss of a prediction that is always the same.
 
         Of a cross-entropy of one label an example that is the labels' entropy; of
-        other losses infinity, as it is not known.
+        other losses, and of models with penalties, infinity, as it is not known.
         """
-        labels = self.dataset.validation.y
+        x, labels = self.dataset.validation
         if not _of_labels(self._loss_identifier) or labels.size != len(labels):
+            return math.inf
+        variables = self._model.trainable_variables, self._model.non_trainable_variables
+        values = [[v.value for v in several] for several in variables]
+        *_, penalties = self._model.stateless_call(*values, x[:1], return_losses=True)
+        if penalties:
             return math.inf
         shares = np.unique(labels, return_counts=True)[1] / len(labels)
         return float(-np.sum(shares * np.log(shares)))
