@@ -5,18 +5,32 @@
 Reads the records of an evaluation (`amalgam-evaluate`) and writes
 `tf_amalgam/zoo/results.csv`, a row for each shipped optimizer and teacher on each
 optimizee, and a card for each shipped optimizer into `docs/zoo`. What has a shipped
-optimizer's name but not its weights is refused. With --add rows of shipped optimizers
-are added, or take the place of older ones, beside the oracle of those that are there.
+optimizer's name but not its weights, or other options, is refused. With --add rows of
+shipped optimizers are added, or take the place of older ones, beside the oracle of
+those that are there.
 """
 
 import argparse
+import functools
+import json
 import pathlib
 import sys
 
 import pandas as pd
 
-from tf_amalgam import cards, exporting, files, measured, records, rules, saved
+from tf_amalgam import (
+    cards,
+    exporting,
+    files,
+    lineup,
+    measured,
+    records,
+    rules,
+    saved,
+    terms,
+)
 
+WARM_UP = ("warmup_steps", "warmup_learning_rate")
 CARDS = pathlib.Path(__file__).resolve().parents[1] / "docs" / "zoo"
 
 
@@ -29,7 +43,7 @@ def results(found, rivals=()):
 
     Raises:
         ValueError: where a record was made with other weights than those that ship, or
-            on other terms than the others.
+            with options that `load` does not give, or on other terms than the others.
     """
     shipped = {name: saved.find(name)[2]["sha256"] for name in saved.shipped_names()}
     for record in found:
@@ -40,8 +54,37 @@ def results(found, rivals=()):
                 f"A record of {name} was made with weights {weights}; those that ship "
                 f"are {shipped[name]}. Evaluate those."
             )
+        if name in (*shipped, *rules.TEACHERS):
+            check_options(record)
     table = measured.results(found, rivals)
     return table[table["optimizer"].isin([*shipped, *rules.TEACHERS])]
+
+
+def check_options(record):
+    """Raises ValueError if a run's optimizer was not as `load` gives it by its name.
+
+    What an older record does not tell is not looked at.
+    """
+    options = [record["settings"][name] for name in ("preset", *WARM_UP)]
+    expected = _as_loaded(record["optimizer"], *options)
+    told = {k: v for k, v in record["optimizer_config"].items() if k in expected}
+    if found := terms.differences({k: expected[k] for k in told}, told):
+        raise ValueError(
+            f"A record of {record['optimizer']} was made with {found[0].name} "
+            f"{found[0].here}, where load gives {found[0].there}. Evaluate it by its "
+            "name, or under another label."
+        )
+
+
+@functools.cache
+def _as_loaded(name, preset, warmup_steps, warmup_learning_rate):
+    (named,) = lineup.lineup(
+        [name],
+        preset=preset,
+        warmup_steps=warmup_steps,
+        warmup_learning_rate=warmup_learning_rate,
+    )
+    return json.loads(json.dumps(named.config))
 
 
 def added(there, found):
@@ -61,7 +104,7 @@ def added(there, found):
     mine = mine[shipped | ~mine["optimizer"].isin(there["optimizer"])]
     mine = mine[mine["optimizee"].isin(there["optimizee"])].copy()
     of_all = there.drop_duplicates("optimizee").set_index("optimizee")
-    shared = ("seed_numbers", "epochs", "preset", *measured.TERMS, *measured.OPTIMIZEE)
+    shared = ("seed_numbers", "preset", *measured.TERMS, *measured.OPTIMIZEE)
     for name in shared:
         if (expected := mine["optimizee"].map(of_all[name])).ne(mine[name]).any():
             raise ValueError(
@@ -71,6 +114,8 @@ def added(there, found):
     for name in ("oracle", "oracle_loss", "rival", "rival_loss"):
         if name in there:
             mine[name] = mine["optimizee"].map(of_all[name])
+    if "not_learned" not in there:  # tables of before do not say
+        there = there.assign(not_learned="")
     rows = pd.concat([there, mine[there.columns]])
     return rows.drop_duplicates(["optimizer", "optimizee"], keep="last")
 

@@ -16,6 +16,12 @@ from tf_amalgam_launch import processors
 PR_SET_PDEATHSIG = 1  # of Linux
 INTERRUPTED = 128 + signal.SIGINT  # as shells say it
 
+# Flags that are paths: a shell expands no ~ behind "=".
+PATHS = (
+    *("workdir", "output", "evaluation", "checkpoint", "markdown", "gin_file"),
+    *("jobs", "export"),
+)
+
 FLAGS = flags.FLAGS
 flags.DEFINE_boolean(
     "onednn",
@@ -46,7 +52,11 @@ def define_launcher_flags():
         "Where its runs are: processes of this machine, or jobs of a Ray cluster whose "
         "machines all see workdir.",
     )
-    flags.DEFINE_integer("parallel", 1, "Of local: runs at the same time.")
+    flags.DEFINE_integer(
+        "parallel",
+        1,
+        "Of local: runs at the same time, which share out the GPUs of this machine.",
+    )
     flags.DEFINE_string(
         "ray_address",
         None,
@@ -97,6 +107,7 @@ def start(main, with_tensorflow=True):
         # handler.
         signal.signal(signal.SIGTERM, _leave)
         end_with_parent()
+        _expand_paths()
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("tensorflow").setLevel(logging.WARNING)
         if with_tensorflow:
@@ -119,6 +130,15 @@ def start(main, with_tensorflow=True):
             sys.exit(INTERRUPTED)
 
     app.run(guarded)
+
+
+def _expand_paths():
+    for name in PATHS:
+        given = FLAGS[name].value if name in FLAGS else None
+        if isinstance(given, str):
+            FLAGS[name].value = os.path.expanduser(given)
+        elif given:
+            FLAGS[name].value = [os.path.expanduser(path) for path in given]
 
 
 def _leave(*_):

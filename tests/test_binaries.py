@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 
 import gin
 import pytest
@@ -35,6 +36,20 @@ def binary(module, *flags, cwd=None):
         text=True,
         timeout=300,
     )
+
+
+def test_a_home_folder_behind_a_flag(monkeypatch):
+    """Shells leave the ~ of --workdir=~/runs as it is."""
+    given = {"workdir": "~/runs", "gin_file": ["~/a.gin", "b.gin"], "output": None}
+    flags = {k: types.SimpleNamespace(value=value) for k, value in given.items()}
+    monkeypatch.setattr(report.binary, "FLAGS", flags)
+    monkeypatch.setenv("HOME", "/home/me")
+    report.binary._expand_paths()
+    assert {k: flag.value for k, flag in flags.items()} == {
+        "workdir": "/home/me/runs",
+        "gin_file": ["/home/me/a.gin", "b.gin"],
+        "output": None,
+    }
 
 
 def printed(module, *flags):

@@ -54,6 +54,14 @@ def test_the_papers_protocol():
     assert len(runs) == 10 * (10 + 12 * 8)
     assert {len(job.makes) for job in runs} == {10}
     assert names == trainings + [job.name for job in runs]
+    for folder, source in (("runs/paper", "runs/paper/"), (".", "./")):  # no name
+        one = next(
+            job
+            for job in campaign.planned(what, folder)
+            if job.name == "evaluate/Train/choice-large/0"
+        )
+        given = f"evaluate.optimizers = {{'choice-large': '{source}choice-large'}}"
+        assert given in one.gin_bindings
     one = several[names.index("evaluate/Small_Batch/choice-large/3")]
     assert one.after == ("train/choice-large/3",)
     assert one.gin_bindings == (
@@ -201,6 +209,25 @@ def test_single_things_stand_for_lists_of_one(tmp_path):
     assert what.optimizees == (Optimizee("%MLP", "MLP"),)
     # To be measured, too.
     assert list(map(repr, recipe._optimizees())) == ["%MLP"]
+
+
+def test_what_another_machine_has_ended_is_seen(small, tmp_path, monkeypatch):
+    """What this one remembers of a folder of a file server may be a minute old."""
+    training = next(campaign.planned(small, tmp_path))
+    looked = []
+
+    def look_anew(folder):
+        looked.append(str(folder))
+        for path in paths_of(training):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    monkeypatch.setattr(recipe.files, "look_anew", look_anew)
+    ended = recipe._Ended()
+    assert not training.done
+    assert training in ended
+    assert training in ended
+    assert looked == [training.workdir]  # once
 
 
 def test_hours_of_jobs_that_are_none_of_its_own(small):

@@ -14,6 +14,7 @@ import tf_amalgam
 from benchmarks import zoo
 from tests.test_reporting import planted
 from tf_amalgam import cards, exporting, rules, saved
+from tf_amalgam.lineup import lineup
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHIPPED = saved.shipped_names()
@@ -101,6 +102,45 @@ def test_a_card_of_ones_own(tmp_path):
         tf_amalgam.card(tmp_path / "no.npz")
 
 
+def test_a_path_is_no_name(tmp_path, monkeypatch):
+    """As for `load`: a folder that is called as what ships is its own."""
+    rule = rules.RNNProp()
+    weights = rule.init_weights(1)
+    monkeypatch.chdir(tmp_path)
+    for name in (SHIPPED[0], "adam"):
+        file = pathlib.Path(name) / "student.npz"
+        saved.save(file, rule, weights, warmup_steps=1, warmup_learning_rate=0.1)
+        card = tf_amalgam.card(pathlib.Path(name))
+        assert card.sha256 == saved.digest(weights)
+        assert card.results == ()
+        assert tf_amalgam.card(name).results
+
+
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        ({}, "5 minutes on a machine"),
+        ({"choice": {}}, "5 minutes on a machine with the Choice rule"),
+        ({"finished": False}, "5 minutes on a machine, not finished"),
+        ({"validations": []}, "5 minutes on a machine, not finished"),
+        ({"validations": [{"then": "finish"}]}, "5 minutes on a machine"),
+        ({"validations": [{"then": "next"}]}, "5 minutes on a machine, not finished"),
+    ],
+)
+def test_what_a_training_took(tmp_path, about, told):
+    rule, path = rules.RNNProp(), tmp_path / "mine.npz"
+    about = {"seconds": 300.0, "versions": {"machine": "a machine"}, **about}
+    saved.save(
+        path,
+        rule,
+        rule.init_weights(1),
+        warmup_steps=1,
+        warmup_learning_rate=0.1,
+        about=about,
+    )
+    assert tf_amalgam.card(path).facts()["training"] == told
+
+
 def test_measured_results_are_read(monkeypatch, tmp_path):
     """By hand: rows of two optimizers, one of them not the oracle."""
     monkeypatch.setattr(cards, "RESULTS", tmp_path / "results.csv")
@@ -114,22 +154,27 @@ def test_measured_results_are_read(monkeypatch, tmp_path):
     row |= {"test_accuracy": 0.9, "diverged": 0, **terms}
     other = {"optimizer": "choice-small", "kind": "learned", "validation_loss": 0.5}
     other = {**row, **other, "validation_sd": "", "test_accuracy": "", "diverged": 1}
+    row["not_learned"], other["not_learned"] = "", 1
     with open(tmp_path / "results.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(row))
         writer.writeheader()
         writer.writerows([row, other])
-    told = str(tf_amalgam.card("adam")).splitlines()[-2:]
+    told = str(tf_amalgam.card("adam")).splitlines()[-3:]
     assert told == [
-        "  measured (released preset, warm-up of 100 steps at 0.05; losses at the best "
-        "of 3 epochs):",
+        '  measured (load("adam", preset="released"), warm-up of 100 steps at 0.05; '
+        "losses at the",
+        "    best of 3 epochs):",
         "    MLP: 0.2500 ± 0.0150 validation, 0.2600 test, accuracy 0.9000 (2 seeds)",
     ]
-    told = str(tf_amalgam.card("choice-small")).splitlines()[-3:]
+    told = str(tf_amalgam.card("choice-small")).splitlines()[-5:]
     assert told == [
-        "  measured (warm-up of 100 steps at 0.05; losses at the best of 3 epochs):",
-        "    MLP: 0.5000 validation, 0.2600 test, 1 diverged (2 seeds); oracle adam "
-        "0.2500",
+        "  measured (warm-up of 100 steps at 0.05; losses at the best of 3 epochs; "
+        "oracle of the",
+        "    released preset):",
+        "    MLP: 0.5000 validation, 0.2600 test, 1 diverged, 1 not learned (2 seeds); "
+        "oracle adam 0.2500",
         "  known failures: MLP: 1 of 2 runs diverged",
+        "  known failures: MLP: 1 of 2 did not learn",
     ]
     cards.measurements.cache_clear()
 
@@ -164,6 +209,51 @@ def test_results_of_other_weights_are_refused():
             record["optimizer"] = "choice-small"
     with pytest.raises(ValueError, match="A record of choice-small was made with"):
         zoo.results(found)
+
+
+def test_results_under_other_options_are_refused():
+    """The weights are those that ship, and yet it is another optimizer."""
+    name, terms = "choice-small", ("preset", "warmup_steps", "warmup_learning_rate")
+    found = [record for record in made_up() if record["optimizer"] == "ours"]
+    options = {key: found[0]["settings"][key] for key in terms}
+    (shipped,) = lineup([name], **options)
+    (slower,) = lineup(
+        {name: lambda: tf_amalgam.load(name, learning_rate=0.5)}, **options
+    )
+    for record in found:
+        record |= {"optimizer": name, "optimizer_config": shipped.config}
+    assert set(zoo.results(found)["optimizer"]) == {name}
+    found[-1]["optimizer_config"] = json.loads(json.dumps(slower.config))
+    message = "choice-small was made with learning_rate 0.5, where load gives 1.0"
+    with pytest.raises(ValueError, match=message):
+        zoo.results(found)
+    teacher = [record for record in made_up() if record["optimizer"] == "adam"]
+    teacher[0]["optimizer_config"] = {"learning_rate": 0.05}
+    with pytest.raises(ValueError, match=r"adam was made with learning_rate 0\.05"):
+        zoo.results(teacher)
+
+
+def test_runs_that_did_not_learn_are_counted():
+    found = made_up()
+    (here, *_) = [r for r in found if (r["task"], r["optimizer"]) == ("Train", "adam")]
+    here["constant_loss"] = 0.5 * min(here["curves"]["val_loss"])
+    table = zoo.results(found).set_index(["optimizer", "optimizee"])
+    assert table.loc[("adam", "Train"), "not_learned"] == 1
+    assert table["not_learned"].sum() == 1
+    assert table["diverged"].sum() == zoo.results(made_up())["diverged"].sum()
+
+
+def test_runs_that_diverge_at_once_leave_the_number_of_epochs():
+    found = made_up()
+    for record in found:
+        if (record["task"], record["optimizer"]) == ("Train", "adam"):
+            curves = record["curves"].items()
+            record["curves"] = {name: values[:1] for name, values in curves}
+            record["diverged"] = True
+    table = zoo.results(found)
+    assert set(table["epochs"]) == {found[0]["settings"]["epochs"]}
+    row = table.set_index(["optimizer", "optimizee"]).loc[("adam", "Train")]
+    assert (row["diverged"], row["not_learned"]) == (3, 0)
 
 
 def test_rows_are_added_beside_the_oracle_that_is_there():

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from tf_amalgam import checks
@@ -24,6 +25,20 @@ def test_whole_numbers():
     checks.check_whole("steps", None, 1, or_none=True)
     with pytest.raises(ValueError, match=r"from 1, or None, received 0\."):
         checks.check_whole("steps", 0, 1, or_none=True)
+
+
+def test_whole_numbers_of_numpy_are_ints():
+    found = checks.as_whole("seed", np.int64(7))
+    assert (found, type(found)) == (7, int)
+    for value in (1.5, "1", None, True, np.float64(2.0)):
+        with pytest.raises(ValueError, match="seed must be a whole number, received"):
+            checks.as_whole("seed", value)
+
+
+def test_a_text_is_no_sequence_of_texts():
+    assert checks.sequence("rivals", ("a", "b")) == ["a", "b"]
+    with pytest.raises(ValueError, match=r"rivals must be .*; write \['adam'\]"):
+        checks.sequence("rivals", "adam")
 
 
 def test_numbers():

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import shutil
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from tests.test_meta_gradient import directional_error
 from tf_amalgam import alone, files, meta_step, rules, saved, tasks, workdir
 from tf_amalgam.layout import Layout
 from tf_amalgam.meta_step import Players
+from tf_amalgam.meta_train import Trainer
 from tf_amalgam.objective import Objective
 from tf_amalgam.rules import SGD, Adam, Choice, Momentum, make_rule
 
@@ -440,7 +442,7 @@ def test_mixing_rows_and_shares_are_those_of_the_trace(finished, tmp_path):
         assert mean == pytest.approx(best[f"mixing/{name}"], rel=1e-5)
 
 
-def test_interrupted_in_either_half_it_continues(finished, tmp_path):
+def test_interrupted_in_either_half_it_continues(finished, tmp_path, monkeypatch):
     whole, _ = finished
     for _ in range(2):  # 3 updates of the Choice rule, then 3 of the student
         with helpers.interrupted_after(2):
@@ -451,6 +453,16 @@ def test_interrupted_in_either_half_it_continues(finished, tmp_path):
     )
     assert again.history == whole.history
     assert again.choice.history == whole.choice.history
+    # Both are over, and need no checkpoints any more.
+    for part in (tmp_path, tmp_path / "choice"):
+        shutil.rmtree(part / "checkpoints")
+    monkeypatch.setattr(Trainer, "step", None)
+    over = tf_amalgam.amalgamate(helpers.tiny_task(), workdir=tmp_path, **SMALL)
+    for found, expected in ((over, again), (over.choice, again.choice)):
+        assert found.finished
+        np.testing.assert_array_equal(
+            helpers.flat(found.weights), helpers.flat(expected.weights)
+        )
 
 
 def test_a_shared_choice_rule_is_taken_as_it_is(finished, tmp_path):

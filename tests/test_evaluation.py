@@ -551,6 +551,9 @@ def test_an_unreadable_order_is_named(tmp_path):
         (["adam"], {"epochs": 0}, "epochs must be a whole number"),
         (["adam"], {"limit": -1}, "limit must be a whole number from 0, or None"),
         (["adam"], {"seeds": []}, "at least one seed"),
+        (["adam"], {"seeds": [0.5]}, "seeds must be a whole number, received 0.5"),
+        (["adam"], {"seeds": "0,1"}, "seeds must be a whole number, received '0,1'"),
+        (["adam"], {"only": "tiny/*"}, r"only must be a sequence.*write \['tiny"),
         ({"a b": "adam", "a/b": "sgd"}, {}, "would share records"),
         (["adam"], {"baselines": ["sgd", "adam"]}, "share a label: adam"),
     ],
@@ -560,6 +563,25 @@ def test_mistakes_are_explained_before_any_work(optimizers, options, message, tm
         tf_amalgam.evaluate(
             optimizers, helpers.tiny_task(), workdir=tmp_path, **{**OPTIONS, **options}
         )
+    assert not list(tmp_path.iterdir())
+
+
+def test_numpys_numbers_are_seeds(tmp_path):
+    found = tf_amalgam.evaluate(
+        ["sgd"],
+        helpers.tiny_task(),
+        workdir=tmp_path,
+        **{**OPTIONS, "seeds": np.arange(2)},
+    )
+    assert [record["seed"] for record in found] == [0, 1]
+
+
+def test_what_is_no_optimizee(tmp_path):
+    for given in (helpers.tiny_model(), helpers.tiny_task, "Train"):
+        with pytest.raises(ValueError, match="An optimizee is a tf_amalgam.Task"):
+            tf_amalgam.evaluate(["adam"], given, workdir=tmp_path, **OPTIONS)
+        with pytest.raises(ValueError, match="An optimizee is a tf_amalgam.Task"):
+            tf_amalgam.amalgamate(given, workdir=tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 

@@ -224,7 +224,12 @@ def test_an_optimizee_without_a_rival():
     row = {"optimizee": "MLP", "validation_loss": 1.0, "validation_sd": "", "seeds": 1}
     row |= {"test_loss": 1.0, "test_accuracy": "", "diverged": 0, "epochs": 3}
     row |= {"oracle": "adam", "oracle_loss": 1.0, "rival": "", "rival_loss": ""}
-    row |= {"kind": "learned", "warmup_steps": 100, "warmup_learning_rate": 0.05}
+    row |= {
+        "kind": "learned",
+        "preset": "paper",
+        "warmup_steps": 100,
+        "warmup_learning_rate": 0.05,
+    }
     other = {**row, "optimizee": "FMNIST", "rival": "her", "rival_loss": 0.5}
     page = exporting.markdown(cards.Card("m", "rnnprop", {}, results=(row, other)))
     assert "| adam 1.0000 | –          |" in page

@@ -14,7 +14,15 @@ import pytest
 import tensorflow as tf
 
 from tests.test_gin import TINY
-from tf_amalgam import bindings, jobs, launchers, processes, records, terms
+from tf_amalgam import (
+    bindings,
+    jobs,
+    launchers,
+    processes,
+    records,
+    terms,
+    upcoming,
+)
 from tf_amalgam.jobs import Job
 
 FILES = ("gin_configs/experiments/quickstart.gin",)
@@ -130,6 +138,52 @@ def test_jobs_wait_for_others_and_what_is_done_is_left(tmp_path):
         assert again.started == ["a", "b"]
 
 
+def test_what_may_have_killed_an_earlier_call_comes_last(tmp_path):
+    """With all its processes, as a container's want of memory does."""
+    several = [job("a", makes=(str(tmp_path / "a"),)), *map(job, "bc")]
+    marks = upcoming.Marks(tmp_path)
+    several.append(job("d", after=("b",)))
+    for one in several[:2]:
+        marks.put(one)
+    left = []
+
+    def ended(job, error):
+        left.append(marks.left())
+
+    on = Told()
+    launchers.run(several, on, tmp_path, progress=False, ended=ended)
+    assert on.started == ["c", "a", "b", "d"]
+    assert left == [{"a", "b"}, {"b"}, set(), set()]
+
+    def stopped(job, error):
+        raise KeyboardInterrupt
+
+    on = Told(room=2)
+    with pytest.raises(KeyboardInterrupt):
+        launchers.run(several, on, tmp_path, progress=False, ended=stopped)
+    assert marks.left() == set()
+    # One that looks whether the folder is its own does so first.
+    always = [one._replace(always=True, after=()) for one in several]
+    marks.put(always[0])
+    on = Told()
+    launchers.run(always, on, tmp_path, progress=False)
+    assert on.started == ["a", "b", "c", "d"]
+
+
+def test_what_is_always_run_has_to_make_its_files_all_the_same(tmp_path):
+    """On another machine it may have made them in a folder of that machine's."""
+    one = job("a", makes=(str(tmp_path / "made"),), always=True)
+    made = Told()
+    for _ in range(2):
+        assert launchers.run([one], made, tmp_path, progress=False) == {}
+    assert made.started == ["a", "a"]
+    (tmp_path / "made").unlink()
+    elsewhere = type("Elsewhere", (Told,), {"start": lambda self, job, log: job.name})()
+    assert launchers.run([one], elsewhere, tmp_path, progress=False) == {
+        "a": f"it ended without {tmp_path / 'made'}"
+    }
+
+
 def test_what_comes_after_a_failure_is_left(tmp_path):
     none = str(tmp_path / "none")
     several = [job("b", after=("a",)), job("a"), job("c"), job("d", makes=(none,))]
@@ -156,6 +210,7 @@ def test_what_comes_after_a_failure_is_left(tmp_path):
         (-9, launchers.Lost, "killed by SIGKILL"),
         (-15, launchers.Lost, "killed by SIGTERM"),
         (-11, launchers.Failed, "killed by SIGSEGV"),
+        (-40, launchers.Failed, "killed by signal 40"),
         (130, launchers.Lost, "it was interrupted"),
         (1, launchers.Failed, "it ended with status 1"),
         (0, None, ""),
@@ -184,6 +239,61 @@ def test_processes_that_share_a_gpu_take_what_they_need(monkeypatch, tmp_path):
     monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")
     processes.started("evaluate", (), (), tmp_path, tmp_path / "log.txt")
     assert [env["TF_FORCE_GPU_ALLOW_GROWTH"] for env in found] == ["true", "false"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen", "count", "expected"),
+    [
+        (None, 0, 2, [None, None]),
+        ("-1", 0, 1, [None]),
+        (None, 4, 1, ["0,1,2,3"]),
+        (None, 4, 2, ["0,2", "1,3"]),
+        (None, 2, 3, ["0", "1", "0"]),
+        ("GPU-a,GPU-b,3", 3, 2, ["GPU-a,3", "GPU-b"]),
+        ("5,-1,6", 1, 2, ["5", "5"]),  # CUDA reads no further than what is not there
+    ],
+)
+def test_processes_side_by_side_share_out_the_gpus(
+    monkeypatch, tmp_path, visible, seen, count, expected
+):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    every = tf.config.list_physical_devices
+    monkeypatch.setattr(
+        *(tf.config, "list_physical_devices"),
+        lambda kind: seen * ["a GPU"] if kind == "GPU" else every(kind),
+    )
+    begun = []
+
+    class Process:
+        returncode = 0
+
+        def __init__(self, command, env, **_):
+            begun.append(env.get("CUDA_VISIBLE_DEVICES"))
+
+        def poll(self):
+            return self.returncode
+
+        def send_signal(self, signal):
+            pass
+
+        wait = poll
+
+    monkeypatch.setattr(processes.subprocess, "Popen", Process)
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    expected = [before if name is None else name for name in expected]
+    on = launchers.Local(count + 1)
+    on.check([job(str(i)) for i in range(count)])  # no more than there are
+    started = [on.start(job(str(i)), tmp_path / "log.txt") for i in range(count)]
+    assert begun == expected
+    # One that has ended leaves its own to the next; so does one that was stopped.
+    assert on.ended(started[-1:]) == [(started[-1], "")]
+    on.start(job("next"), tmp_path / "log.txt")
+    assert begun[count:] == expected[-1:]
+    on.stop(started)
+    on.start(job("again"), tmp_path / "log.txt")
+    assert begun[count + 1 :] == expected[:1]
 
 
 def test_a_file_of_another_machine_is_looked_for_anew(tmp_path, monkeypatch):
@@ -215,7 +325,13 @@ def test_which_ray_cluster_it_is(monkeypatch, address, variable, where):
     ray = pytest.importorskip("ray")
     asked = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda address, **_: asked.append(address))
+
+    def init(address, **_):
+        asked.append(address)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    monkeypatch.setattr(ray, "init", init)
+    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("RAY_ADDRESS", variable)
     names = ("RAY_task_oom_retries", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
     for name in names:
@@ -223,8 +339,20 @@ def test_which_ray_cluster_it_is(monkeypatch, address, variable, where):
         monkeypatch.delenv(name)
     on = launchers.Ray(address, retries=5)
     assert asked == [where]
+    assert signal.getsignal(signal.SIGTERM) is before  # a stop ends in checkpoints
     assert on._whole == (where == "local")
     assert os.environ[names[0]] == "5"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "told"), [(4, 0.0, True), (4, 0.5, False), (0, 0.0, False)]
+)
+def test_gpus_that_nobody_takes_are_told_of(caplog, gpus, asked, told):
+    on = object.__new__(launchers.Ray)
+    node = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": float(gpus)}}
+    on._ray, on._whole = types.SimpleNamespace(nodes=lambda: [node]), True
+    on.check([job("a", gpus=asked)])
+    assert ("has 4 GPUs, of which no job takes any" in caplog.text) == told
 
 
 def test_jobs_that_wait_for_one_another_are_refused(tmp_path):

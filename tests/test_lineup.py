@@ -116,6 +116,17 @@ def test_a_folder_of_replicates_is_all_of_them(folder):
     assert len({one.config["weights_sha256"] for one in found}) == 3
 
 
+@pytest.mark.parametrize("name", ["choice-large", "adam", "keras.Adam"])
+def test_a_text_that_is_a_name_is_no_folder(folder, tmp_path, monkeypatch, name):
+    """As of a zoo's runs, seen from inside; a path with a dot or of pathlib is."""
+    shutil.copytree(folder, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    (named,) = lineup({"it": name}, **TERMS)
+    assert "teachers" not in named.trained or len(named.trained["teachers"]) > 1
+    for path in (f"./{name}", pathlib.Path(name)):
+        assert [one.replicate for one in lineup({"it": path}, **TERMS)] == [0, 2, 10]
+
+
 def test_a_list_is_replicates_of_one(folder):
     found = lineup({"ours": [folder / "replicate-2", folder / "replicate-0"]}, **TERMS)
     assert [one.replicate for one in found] == [0, 1]
@@ -172,6 +183,7 @@ def test_keras_names_are_what_keras_has():
         ({"oracle": "adam"}, "label 'oracle' is kept"),
         (["keras.Ftrl"], "Ftrl keeps weights of its own"),
         ({"odd": lambda: 3}, "must return a Keras optimizer; it returned 3"),
+        ({"up": lambda: KerasOptimizer("Adam", -0.1)}, r"above 0, or None.*-0\.1"),
     ],
 )
 def test_mistakes(optimizers, message):

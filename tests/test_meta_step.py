@@ -182,6 +182,29 @@ def test_alpha_zero_is_the_meta_loss_alone():
     np.testing.assert_array_equal(helpers.flat(found[0]), helpers.flat(found[1]))
 
 
+def test_alpha_zero_needs_no_teacher_that_survives():
+    task, who = helpers.tiny_task(), helpers.players()
+    weights = helpers.weights_of(who.student)
+    batches = helpers.constants(task.minibatches(0, 3, 5))
+    lost = who._replace(teachers=(rules.SGD(1e30), who.teachers[1]))
+    found = [
+        meta_step.truncation(
+            task,
+            each,
+            Objective(alpha=0.0),
+            weights,
+            helpers.started(task, each),
+            batches,
+        )
+        for each in (who, lost)
+    ]
+    gradients = [helpers.flat(gradient) for gradient, _, _ in found]
+    np.testing.assert_array_equal(*gradients)
+    metrics = found[1][2]
+    assert not np.isfinite(metrics.distance_K[0])
+    assert metrics.loss == metrics.meta_loss
+
+
 def test_segments_are_chosen_by_memory():
     big = [tf.zeros((100_000, 83))]
     medium, small = [tf.zeros((10_000, 83))], [tf.zeros((10, 83))]
@@ -237,7 +260,8 @@ def test_held_out_score_by_hand(float64):
             {"alpha": 0.0, "teacher_forcing": True},
             "needs teachers and an alpha above 0",
         ),
-        ({"segment": 0}, "segment must be at least 1"),
+        ({"segment": 0}, "segment must be a whole number from 1"),
+        ({"segment": 2.5}, "segment must be a whole number from 1, or None, rec"),
         ({"huber_delta": 0.1}, "goes with distance='released'"),
     ],
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import pathlib
 import re
 import types
@@ -18,9 +19,10 @@ from tf_amalgam.curriculum import Curriculum, Progress, Stage
 from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.perturbation import Perturbation
-from tf_amalgam.programs import adaptive_clip
+from tf_amalgam.programs import Programs, adaptive_clip
 from tf_amalgam.settings import Settings
 from tf_amalgam.state import Learned, fresh
+from tf_amalgam.tasks.task import Task
 
 SMALL = {
     "truncation_steps": 6,
@@ -526,6 +528,20 @@ MISTAKES = {
     "threshold": ({"repeat_threshold": -1.0}, "repeat_threshold must be at least 0"),
     "steps": ({"truncation_steps": 0}, "truncation_steps must be a whole number"),
     "rate": ({"meta_learning_rate": 0.0}, "meta_learning_rate must be above 0"),
+    "infinite rate": ({"meta_learning_rate": math.inf}, "above 0 and finite"),
+    "rate as text": ({"meta_learning_rate": "1e-3"}, "received '1e-3'"),
+    "warm-up": ({"warmup_steps": 4.0}, "warmup_steps must be a whole number from 0"),
+    "seed": ({"seed": 1.5}, "seed must be a whole number, received 1.5"),
+    "no seed": ({"seed": None}, "seed must be a whole number, received None"),
+    "replicate": ({"replicate": -1}, "replicate must be a whole number from 0"),
+    "checkpoints": ({"checkpoint_seconds": None}, "checkpoint_seconds must be a fin"),
+    "noise's name": ({"perturbation": "gaussian"}, "must be a Perturbation or None"),
+    "one stage": ({"stages": (6, 1)}, r"such as \(\(100, 4\),\); received \(6, 1\)"),
+    "stages of Choice": (
+        {"scheme": "choice", "choice_stages": (6, 1)},
+        "^choice_stages must be a sequence",
+    ),
+    "a lone stage": ({"stages": Stage(6, 1)}, "sequence of Stage"),
     "scaling": ({"scaling": -1.0}, "scaling must be at least 0"),
     "reduction": ({"reduction": "max"}, "Unknown reduction"),
     "other rule": ({"initial_weights": "other.npz"}, "holds RNNProp.*the student is"),
@@ -550,6 +566,33 @@ def test_mistakes_are_explained_before_any_work(name, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=message):
         amalgamated(workdir=tmp_path / "run", **options)
     assert not pathlib.Path(tmp_path / "run").exists()
+
+
+def test_a_loss_whose_logarithm_is_none_is_refused(tmp_path):
+    """The meta-gradient would point the wrong way, and no validation be finite."""
+
+    def similarity(y, p):
+        return -tf.ones_like(p[:, 0])
+
+    task = Task.from_keras(
+        helpers.tiny_model, helpers.blobs(), similarity, batch_size=8
+    )
+    with pytest.raises(ValueError, match="Task 'tiny_model' is -1 with a fresh model"):
+        tf_amalgam.amalgamate(task, **{**SMALL, "workdir": tmp_path / "run"})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_a_finite_validation_says_so(caplog, monkeypatch):
+    of = Programs.of
+
+    def lost(self, kind, *key):
+        if kind == "validation":
+            return lambda *_: (np.nan, np.nan)
+        return of(self, kind, *key)
+
+    monkeypatch.setattr(Programs, "of", lost)
+    amalgamated(stages=((6, 1),))
+    assert "No validation was finite: the student is as it began" in caplog.text
 
 
 def test_settings_are_ready_for_json():

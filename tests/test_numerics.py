@@ -35,6 +35,13 @@ def test_log_norm_by_hand():
     np.testing.assert_allclose(gradient, [3 / 25, 4 / 25])
 
 
+@pytest.mark.parametrize("name", DISTANCES)
+def test_a_lost_teacher_is_not_near(name):
+    for lost in (np.nan, np.inf):
+        value, _ = value_and_gradient(DISTANCES[name], [1.0, lost])
+        assert not value < 1e30
+
+
 def test_log_half_squares_by_hand():
     value, gradient = value_and_gradient(numerics.log_half_squares, [3.0, 4.0])
     assert value == pytest.approx(np.log(12.5) - np.log(2.0))

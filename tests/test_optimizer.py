@@ -1,6 +1,7 @@
 """The Keras optimizer around a rule: Keras' Adam in our adapter against Keras' Adam."""
 
 import functools
+import math
 import types
 
 import keras
@@ -715,6 +716,10 @@ def test_new_variables_get_keras_own_error():
             "Unknown state_dtype 'float8'.*float16",
         ),
         (lambda: tf_amalgam.RNNProp({"w": np.ones(3)}), "do not belong to rnnprop"),
+        (lambda: tf_amalgam.RNNProp(1e-3), "dict of arrays by name, received 0.001"),
+        (lambda: tf_amalgam.Choice("a/b"), "load takes paths"),
+        (lambda: tf_amalgam.Adam(-1e-3), "finite number from 0.*received -0.001"),
+        (lambda: tf_amalgam.load(learning_rate=math.nan), "received nan"),
         (
             lambda: tf_amalgam.RNNProp(rules.RNNProp(units=8).init_weights(0)),
             r"lstm_0/kernel: expected \(2, 80\), received \(2, 32\)",

@@ -108,6 +108,25 @@ def test_pgd_takes_the_steps_it_is_told():
         assert np.linalg.norm(psi) == pytest.approx(0.3), name
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_attacks_up_a_gradient_whose_square_is_no_number(size):
+    """A meta-gradient of that length is clipped by the optimizer, and used."""
+    single = [
+        {k: tf.cast(value, "float32") for k, value in part.items()}
+        for part in (weights(), gradient())
+    ]
+    w, g = single
+    huge = {k: size * value for k, value in g.items()}
+    zero = {k: tf.zeros_like(value) for k, value in w.items()}
+    for kind in ("normalized", "clipped", "pgd_l2"):
+        how = Perturbation(kind, 0.1)
+        expected = helpers.flat(perturbation.ascend(how, zero, g, w))
+        found = helpers.flat(perturbation.ascend(how, zero, huge, w))
+        if kind == "clipped" and size < 1.0:
+            expected = helpers.flat(huge)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, err_msg=kind)
+
+
 def test_no_gradient_no_attack():
     zero = {k: tf.zeros_like(w) for k, w in weights().items()}
     for kind in ADVERSARIAL:

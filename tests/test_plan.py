@@ -76,21 +76,27 @@ def test_what_fails_does_not_hold_up_the_others(tmp_path, caplog):
 
     def one(file, folder):
         calls.append((pathlib.Path(file).stem, folder))
-        if "choice" in file:
+        if "figure1" in file:
             raise RuntimeError("10 meta-gradients in a row were not finite")
+        if "rates" in file:
+            raise ValueError("initial_weights: of another pool")
 
     names = ["rnnprop", "choice-small", "choice-rule-small", "stronger"]
-    with pytest.raises(RuntimeError, match="These failed: choice-small. All others"):
+    names += ["choice-rates-small"]
+    message = "These failed: choice-small, choice-rates-small. All others"
+    with pytest.raises(RuntimeError, match=message):
         plan.train(names, tmp_path, one)
     assert calls == [
         ("figure1_choice_small", tmp_path / "choice-small"),
+        ("choice_rule_rates", tmp_path / "choice-rates-small"),
         ("figure2_rnnprop", tmp_path / "rnnprop"),
         ("figure2_stronger", tmp_path / "stronger"),
     ]
     assert "choice-small: 10 meta-gradients" in caplog.text
+    assert "choice-rates-small: initial_weights: of another" in caplog.text
     with pytest.raises(ValueError, match="Unknown entry"):
         plan.train(["rnnprop", "no"], tmp_path, one)
-    assert len(calls) == 3
+    assert len(calls) == 4
 
 
 def test_a_replicate_that_diverged_does_not_keep_the_others(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import tf_amalgam
 from tests import helpers
 from tests.test_choice import SMALL
 from tests.test_gin import TINY
-from tf_amalgam import bindings, experiment, rules, run, saved
+from tf_amalgam import bindings, rules, run, saved
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,6 @@ def test_rules_and_rates_of_the_two_presets():
 def test_a_call_says_which_rates_members_have(rates, adam, monkeypatch):
     begun = []
     monkeypatch.setattr(run, "learn", lambda trainer, *_, **__: begun.append(trainer))
-    monkeypatch.setattr(experiment, "_amalgam", lambda *_: None)
     options = {**SMALL, "scheme": "choice", "teachers": "small", "choice_rates": rates}
     with pytest.raises(AttributeError):  # where the rule that was not trained is taken
         tf_amalgam.amalgamate(helpers.tiny_task(), preset="paper", **options)

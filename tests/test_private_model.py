@@ -1,5 +1,6 @@
 """Private training through compile and fit: any optimizer, any number of devices."""
 
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import tensorflow as tf
 import tf_amalgam
 from tests import helpers
 from tests.test_private import MIDDLE, NUMBERS, with_layer
-from tf_amalgam import evaluation, rules
+from tf_amalgam import evaluation, registered, rules
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.tasks import private
 
@@ -173,6 +174,32 @@ def test_any_optimizer_trains_privately_and_resumes_exactly(optimizer, tmp_path)
     assert report["steps"] == 6
     assert report["epsilon"] > 1.0
     assert again.privacy_report(batch_size=8, examples=21) == report
+
+
+def test_a_file_loads_before_the_module_of_its_class(tmp_path, monkeypatch):
+    """As in a process that has imported tf_amalgam, and no more."""
+    model = compiled(seeded(helpers.tiny_model))
+    model.save(tmp_path / "model.keras")
+    known = keras.saving.get_custom_objects()
+    for name, module in registered.LATER.items():
+        cls = getattr(importlib.import_module(module), name)
+        assert known[f"tf_amalgam>{name}"] is cls
+        monkeypatch.setitem(known, f"tf_amalgam>{name}", registered.stand_in(name))
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert type(again) is type(model)
+    np.testing.assert_array_equal(
+        helpers.flat(again.get_weights()), helpers.flat(model.get_weights())
+    )
+
+
+def test_a_smaller_minibatch_than_there_was_is_refused():
+    """Epsilon grows with the share of the examples that a minibatch is."""
+    model = noise_model()
+    noise_of(model, 1)
+    report = model.privacy_report(batch_size=8, examples=24)
+    with pytest.raises(ValueError, match="up to 8 examples; batch_size=4 would under"):
+        model.privacy_report(batch_size=4, examples=24)
+    assert report["epsilon"] < model.privacy_report(12, 24)["epsilon"]
 
 
 def test_another_compile_repeats_no_noise_and_forgets_no_step():

@@ -10,6 +10,7 @@ import pytest
 
 from tests import helpers
 from tests.test_gin import TINY
+from tests.test_meta_train import amalgamated
 from tf_amalgam import bindings, files, jobs, launchers, replicates, saved
 from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
@@ -46,9 +47,23 @@ def test_each_has_its_own_randomness(three):
         assert np.any(found[1] != found[2])
 
 
+def test_all_are_validated_on_the_same_optimizees(tmp_path):
+    """Or the best of them would be the one with the easiest to train."""
+    first = amalgamated(stages=((6, 1),), replicate=0, workdir=tmp_path)
+    start = str(tmp_path / "untrained.npz")
+    plain, second = (
+        amalgamated(stages=((6, 1),), initial_weights=start, **which)
+        for which in ({}, {"replicate": 1})
+    )
+    for other in (plain, second):
+        assert other.validations[0]["score"] == first.validations[0]["score"]
+        assert other.history[0]["meta_loss"] != first.history[0]["meta_loss"]
+
+
 def test_the_folder_explains_itself(three):
     rows = files.read_csv(three / replicates.SUMMARY_FILE)
     assert [row["replicate"] for row in rows] == [0, 1, 2]
+    assert isinstance(rows[0]["replicate"], int)  # and no 0.0
     assert [(row["finished"], row["meta_updates"]) for row in rows] == 3 * [("True", 2)]
     assert len({row["seed"] for row in rows}) == 3
     assert (three / "replicates.png").stat().st_size > 1000
@@ -93,6 +108,46 @@ def test_fewer_are_the_first_of_more_and_finished_ones_stay(three, monkeypatch):
     monkeypatch.setattr(Trainer, "step", None)
     bindings.run_replicates(2, FILES, TINY, three)
     np.testing.assert_array_equal(weights(three / "replicate-1"), before)
+
+
+def test_finished_ones_need_no_checkpoints(three, tmp_path, monkeypatch):
+    """Their README says that these can be removed; nothing is trained anew."""
+    shutil.copytree(three, tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("*/checkpoints"):
+        shutil.rmtree(path)
+    before = (tmp_path / "replicate-1" / "student.npz").read_bytes()
+    for name in ("step", "validate"):
+        monkeypatch.setattr(Trainer, name, None)
+    bindings.run_replicates(3, FILES, TINY, tmp_path)
+    assert (tmp_path / "replicate-1" / "student.npz").read_bytes() == before
+    one = (*TINY, "amalgamate.replicate = 1")
+    found, expected = (
+        bindings.run("amalgamate", FILES, one, folder / "replicate-1")
+        for folder in (tmp_path, three)
+    )
+    assert found.finished
+    np.testing.assert_array_equal(
+        helpers.flat(found.weights), helpers.flat(expected.weights)
+    )
+    for ours, theirs in (
+        (found.history, expected.history),
+        (found.validations, expected.validations),
+    ):
+        assert [list(row) for row in ours] == [list(row) for row in theirs]
+        assert ours[-1]["update"] == theirs[-1]["update"]
+    assert found.validations[-1]["then"] == "finish"
+    assert found.about["best_validation"] == expected.about["best_validation"]
+    # Another experiment is one all the same; what has not ended begins anew.
+    with pytest.raises(ValueError, match="holds another experiment"):
+        bindings.run(
+            "amalgamate",
+            FILES,
+            (*one, "amalgamate.alpha = 0.3"),
+            tmp_path / "replicate-1",
+        )
+    (tmp_path / "replicate-1" / "curves.png").unlink()
+    with pytest.raises(TypeError, match="not callable"):
+        bindings.run("amalgamate", FILES, one, tmp_path / "replicate-1")
 
 
 def test_a_call_for_fewer_keeps_what_is_said_of_the_others(three, tmp_path):
@@ -193,6 +248,21 @@ def test_one_that_diverged_does_not_block_the_next(
     with pytest.raises(RuntimeError, match="1 of 2 replicates failed: replicate-0"):
         bindings.run_replicates(2, FILES, TINY, tmp_path)
     assert calls == [derive_seed(0, "replicate", 0)]
+
+
+def test_what_is_not_here_has_not_been_done(tmp_path):
+    """Where the machines of a cluster have folders of that name of their own."""
+
+    class Elsewhere(launchers.Local):
+        def start(self, job, log):
+            return job.name
+
+        def ended(self, running):
+            return [(name, "") for name in running]
+
+    message = "2 of 2 replicates failed: .* The first: it ended without .*curves.png"
+    with pytest.raises(RuntimeError, match=message):
+        bindings.run_replicates(2, FILES, TINY, tmp_path, Elsewhere())
 
 
 def test_an_interrupt_ends_all(tmp_path, monkeypatch):

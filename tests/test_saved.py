@@ -192,6 +192,22 @@ def test_unknown_rule_lists_the_known(path):
         tf_amalgam.load(path)
 
 
+def test_only_what_loads_again_is_written(tmp_path, monkeypatch):
+    """As `choice-large` it would load what ships under that name."""
+    monkeypatch.chdir(tmp_path)
+    rule = rules.RNNProp()
+    for name in ("choice-large", "mine.h5"):
+        with pytest.raises(ValueError, match=f"must end in .npz, received {name}"):
+            saved.save(
+                name,
+                rule,
+                rule.init_weights(0),
+                warmup_steps=1,
+                warmup_learning_rate=0.1,
+            )
+    assert not list(tmp_path.iterdir())
+
+
 def test_weights_of_another_size_are_refused(path):
     rewritten(path, lambda header, arrays: header["hyperparameters"].update(units=10))
     with pytest.raises(ValueError, match="do not belong to rnnprop"):

@@ -21,8 +21,9 @@ LAYERS = [
     {
         *("numerics", "layout", "files", "privacy", "stats", "warm_up"),
         *("published", "processes", "progress", "terms", "words", "cluster"),
+        "registered",
     },
-    {"rules", "sweep", "frames", "chunks", "plots", "weights", "jobs"},
+    {"rules", "sweep", "frames", "chunks", "plots", "weights", "jobs", "upcoming"},
     {
         *("data", "amalgamation", "perturbation", "curriculum", "guard"),
         *("private_gradients", "participants", "compiled", "measured", "launchers"),

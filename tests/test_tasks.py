@@ -9,10 +9,13 @@ import tensorflow as tf
 
 from tests import helpers
 from tf_amalgam import tasks
+from tf_amalgam.data import Split
 from tf_amalgam.tasks import networks
+from tf_amalgam.tasks import task as task_module
 from tf_amalgam.tasks.resnet import resnet_model
 from tf_amalgam.tasks.task import Task
 
+ONE_HOT = r"test.y has shape \(3,\), of train.y \(\)"
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -177,6 +180,13 @@ def frozen():
 BLOBS = helpers.blobs()
 
 
+def made(metrics=(), **splits):
+    """Returns an optimizee, some of whose splits are others."""
+    splits = {name: Split(*of) for name, of in splits.items()}
+    dataset = BLOBS._replace(**splits)
+    return Task("made", helpers.tiny_model, dataset, CROSS_ENTROPY, 8, metrics)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -246,12 +256,92 @@ BLOBS = helpers.blobs()
             "nothing of its 2x2 images .kernel 1, stride 1, then pool 3",
         ),
         (lambda: helpers.tiny_task(batch_size=500), "larger than its 96"),
-        (lambda: helpers.tiny_task(batch_size=0), "at least 1"),
+        (lambda: helpers.tiny_task(batch_size=0), "a whole number from 1"),
+        (lambda: helpers.tiny_task(batch_size=8.0), "batch_size must be a whole"),
+        (lambda: made(metrics="accuracy"), r"write \('accuracy',\)"),
+        (lambda: made(test=(BLOBS.test.x, np.eye(3)[BLOBS.test.y])), ONE_HOT),
+        (lambda: made(test=(BLOBS.test.x[:, :4], BLOBS.test.y)), "example of test.x"),
+        (lambda: made(test=(BLOBS.test.x[:0], BLOBS.test.y[:0])), "test has 0 exam"),
+        (lambda: made(validation=(BLOBS.test.x, BLOBS.test.y[:3])), "and 3 targets"),
+        (lambda: made(train=(BLOBS.train.x * np.nan, BLOBS.train.y)), "x holds NaN"),
+        (lambda: made(train=tuple(map(list, BLOBS.train))), "must be a NumPy array"),
+        (lambda: made(test=(BLOBS.test.x, BLOBS.test.y + 1)), "run from 1 to 3; the"),
+        (lambda: made(test=(BLOBS.test.x, BLOBS.test.y - 1)), "run from -1 to 1; the"),
+        (
+            lambda: Task("two", helpers.tiny_model, tuple(BLOBS[1:3]), "mse"),
+            "expected a tf_amalgam.data.Dataset, received tuple",
+        ),
     ],
 )
 def test_mistakes_are_explained(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_model_that_is_always_the_same_is_refused():
+    """Or every run would go on from the last one's weights, and nothing would show."""
+    model = helpers.tiny_model()
+    task = Task.from_keras(lambda: model, BLOBS, CROSS_ENTROPY, batch_size=8)
+    for again in (task.initial, task.build_model, task.training_model):
+        with pytest.raises(ValueError, match="returned the same model, or layers"):
+            again(0)
+    fresh = made()
+    assert fresh.build_model(0) is not fresh.build_model(0)
+
+
+@pytest.mark.parametrize("name", ["mse", "binary_crossentropy", "hinge", "function"])
+def test_targets_without_a_last_dimension_are_aligned_as_in_fit(name):
+    """`[B]` and `[B, 1]` would otherwise make a loss of each pair of examples."""
+    loss = {"function": lambda y, p: (y - p) ** 2}.get(name, name)
+    x = np.random.default_rng(0).normal(size=(60, 3)).astype("float32")
+
+    def model_fn():
+        return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+
+    targets = (x[:, 0] > 0).astype("float32")
+    for y in (targets, targets[:, None]):
+        task = Task.from_keras(model_fn, (x, y), loss, batch_size=8)
+        params, _ = task.initial(0)
+        x_train, y_train = task.dataset.train
+        found = task.loss(tf.constant(params), (), (x_train, y_train))[0]
+        model = task.build_model(0)
+        model.compile("sgd", loss)
+        expected = model.evaluate(x_train, y_train, verbose=0)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_ranks_are_those_of_keras():
+    one, two, three = np.ones((4,)), np.ones((4, 1)), np.ones((4, 5, 1))
+    for pair, shapes in [
+        ((one, two), [(4, 1), (4, 1)]),
+        ((two, one), [(4, 1), (4, 1)]),
+        ((three[..., 0], three), [(4, 5), (4, 5)]),
+        ((three, three[..., 0]), [(4, 5), (4, 5)]),
+        ((one, three[..., 0]), [(4,), (4, 5)]),
+        ((one, three), [(4,), (4, 5, 1)]),
+    ]:
+        found = task_module._of_one_rank(*pair)
+        assert [value.shape for value in found] == shapes
+
+
+def test_a_subclass_of_model_is_an_optimizee():
+    """Keras does not know the shapes of its inputs and outputs."""
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+            self.build((None, 5))
+
+        def build(self, shape):
+            self.dense.build(shape)
+            self.built = True
+
+        def call(self, x, training=None):
+            return self.dense(x)
+
+    task = Task.from_keras(Own, BLOBS, CROSS_ENTROPY, batch_size=8)
+    assert task.layout.size == 18
 
 
 def test_what_a_constant_prediction_reaches():

@@ -260,7 +260,9 @@ def test_a_private_search_says_epsilon(tmp_path):
 
 
 def test_one_optimizee_at_a_time(tmp_path):
-    with pytest.raises(ValueError, match="one optimizee.*received list"):
+    with pytest.raises(
+        ValueError, match=r"optimizee is a tf_amalgam.Task.*received \["
+    ):
         tf_amalgam.grid_search([quadratic()], ["sgd"], workdir=tmp_path)
 
 

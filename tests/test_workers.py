@@ -35,10 +35,11 @@ def begun(monkeypatch):
     """Lists the processes that were started, with their bindings and flags."""
     found = []
 
-    def started(binary, gin_files, gin_bindings, workdir, log, flags):
+    def started(binary, gin_files, gin_bindings, workdir, log, flags, gpus):
         assert binary == "evaluate"
         found.append(Fake(log))
         found[-1].bindings, found[-1].flags = gin_bindings, flags
+        found[-1].gpus = gpus
         return found[-1]
 
     monkeypatch.setattr(processes, "started", started)
@@ -60,6 +61,22 @@ def test_a_process_is_replaced_after_its_share(begun, tmp_path):
     assert crew.work(7) == 2
     assert len(begun) == 3
     assert begun[2].log == begun[0].log  # goes on in the same log
+
+
+def test_processes_share_out_the_gpus(begun, monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(
+        *(processes, "share_of_gpus"), lambda *of: given.append(of) or f"{of[0]}"
+    )
+    crew = Workers(2, [], [], tmp_path)
+    crew.work(10)
+    begun[0].returncode = 0
+    crew.work(9)
+    numbers = [number for number, _ in given]
+    assert sorted(numbers[:2]) == [0, 1]
+    assert numbers[2] == numbers[0]  # the GPUs of the one that it replaces
+    assert {count for _, count in given} == {2}
+    assert [fake.gpus for fake in begun] == [str(number) for number in numbers]
 
 
 def test_no_more_processes_than_runs(begun, tmp_path):

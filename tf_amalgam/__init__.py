@@ -9,6 +9,7 @@ Importing this imports Keras and nothing else; the rest comes when first used.
 import importlib
 
 try:
+    from tf_amalgam import registered as _registered  # noqa: F401 -- tells Keras
     from tf_amalgam.cards import available, card
     from tf_amalgam.optimizers import (
         SGD,

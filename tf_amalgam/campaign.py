@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -125,7 +126,7 @@ def planned(what, folder, cpus=2.0, gpus=0.0) -> Iterator[jobs.Job]:
             yield from _evaluations(what, folder, optimizee, label, label, 0, needs)
         for label in what.trainings:
             for i in range(what.replicates):
-                source = str(folder / label)
+                source = os.path.join(folder, label)  # of "." no mere name
                 yield from _evaluations(
                     what, folder, optimizee, label, source, i, needs
                 )

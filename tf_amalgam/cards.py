@@ -40,6 +40,8 @@ class Card:
         preset: of its training.
         seed: root of its training's randomness; None where that is not known.
         hours: that the whole training took, on this `machine`; NaN where not known.
+        with_choice: whether that holds the training of the Choice rule that taught it.
+        finished: False if the training was stopped; None where that is not known.
         machine: number and kind of processor cores.
         command: that made it; empty where it is not known.
         licence: of its weights; empty where it is not known.
@@ -63,6 +65,8 @@ class Card:
     preset: str = ""
     seed: int | None = None
     hours: float = math.nan
+    with_choice: bool = False
+    finished: bool | None = None
     machine: str = ""
     command: str = ""
     licence: str = ""
@@ -75,15 +79,9 @@ class Card:
         """Returns the card as text, a fact a line."""
         lines = [self.name]
         for fact, told in {"what": self.what, **self.facts()}.items():
-            lines += textwrap.wrap(
-                f"{fact}: {told}",
-                88,
-                initial_indent="  ",
-                subsequent_indent="    ",
-                break_on_hyphens=False,
-            )
+            lines += _wrapped(f"{fact}: {told}")
         if self.results:
-            lines += [f"  {terms(self.results[0])}:"]
+            lines += _wrapped(f"{terms(self.results[0])}:")
             lines += [f"    {_result(row)}" for row in self.results]
             lines += [f"  known failures: {line}" for line in failures(self)]
         return "\n".join(lines)
@@ -131,7 +129,9 @@ class Card:
         told += [f"seed {self.seed}"] if self.seed is not None else []
         if math.isfinite(self.hours):
             told += [f"{60.0 * self.hours:.0f} minutes on {self.machine}"]
-        if self.validations and self.validations[-1]["then"] != "finish":
+            if self.with_choice:
+                told[-1] += " with the Choice rule"
+        if self.finished is False:
             told += ["not finished"]
         if len(self.replicates) > 1:
             told += [f"the best of {len(self.replicates)} replicates"]
@@ -182,12 +182,16 @@ def card(name_or_path) -> Card:
     Raises:
         ValueError, FileNotFoundError: as `load`.
     """
-    name = os.fspath(name_or_path)
-    if name in rules.TEACHERS:
+    name, known = os.fspath(name_or_path), saved.is_name(name_or_path)
+    if known and name in rules.TEACHERS:
         rule = rules.make_rule(name)
         return Card(name, rule.name, rule.get_config(), results=_results(name))
-    rule, _, header = saved.find(name)
+    rule, _, header = saved.find(name_or_path)
     about = header["about"]
+    validations = about.get("validations", ())
+    finished = about.get("finished")  # what a file without validations may say
+    if "validations" in about:
+        finished = bool(validations) and validations[-1]["then"] == "finish"
     updates = about.get("best_after_meta_updates", about.get("meta_updates"))
     return Card(
         name,
@@ -208,13 +212,15 @@ def card(name_or_path) -> Card:
         preset=about.get("preset", ""),
         seed=about.get("root_seed", about.get("seed")),
         hours=about.get("seconds", math.nan) / 3600.0,
+        with_choice="choice" in about,
+        finished=finished,
         machine=about.get("versions", {}).get("machine", ""),
         command=_command(about.get("made")),
         licence=about.get("licence", ""),
         sha256=header["sha256"],
-        validations=tuple(about.get("validations", ())),
+        validations=tuple(validations),
         replicates=tuple(about.get("replicates", ())),
-        results=_results(name) if name in saved.shipped_names() else (),
+        results=_results(name) if known else (),
     )
 
 
@@ -246,13 +252,23 @@ def _command(made):
     return shlex.join(command) + place
 
 
+def _wrapped(line):
+    return textwrap.wrap(
+        line, 88, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+    )
+
+
 def terms(row) -> str:
     """Returns in words how results were measured."""
-    preset = f"{row['preset']} preset, " if row["kind"] == "analytic" else ""
+    given = oracle = ""
+    if row["kind"] == "analytic":
+        given = f'load("{row["optimizer"]}", preset="{row["preset"]}"), '
+    elif row["oracle"]:
+        oracle = f"; oracle of the {row['preset']} preset"
     return (
-        f"measured ({preset}warm-up of {row['warmup_steps']:.0f} steps at "
+        f"measured ({given}warm-up of {row['warmup_steps']:.0f} steps at "
         f"{row['warmup_learning_rate']}; losses at the best of {row['epochs']:.0f} "
-        "epochs)"
+        f"epochs{oracle})"
     )
 
 
@@ -264,15 +280,17 @@ def loss(value, deviation="") -> str:
 def failures(card) -> list[str]:
     """Returns where an optimizer fails, by its results, a line for each optimizee.
 
-    A failure is a run that diverged, or a mean validation loss that is more than a
-    tenth above the oracle's.
+    A failure is a run that diverged or did not learn, or a mean validation loss that is
+    more than a tenth above the oracle's.
     """
     found = []
     for row in card.results:
         where, diverged = row["optimizee"], row["diverged"]
         if diverged:
             found.append(f"{where}: {diverged:.0f} of {row['seeds']:.0f} runs diverged")
-        elif row["oracle"]:
+        if lost := row.get("not_learned"):
+            found.append(f"{where}: {lost:.0f} of {row['seeds']:.0f} did not learn")
+        if not diverged and row["oracle"]:
             above = row["validation_loss"] / row["oracle_loss"] - 1.0
             if above > BEHIND:
                 found.append(f"{where}: {above:.1%} above {row['oracle']}, the oracle")
@@ -286,6 +304,8 @@ def _result(row):
         told += f", accuracy {accuracy}"
     if row["diverged"]:
         told += f", {row['diverged']:.0f} diverged"
+    if row.get("not_learned"):
+        told += f", {row['not_learned']:.0f} not learned"
     told += f" ({row['seeds']:.0f} seeds)"
     for kind in ("oracle", "rival"):
         if row.get(kind) and row[kind] != row["optimizer"]:

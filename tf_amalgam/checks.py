@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import operator
 
 
 def unknown(kind: str, name, known) -> str:
@@ -20,6 +21,26 @@ def check_whole(name: str, value, least: int, or_none=False):
         raise ValueError(
             f"{name} must be a whole number from {least}{also}, received {value!r}."
         )
+
+
+def as_whole(name: str, value) -> int:
+    """Returns a whole number, of NumPy too, as an int; raises ValueError for others."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number, received {value!r}.")
+    return found
+
+
+def sequence(name: str, value) -> list:
+    """Returns a sequence of texts as a list; raises ValueError for a single text."""
+    if isinstance(value, str):
+        raise ValueError(
+            f"{name} must be a sequence, received {value!r}; write [{value!r}]."
+        )
+    return list(value)
 
 
 def is_number(value) -> bool:

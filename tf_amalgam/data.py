@@ -9,6 +9,7 @@ import numpy as np
 from tf_amalgam.checks import unknown
 
 EMBEDDED = ("digits",)
+SPLITS = ("train", "validation", "test")
 IMAGE_SETS = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "svhn_cropped")
 
 
@@ -95,6 +96,45 @@ def from_arrays(x, y, name: str = "arrays", validation_fraction: float = 0.1):
     order = np.random.default_rng(0).permutation(len(x))
     test, validation, train = np.split(order, [held_out, 2 * held_out])
     return Dataset(name, *(Split(x[i], y[i]) for i in (train, validation, test)))
+
+
+def check(dataset, whose):
+    """Raises ValueError unless the splits of a data set go together.
+
+    Args:
+        dataset: a `Dataset`.
+        whose: of whom the message speaks.
+    """
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"{whose}: expected a tf_amalgam.data.Dataset, received "
+            f"{type(dataset).__name__}."
+        )
+    for name, split in zip(SPLITS, dataset[1:], strict=True):
+        for part in ("x", "y"):
+            found = getattr(split, part)
+            if not isinstance(found, np.ndarray) or not found.ndim:
+                raise ValueError(
+                    f"{whose}: {name}.{part} must be a NumPy array of examples, "
+                    f"received {type(found).__name__}."
+                )
+            like = getattr(dataset.train, part)
+            if found.shape[1:] != like.shape[1:]:
+                raise ValueError(
+                    f"{whose}: an example of {name}.{part} has shape "
+                    f"{found.shape[1:]}, of train.{part} {like.shape[1:]}. Give all "
+                    "splits alike."
+                )
+            if found.dtype.kind == "f" and not np.isfinite(found).all():
+                raise ValueError(
+                    f"{whose}: {name}.{part} holds NaN or infinite values; clean the "
+                    "data first."
+                )
+        if not 0 < len(split.x) == len(split.y):
+            raise ValueError(
+                f"{whose}: {name} has {len(split.x)} examples and {len(split.y)} "
+                "targets; expected as many, and at least one."
+            )
 
 
 def batch_indices(examples: int, batch_size: int, seed: int, start: int, count: int):

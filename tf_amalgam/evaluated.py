@@ -5,6 +5,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from tf_amalgam import frames, participants, stats
+from tf_amalgam.checks import sequence
 
 # Below so many epochs what a smoothing of 2 epochs leaves of a falling curve is mostly
 # its trend: of losses 1/t, without any noise, σ_η of the logarithm is .30 at 3 epochs,
@@ -28,6 +29,8 @@ class Evaluated(NamedTuple):
 
 def gather(found, pool=None, reference=None, rivals=()) -> Evaluated:
     """Returns records as what figures are drawn of (see `reporting.write_report`)."""
+    pool = pool if pool is None else sequence("pool", pool)
+    rivals = sequence("rivals", rivals)
     runs = frames.runs(found)
     known = list(dict.fromkeys(runs["optimizer"]))
     for label in [*(pool or ()), *([reference] if reference else []), *rivals]:

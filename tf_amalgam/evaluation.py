@@ -3,13 +3,15 @@
 import fnmatch
 import json
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 
 from tf_amalgam import files, plots, records, terms
-from tf_amalgam.checks import check_whole
+from tf_amalgam.checks import as_whole, check_whole, sequence
 from tf_amalgam.lineup import labelled, lineup
 from tf_amalgam.sweep import Job, sweep
+from tf_amalgam.tasks.task import check_task
 from tf_amalgam.trial import train_once
 
 TERMS_FILE = "terms.json"
@@ -89,12 +91,17 @@ def evaluate(
         OSError: naming a record that cannot be written (a full disk, say).
     """
     tasks = [tasks] if not isinstance(tasks, (list, tuple)) else list(tasks)
+    for task in tasks:
+        check_task(task)
     names = [task.name for task in tasks]
     if len(set(names)) < len(names) or not names:
         raise ValueError(f"Optimizees need distinct names; received {names}.")
+    workdir = pathlib.Path(workdir).expanduser()
     check_whole("epochs", epochs, 1)
     check_whole("limit", limit, 0, or_none=True)
-    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    alone = isinstance(seeds, str) or not isinstance(seeds, Iterable)
+    seeds = [as_whole("seeds", seed) for seed in ([seeds] if alone else seeds)]
+    only = only if only is None else sequence("only", only)
     if not seeds:
         raise ValueError("evaluate needs at least one seed; received none.")
     shared = {

@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import tensorflow as tf
+
 from tf_amalgam import cluster, given, optimizers, rules, run, saved
-from tf_amalgam.checks import unknown
+from tf_amalgam.checks import as_whole, check_whole, is_number, unknown
 from tf_amalgam.curriculum import Curriculum, Stage
 from tf_amalgam.meta_step import Players
 from tf_amalgam.meta_train import Trainer
@@ -12,6 +14,7 @@ from tf_amalgam.numerics import derive_seed
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.rule import Rule
 from tf_amalgam.settings import PERTURBED, PRESETS, Settings
+from tf_amalgam.tasks.task import check_task
 from tf_amalgam.workdir import CHOICE_FOLDER, Workdir
 
 # The released schedule of a Choice rule: (truncations of an unroll, periods); with
@@ -199,8 +202,9 @@ def amalgamate(
         WorkerLost: if another machine's process has ended (`"multi_worker"`).
         KeyboardInterrupt: on Ctrl-C, after a checkpoint was written.
     """
-    if preset not in PRESETS:
-        raise ValueError(unknown("preset", preset, tuple(PRESETS)))
+    _check_given(task, preset, perturbation, checkpoint_seconds)
+    seed = as_whole("seed", seed)
+    check_whole("replicate", replicate, 0, or_none=True)
     if profile and workdir is None:
         raise ValueError("profile=True writes a trace into workdir; give one.")
     chosen: dict[str, Any] = {
@@ -236,6 +240,7 @@ def amalgamate(
         validation_steps=validation_steps,
         max_skipped=max_skipped,
         seed=root,
+        validation_seed=seed,
         **chosen,
     )
     student = given.student(student, preset)
@@ -267,9 +272,7 @@ def amalgamate(
         players = Players(student, pool, tuple({} for _ in pool))
         trainer = Trainer(task, players, settings, devices)
         folder = Workdir(workdir, about) if workdir is not None else None
-        return _amalgam(
-            trainer, about, run.learn(trainer, weights, folder, about, **options)
-        )
+        return _learned(trainer, weights, folder, about, **options)
     teacher, teacher_weights, told = given.choice(
         choice, teachers, preset, choice_rates
     )
@@ -283,11 +286,12 @@ def amalgamate(
         input_noise=0.0,
         scaling=choice_scaling,
         curriculum=Curriculum(
-            _stages(choice_stages),
+            _stages(choice_stages, "choice_stages"),
             repeat_threshold=choice_repeat_threshold,
             max_repeats=max_repeats,
         ),
         seed=derive_seed(root, "choice"),
+        validation_seed=derive_seed(seed, "choice"),
     )
     mixer, mixed, spent = None, None, 0.0
     if teacher_weights is None:
@@ -299,15 +303,21 @@ def amalgamate(
         teacher_weights, spent = mixed.weights, mixed.about["seconds"]
     players = Players(student, (teacher,), (teacher_weights,))
     trainer = Trainer(task, players, settings, devices)
-    state = run.learn(trainer, weights, folder, about, spent=spent, **options)
-    return _amalgam(trainer, about, state)._replace(choice=mixed)
+    learned = _learned(trainer, weights, folder, about, spent=spent, **options)
+    return learned._replace(choice=mixed)
 
 
-def _amalgam(trainer, about, state):
+def _learned(trainer, weights, folder, about, **options):
+    """Returns the `Amalgam` of a run, which is over or goes on until it is."""
+    rule, settings = trainer.players.student, trainer.settings
+    if folder is not None and (told := folder.over()):
+        weights, history, validations, about = told
+        return Amalgam(rule, weights, settings, history, validations, True, about)
+    state = run.learn(trainer, weights, folder, about, **options)
     return Amalgam(
-        trainer.players.student,
+        rule,
         state.best.weights,
-        trainer.settings,
+        settings,
         list(state.history),
         list(state.validations),
         trainer.done(state),
@@ -329,9 +339,39 @@ def _train_choice(trainer, about, folder, options):
     }
     inner = Workdir(folder.path / CHOICE_FOLDER, told) if folder else None
     weights = rule.init_weights(derive_seed(settings.seed, "student"))
-    state = run.learn(trainer, weights, inner, told, label="training Choice", **options)
-    return _amalgam(trainer, told, state)
+    return _learned(trainer, weights, inner, told, label="training Choice", **options)
 
 
-def _stages(stages):
-    return tuple(s if isinstance(s, Stage) else Stage(*s) for s in stages)
+def _stages(stages, name="stages"):
+    try:
+        return tuple(s if isinstance(s, Stage) else Stage(*s) for s in stages)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} must be a sequence of Stage or (inner steps, periods), such as "
+            f"((100, 4),); received {stages!r}."
+        ) from error
+
+
+def _check_given(task, preset, perturbation, checkpoint_seconds):
+    """Raises ValueError for what would fail late, or be wrong in silence."""
+    check_task(task)
+    if preset not in PRESETS:
+        raise ValueError(unknown("preset", preset, tuple(PRESETS)))
+    if not isinstance(perturbation, (Perturbation, type(None))):
+        raise ValueError(
+            f"perturbation must be a Perturbation or None, received {perturbation!r}."
+        )
+    if not is_number(checkpoint_seconds) or checkpoint_seconds < 0:
+        raise ValueError(
+            "checkpoint_seconds must be a finite number from 0, received "
+            f"{checkpoint_seconds!r}."
+        )
+    params, state = task.initial(0)
+    batch = tuple(part[: task.batch_size] for part in task.dataset.validation)
+    loss = float(task.held_out_loss(tf.constant(params), state, batch))
+    if loss <= 0.0:
+        raise ValueError(
+            f"The loss of Task {task.name!r} is {loss:.3g} with a fresh model. "
+            "Meta-training takes its logarithm, so it must stay above 0: add a "
+            "constant, or use another loss."
+        )

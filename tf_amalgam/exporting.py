@@ -38,8 +38,7 @@ def export(
             rivals come without an evaluation, or that has no records of it.
     """
     output = pathlib.Path(output)
-    if output.suffix != ".npz":
-        raise ValueError(f"output must end in .npz, received {output}.")
+    saved.check_ending(output)
     if evaluation is None and (label or rivals):
         raise ValueError(
             "A label or rivals are of an evaluation's records; give the evaluation."
@@ -139,7 +138,7 @@ def _measured(rows):
             cards.loss(row["validation_loss"], row["validation_sd"]),
             cards.loss(row["test_loss"]),
             cards.loss(row["test_accuracy"]),
-            f"{row['diverged']:.0f} of {row['seeds']:.0f}",
+            _lost(row),
         ]
         for row in rows
     ]
@@ -150,6 +149,13 @@ def _measured(rows):
                 told = f"{row[kind]} {cards.loss(row[f'{kind}_loss'])}"
                 line.append(told if row[kind] else "–")
     return _table([head, *lines])
+
+
+def _lost(row):
+    told = f"{row['diverged']:.0f} of {row['seeds']:.0f}"
+    if row.get("not_learned"):
+        told += f", {row['not_learned']:.0f} more did not learn"
+    return told
 
 
 def _results(evaluation, label, sha256, rivals):

@@ -147,10 +147,12 @@ def read_csv(path) -> list[dict]:
 
 
 def _number(text):
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 @contextlib.contextmanager

@@ -50,7 +50,8 @@ class Guard:
     long as the default fallback's, and their cosines .3 to 1 (350 steps each).
 
     Attributes:
-        fallback: an analytic rule; by default Adam as the paper's authors tuned it.
+        fallback: an analytic rule; by default Adam at the rate of the paper's
+            authors, bias-corrected.
         size: a learned step longer than so many times the fallback's is out of bounds.
         cosine: so is one whose cosine with the fallback's is below this.
         climb: the loss has climbed when its running average has lost more than this

@@ -72,6 +72,7 @@ def import_checkpoint(
     """
     if rule not in VARIABLES:
         raise ValueError(unknown("rule to import", rule, tuple(VARIABLES)))
+    saved.check_ending(output)
     made = rules.make_rule(rule, preset)
     prefix = _prefix(pathlib.Path(path))
     # The folders that tell schemes and replicates apart, not the whole path.

@@ -29,6 +29,8 @@ class Job(NamedTuple):
         after: names of jobs, or parts of names that end in a slash, which it needs.
         log: file of its output; by default one beside the others of its list.
         cpus, gpus: how many it takes up; parts of one are possible.
+        always: whether it is run even where all that is there; it then checks that
+            what is there is its own.
     """
 
     name: str
@@ -42,20 +44,24 @@ class Job(NamedTuple):
     log: str = ""
     cpus: float = 2.0
     gpus: float = 0.0
+    always: bool = False
 
     @property
     def done(self) -> bool:
-        """Whether all that it makes is there."""
-        return bool(self.makes) and all(map(os.path.isfile, self.makes))
+        """Whether all that it makes is there, and it need not be run."""
+        return bool(self.makes) and not self.always and self._made()
 
     def done_elsewhere(self) -> bool:
-        """Whether all is there that another machine was to make.
+        """Whether all is there that it, or another machine, was to make.
 
         What this one remembers of a folder of a file server may be older.
         """
         for folder in {os.path.dirname(path) for path in self.makes}:
             files.look_anew(folder or ".")
-        return self.done
+        return self._made()
+
+    def _made(self):
+        return all(map(os.path.isfile, self.makes))
 
 
 def write(jobs, path):

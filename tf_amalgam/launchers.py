@@ -4,12 +4,12 @@ import logging
 import os
 import pathlib
 import signal
+import threading
 import time
-from collections import Counter, deque
 from typing import Any
 
 from tf_amalgam import jobs as listed
-from tf_amalgam import processes
+from tf_amalgam import processes, upcoming
 from tf_amalgam.checks import check_whole
 from tf_amalgam.processes import LOGS
 from tf_amalgam.progress import Bar
@@ -63,7 +63,9 @@ def run(jobs, on, folder, *, progress=True, description="running", ended=None):
 
     Each job starts when those that it comes after are done, as far as they are in the
     list, and is then the next. One that fails is not tried again in this call (a lost
-    one is, by Ray); those that come after it are left.
+    one is, by Ray); those that come after it are left. What was running when an earlier
+    call was killed, with all its processes, comes last: it may have been what killed
+    it, for want of memory say. (What is run `always` keeps its place.)
 
     Args:
         jobs: sequence of `jobs.Job`.
@@ -78,14 +80,16 @@ def run(jobs, on, folder, *, progress=True, description="running", ended=None):
         KeyboardInterrupt: on Ctrl-C, after what was running has been stopped.
     """
     listed.check(jobs)
-    _check_order(jobs)
-    on.check(jobs)
-    queue = _Queue(jobs)
+    undone = [job for job in jobs if not job.done]
+    upcoming.check_order(undone)
+    on.check(undone)
+    marks = upcoming.Marks(folder)
+    queue = upcoming.Queue(undone, marks.left())
     running: dict[Any, listed.Job] = {}
     failed: dict[str, str] = {}
     with Bar(
         total=len(jobs),
-        initial=queue.done,
+        initial=len(jobs) - len(undone),
         desc=description,
         unit="job",
         disable=not progress,
@@ -94,9 +98,11 @@ def run(jobs, on, folder, *, progress=True, description="running", ended=None):
             while queue.ready or running:
                 while queue.ready and on.has_room(len(running)):
                     job = queue.ready.popleft()
+                    marks.put(job)
                     running[on.start(job, log_of(job, folder))] = job
                 for handle, error in on.ended(running):
                     job = running.pop(handle)
+                    marks.remove(job)
                     if not error and job.makes and not job.done_elsewhere():
                         error = f"it ended without {', '.join(job.makes)}"
                     if error:
@@ -109,18 +115,10 @@ def run(jobs, on, folder, *, progress=True, description="running", ended=None):
                 bar.say(_status(running, failed))
         except BaseException:
             on.stop(running)
+            for job in running.values():
+                marks.remove(job)
             raise
     return failed
-
-
-def _check_order(jobs):
-    """Raises ValueError for jobs that wait for one another, before any starts."""
-    queue = _Queue(jobs)
-    while queue.ready:
-        queue.finish(queue.ready.popleft())
-    if queue.waiting:
-        names = ", ".join(list(queue.waiting)[:5])
-        raise ValueError(f"These jobs wait for one another: {names}.")
 
 
 def log_of(job, folder) -> pathlib.Path:
@@ -144,51 +142,6 @@ def check(failed, jobs, folder):
         )
 
 
-class _Queue:
-    """The jobs that are not done: ready ones, and those that wait for others."""
-
-    def __init__(self, jobs):
-        undone = [job for job in jobs if not job.done]
-        self.done = len(jobs) - len(undone)
-        self.ready: deque = deque()
-        self.waiting: dict[str, Any] = {}
-        # What may be waited for → how many such jobs are undone.
-        self._left: Counter = Counter(n for job in undone for n in _names(job.name))
-        self._waiters: dict[str, list] = {}
-        self._missing: dict[str, int] = {}
-        for job in undone:
-            needs = [name for name in job.after if self._left[name]]
-            if not needs:
-                self.ready.append(job)
-                continue
-            self.waiting[job.name] = job
-            self._missing[job.name] = len(needs)
-            for name in needs:
-                self._waiters.setdefault(name, []).append(job.name)
-
-    def finish(self, job):
-        """Takes note that a job is done."""
-        freed = []
-        for name in _names(job.name):
-            self._left[name] -= 1
-            if self._left[name]:
-                continue
-            for waiter in self._waiters.pop(name, ()):
-                self._missing[waiter] -= 1
-                if not self._missing[waiter]:
-                    freed.append(self.waiting.pop(waiter))
-        # Before what else is ready: the sooner one sees what came out of a job.
-        self.ready.extendleft(reversed(freed))
-
-
-def _names(name):
-    """Yields a name, and the parts of it by which others may wait for it."""
-    yield name
-    parts = name.split("/")
-    for i in range(1, len(parts)):
-        yield "/".join(parts[:i]) + "/"
-
-
 def _status(running, failed):
     told = [f"{len(running)} running" if running else ""]
     told.append(f"{len(failed)} failed" if failed else "")
@@ -196,14 +149,19 @@ def _status(running, failed):
 
 
 class Local:
-    """Runs jobs as processes of this machine, so many at a time."""
+    """Runs jobs as processes of this machine, so many at a time.
+
+    Its GPUs are shared out among them.
+    """
 
     def __init__(self, parallel=1):
         check_whole("parallel", parallel, 1)
-        self._parallel = parallel
+        self._parallel = self._sharing = parallel
+        self._numbers: dict[Any, int] = {}  # of the processes, from 0
 
     def check(self, jobs):
         """Raises nothing: a job of any size runs here."""
+        self._sharing = max(1, min(self._parallel, len(jobs)))
 
     def has_room(self, running):
         """Whether another job can start beside so many."""
@@ -211,16 +169,25 @@ class Local:
 
     def start(self, job, log):
         """Returns the process of a job."""
-        return _process(job, log)
+        taken = self._numbers.values()
+        number = next(n for n in range(self._parallel) if n not in taken)
+        gpus = processes.share_of_gpus(number, self._sharing)
+        process = _process(job, log, gpus=gpus)
+        self._numbers[process] = number
+        return process
 
     def ended(self, running):
         """Returns `(process, error)` of each that has ended, after a moment's wait."""
         time.sleep(PATIENCE)
-        return [(p, _said(p.returncode)) for p in running if p.poll() is not None]
+        found = [process for process in running if process.poll() is not None]
+        for process in found:
+            del self._numbers[process]
+        return [(process, _said(process.returncode)) for process in found]
 
     def stop(self, running):
         """Interrupts all and waits until they have ended."""
         processes.interrupt(running)
+        self._numbers.clear()
 
 
 class Ray:
@@ -248,13 +215,18 @@ class Ray:
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
             # Without an address Ray would join what `ray start` has started here.
             where = address or os.environ.get("RAY_ADDRESS") or "local"
+            heeded = signal.getsignal(signal.SIGTERM)
             try:
                 ray.init(address=where, log_to_driver=False, include_dashboard=False)
             except ConnectionError as error:
                 raise ValueError(
                     f"No Ray cluster answers at {where!r} ({error}). Start one with "
-                    "ray start --head, or leave the address out."
+                    "ray start --head, or leave the address (RAY_ADDRESS, too) out."
                 ) from error
+            # Ray puts in its own, which ends this process without more ado.
+            main = threading.current_thread() is threading.main_thread()
+            if main and heeded is not None:
+                signal.signal(signal.SIGTERM, heeded)
         self._retries = {"max_retries": retries, "retry_exceptions": [Lost]}
         self._task = ray.remote(_on_ray)
 
@@ -264,6 +236,13 @@ class Ray:
         One that is given by its address may grow: then it is only warned of.
         """
         nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
+        gpus = sum(n.get("GPU", 0) for n in nodes)
+        if gpus and jobs and not any(job.gpus for job in jobs):
+            logging.warning(
+                "The Ray cluster has %g GPUs, of which no job takes any: give "
+                "--job_gpus to use them.",
+                gpus,
+            )
         for job in {(job.cpus, job.gpus): job for job in jobs}.values():
             needs = {"CPU": job.cpus, "GPU": job.gpus}
             if any(all(n.get(k, 0) >= v for k, v in needs.items()) for n in nodes):
@@ -340,9 +319,8 @@ def _on_ray(job, log, folder, environment):
     # as what a script has put into the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
-    if not job.gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    process = _process(job, log, folder=folder, cpus=job.cpus)
+    gpus = None if job.gpus else "-1"  # those that Ray has given, or none
+    process = _process(job, log, folder=folder, cpus=job.cpus, gpus=gpus)
     try:
         # Ray cancels between two lines of Python, which a mere wait would not reach.
         while (status := process.poll()) is None:
@@ -361,5 +339,5 @@ def _said(status):
     if status == INTERRUPTED:
         return "it was interrupted"
     if status < 0:
-        return f"it was killed by {signal.Signals(-status).name}"
+        return f"it was killed by {processes.killer(status)}"
     return f"it ended with status {status}" if status else ""

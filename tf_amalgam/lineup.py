@@ -9,7 +9,7 @@ from typing import NamedTuple
 import keras
 
 from tf_amalgam import replicates, rules, saved
-from tf_amalgam.checks import unknown
+from tf_amalgam.checks import is_number, unknown
 from tf_amalgam.optimizer import RuleOptimizer
 from tf_amalgam.optimizers import optimizer_for
 from tf_amalgam.rules.choice import Choice
@@ -37,6 +37,12 @@ class KerasOptimizer:
         known = keras_names()
         if self.name not in known:
             raise ValueError(unknown("Keras optimizer", self.name, known))
+        rate = self.learning_rate
+        if rate is not None and not (is_number(rate) and rate > 0):
+            raise ValueError(
+                f"KerasOptimizer: learning_rate must be a number above 0, or None, "
+                f"received {rate!r}."
+            )
 
     def make(self):
         """Returns a fresh one."""
@@ -124,7 +130,7 @@ def lineup(
             if wanted is not None and not wanted(label, i):
                 found.append(Contestant(label, i, _nobody, {}, "", {}))
                 continue
-            if isinstance(one, (str, pathlib.Path)) and is_unfinished(one):
+            if _is_path(one) and is_unfinished(one):
                 logging.warning(
                     "%s: the training in %s has not ended. What is evaluated is its "
                     "best student so far; afterwards give it another workdir.",
@@ -242,9 +248,15 @@ def _replicates(given):
     """Returns replicate number → what makes it."""
     if isinstance(given, (list, tuple)):
         return dict(enumerate(given))
-    if isinstance(given, (str, pathlib.Path)) and pathlib.Path(given).is_dir():
+    if _is_path(given) and pathlib.Path(given).is_dir():
         return replicates.students(given) or {0: given}
     return {0: given}
+
+
+def _is_path(given):
+    """Returns whether an entry is where something lies, and no name."""
+    named = saved.is_name(given) or (isinstance(given, str) and given.startswith(KERAS))
+    return isinstance(given, (str, pathlib.Path)) and not named
 
 
 def _with_warm_up(given, preset, terms):

@@ -4,7 +4,7 @@ import math
 
 from tf_amalgam import frames, terms
 
-TERMS = ("warmup_steps", "warmup_learning_rate")
+TERMS = ("epochs", "warmup_steps", "warmup_learning_rate")
 # What an optimizee is, beside its name.
 OPTIMIZEE = ("dataset", "parameters", "batch_size", "examples")
 
@@ -15,7 +15,8 @@ def results(records, rivals=()):
     Losses are means over runs that did not diverge: `validation_loss` the best one of
     all epochs, `test_…` of that epoch's weights. `oracle` is the best of the pool by
     validation on that optimizee, `rival` the best of some others; each with its mean
-    validation loss.
+    validation loss. `not_learned` counts runs that stayed above the loss of a net that
+    always says the same, though they did not diverge.
 
     Args:
         records: as `records.read_all` returns them.
@@ -33,12 +34,13 @@ def results(records, rivals=()):
             f"There are no records of {', '.join(unknown)}. There are: "
             f"{', '.join(labels)}."
         )
+    runs["not_learned"] = ~runs["learned"] & ~runs["diverged"]
     means = runs.groupby(["task", "optimizer"])["best_val_loss"].mean()
     table = runs.groupby(["optimizer", "kind", "task"], sort=False, as_index=False).agg(
         seeds=("seed", "nunique"),
         seed_numbers=("seed", lambda found: " ".join(map(str, sorted(set(found))))),
-        epochs=("epochs", "max"),
         diverged=("diverged", "sum"),
+        not_learned=("not_learned", "sum"),
         validation_loss=("best_val_loss", "mean"),
         validation_sd=("best_val_loss", "std"),
         test_loss=("test_at_best_loss", "mean"),

@@ -277,6 +277,8 @@ def _truncation(task, players, objective, weights, carry, batches, with_gradient
                 objective.huber_delta,
             )
             loss = objective.alpha * amalgamation.combine(distances_K, objective.scheme)
+        if not objective.alpha:  # a teacher that is lost costs nothing then
+            return distances_K, tf.zeros_like(params_P)
         return distances_K, tape.gradient(loss, params_P)
 
     forward = unroll.unroll_forward(
@@ -343,7 +345,7 @@ def _metrics(objective, forward):
         imitation = tf.zeros((), losses_T.dtype)
         farthest_TK = distances_TK
         teacher_losses_KT = tf.zeros((0, losses_T.shape[0]), losses_T.dtype)
-    loss = objective.alpha * imitation
+    loss = objective.alpha * imitation if objective.alpha else tf.zeros_like(meta_loss)
     return Metrics(
         loss=loss if objective.teacher_forcing else meta_loss + loss,
         meta_loss=meta_loss,

@@ -215,8 +215,12 @@ class Trainer:
 
     # The optimizees of a meta-epoch.
 
-    def _seed(self, *names):
-        return derive_seed(self.settings.seed, *names)
+    def _seed(self, what, kind, *numbers):
+        settings = self.settings
+        root = settings.seed
+        if kind == "validation" and settings.validation_seed is not None:
+            root = settings.validation_seed
+        return derive_seed(root, what, kind, *numbers)
 
     def _begin(self, kind, epoch, index, scaling) -> Carry:
         carry = meta_step.initial_carry(
@@ -285,8 +289,9 @@ class Trainer:
         if in_a_row >= self.settings.max_skipped:
             raise Diverged(
                 f"{in_a_row} meta-gradients in a row were not finite (max_skipped). "
-                "What was learned before is kept. Try a smaller meta_learning_rate, "
-                "adaptive_clip=0.1, a smaller scaling, or another seed."
+                "What was learned before is kept in the workdir, if one was given. "
+                "Try a smaller meta_learning_rate, adaptive_clip=0.1, a smaller "
+                "scaling, or another seed."
             )
         return state._replace(skipped=state.skipped + 1, skipped_in_a_row=in_a_row)
 

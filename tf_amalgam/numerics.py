@@ -20,7 +20,7 @@ def log_norm(difference_P):
     log(1e-10) and the gradient 0. Over the last axis: `[…, P]` gives `[…]`.
     """
     squared = ops.sum(ops.square(difference_P), axis=-1)
-    far = squared > SQUARED_FLOOR
+    far = ops.logical_not(squared <= SQUARED_FLOOR)  # so is NaN, which is kept
     safe = ops.where(far, squared, ops.full_like(squared, SQUARED_FLOOR))
     return 0.5 * ops.log(safe)
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from tf_amalgam import amalgamation
-from tf_amalgam.checks import unknown
+from tf_amalgam.checks import check_whole, unknown
 from tf_amalgam.perturbation import Perturbation
 
 META_LOSS_STARTS = ("unroll", "truncation")
@@ -62,8 +62,7 @@ class Objective:
                 "teacher_forcing needs teachers and an alpha above 0, since imitation "
                 f"is the whole loss; received alpha={self.alpha!r}."
             )
-        if self.segment is not None and self.segment < 1:
-            raise ValueError(f"segment must be at least 1, received {self.segment!r}.")
+        check_whole("segment", self.segment, 1, or_none=True)
         if self.huber_delta is not None and (
             self.huber_delta <= 0 or self.distance != "released"
         ):

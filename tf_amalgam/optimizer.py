@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import math
 import warnings
 
 import keras
@@ -80,6 +81,11 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         check_whole("chunk_size", chunk_size, 1, or_none=True)
         if isinstance(learning_rate, int) and not isinstance(learning_rate, bool):
             learning_rate = float(learning_rate)
+        if isinstance(learning_rate, float) and not 0.0 <= learning_rate < math.inf:
+            raise ValueError(
+                "learning_rate must be a finite number from 0, a schedule or a "
+                f"function, received {learning_rate!r}."
+            )
         check_whole("warmup_steps", warmup_steps, 0)
         if not warmup_learning_rate > 0:
             raise ValueError(

@@ -1,6 +1,7 @@
 """The teachers and the learned rules as Keras optimizers."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -71,6 +72,12 @@ class LearnedOptimizer(RuleOptimizer):
         **kwargs,
     ):
         rule = self.rule_type(**_taken(self.rule_type, kwargs))
+        if not isinstance(rule_weights, (Mapping, type(None))):
+            raise ValueError(
+                f"{type(self).__name__}: rule_weights must be a dict of arrays by "
+                f"name, received {rule_weights!r}. A learning rate is given by name "
+                "(learning_rate=…); tf_amalgam.load takes paths."
+            )
         if rule_weights is None:
             rule_weights = rule.init_weights(derive_seed(seed, "student"))
         elif any(isinstance(value, dict) for value in rule_weights.values()):

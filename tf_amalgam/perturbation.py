@@ -161,13 +161,22 @@ def _ascended(perturbation, psi, gradient, w):
 
 def _unit(gradient):
     """Returns ∇/‖∇‖, and 0 for ∇ = 0."""
-    return tf.math.divide_no_nan(gradient, tf.norm(gradient))
+    scaled, _ = _scaled(gradient)
+    return tf.math.divide_no_nan(scaled, tf.norm(scaled))
 
 
 def _shortened(value, length):
     """Returns the value, cut to at most this length."""
-    norm = tf.norm(value)
-    return value * tf.where(norm > length, tf.math.divide_no_nan(length, norm), 1.0)
+    scaled, largest = _scaled(value)
+    norm = tf.norm(scaled)
+    cut = scaled * tf.math.divide_no_nan(length, norm)
+    return tf.where(largest * norm > length, cut, value)
+
+
+def _scaled(value):
+    """Returns (value/max, max): numbers whose squares do not overflow."""
+    largest = tf.reduce_max(tf.abs(value))
+    return tf.math.divide_no_nan(value, largest), largest
 
 
 def normal(shape, seed, stream, dtype):

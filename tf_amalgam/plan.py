@@ -62,8 +62,8 @@ def chosen(names) -> list[Entry]:
 def train(names, workdir, one, into=None):
     """Trains what is chosen, one after another; finished ones are left as they are.
 
-    The same call continues an interrupted one. What diverges does not hold up the
-    others.
+    The same call continues an interrupted one. What diverges, or cannot be trained (in
+    this form, or in a folder of another experiment), does not hold up the others.
 
     Args:
         names: of entries; an empty sequence takes all.
@@ -81,9 +81,11 @@ def train(names, workdir, one, into=None):
     for run in dict.fromkeys(entry.run for entry in wanted):
         try:
             one(entries()[run].gin_file, workdir / run)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             logging.error("%s: %s", run, error)
             failed.append(run)
+            if isinstance(error, ValueError):  # what is there is not of this plan
+                continue
         for entry in wanted:
             if into is None or entry.run != run:
                 continue

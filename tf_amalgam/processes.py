@@ -8,6 +8,8 @@ import sys
 
 # Variable of the number of the process that a binary is not to outlive.
 PARENT = "TF_AMALGAM_PARENT"
+# Variable of the GPUs that a process sees, by name, with commas between them.
+GPUS = "CUDA_VISIBLE_DEVICES"
 LOGS = "logs"  # folder of their output, beside what they write
 
 
@@ -21,6 +23,7 @@ def started(
     folder=None,
     with_parent=False,
     cpus=None,
+    gpus=None,
 ):
     """Returns the process of one binary; it computes as this process does.
 
@@ -32,6 +35,7 @@ def started(
         folder: where it runs; by default here.
         with_parent: whether it is killed if this process ends, however that ends.
         cpus: how many TensorFlow may use; by default all.
+        gpus: which it may use, see `share_of_gpus`; by default all.
     """
     log = pathlib.Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +50,8 @@ def started(
         environment[PARENT] = str(os.getpid())
     if cpus is not None:
         environment["TF_NUM_INTRAOP_THREADS"] = str(max(1, round(cpus)))
+    if gpus is not None:
+        environment[GPUS] = gpus
     with open(log, "ab") as file:
         return subprocess.Popen(
             [*command, f"--workdir={workdir}", *flags],
@@ -56,6 +62,36 @@ def started(
             # A Ctrl-C of the terminal comes through `interrupt`, once.
             start_new_session=True,
         )
+
+
+def share_of_gpus(number, count) -> str | None:
+    """Returns the GPUs of one of several processes at a time, as `started` takes them.
+
+    All that this process sees are shared out; where there are fewer than processes,
+    some share one.
+
+    Args:
+        number: of the process, from 0.
+        count: of processes.
+
+    Returns:
+        Names with commas between them; None where there are no GPUs.
+    """
+    import tensorflow as tf  # a report does without it
+
+    seen = len(tf.config.list_physical_devices("GPU"))
+    if not seen:
+        return None
+    named = os.environ.get(GPUS) or ",".join(map(str, range(seen)))
+    return ",".join(named.split(",")[:seen][number % seen :: count])
+
+
+def killer(status) -> str:
+    """Returns the name of the signal that has ended a process of a negative status."""
+    try:
+        return signal.Signals(-status).name
+    except ValueError:  # most of the real-time ones have none
+        return f"signal {-status}"
 
 
 def interrupt(running):

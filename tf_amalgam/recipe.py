@@ -95,7 +95,10 @@ def run(what, several, workdir, on):
     _claim(what, workdir)
     evaluation = pathlib.Path(workdir) / campaign.EVALUATION
     mine = {job.name for job in several}
-    untrained = {job.name for job in campaign.trainings(what, workdir) if not job.done}
+    ended = _Ended()
+    untrained = {
+        job.name for job in campaign.trainings(what, workdir) if job not in ended
+    }
     missing = sorted(
         {name for job in several for name in job.after if name in untrained - mine}
     )
@@ -112,8 +115,9 @@ def run(what, several, workdir, on):
     for label in what.trainings:
         if (pathlib.Path(workdir) / label).is_dir():
             replicates.summarize(pathlib.Path(workdir) / label)
+    ended = _Ended()
     done = [
-        job.done or not failed.keys().isdisjoint((job.name, *job.after))
+        job in ended or not failed.keys().isdisjoint((job.name, *job.after))
         for job in campaign.planned(what, workdir)
     ]
     if all(done) and any(evaluation.glob("*/*.json")):
@@ -127,6 +131,19 @@ def run(what, several, workdir, on):
             f"({', '.join(missing[:5])}{more}). Run these first, or with them; "
             f"amalgam-report {evaluation} reports what is there."
         )
+
+
+class _Ended:
+    """The jobs that are done by now, elsewhere too; each folder is looked at anew."""
+
+    def __init__(self):
+        self._looked = set()
+
+    def __contains__(self, job):
+        for folder in {os.path.dirname(path) for path in job.makes} - self._looked:
+            self._looked.add(folder)
+            files.look_anew(folder or ".")
+        return job.done
 
 
 def _check_listed(what, several, workdir):

@@ -10,6 +10,7 @@ from tf_amalgam.checks import check_whole
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.workdir import (
     CONFIG_FILE,
+    CURVES_FILE,
     README_FILE,
     SETTINGS_FILE,
     VALIDATION_FILE,
@@ -86,9 +87,11 @@ def run_replicates(
             tuple(map(str, gin_files)),
             (*gin_bindings, f"amalgamate.replicate = {i}"),
             str(folder),
+            makes=(str(folder / CURVES_FILE),),
             log=str(folder / LOG_FILE),
             cpus=cpus,
             gpus=gpus,
+            always=True,
         )
 
     def explain():
@@ -120,8 +123,8 @@ def run_replicates(
     if failed:
         told = ", ".join(f"{name} (see {workdir / name / LOG_FILE})" for name in failed)
         raise RuntimeError(
-            f"{len(failed)} of {count} replicates failed: {told}. The same command "
-            "runs these again."
+            f"{len(failed)} of {count} replicates failed: {told}. The first: "
+            f"{next(iter(failed.values()))}. The same command runs these again."
         )
     return [workdir / f"{FOLDER}{i}" for i in range(count)]
 
@@ -237,13 +240,13 @@ def _explain(workdir, count, seed, command, configuration):
 
 
 def _in_turn(several, one, succeeded):
-    """Runs one after another in this process; returns the names of the failed.
+    """Runs one after another in this process; returns why some failed, by name.
 
     Raises:
         ValueError, OSError: at once for what is wrong with the call itself: another
             experiment's folder, or an error before a replicate has begun.
     """
-    failed = []
+    failed = {}
     for job in several:
         folder = pathlib.Path(job.workdir)
         try:
@@ -258,7 +261,7 @@ def _in_turn(several, one, succeeded):
             folder.mkdir(parents=True, exist_ok=True)
             with open(job.log, "a") as log:
                 traceback.print_exc(file=log)
-            failed.append(job.name)
+            failed[job.name] = str(error)
         else:
             succeeded()
     return failed

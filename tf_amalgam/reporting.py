@@ -48,7 +48,7 @@ def write_report(
         ValueError: if there are no records, one cannot be read, they were made on
             unequal terms, or a label of `pool`, `reference` or `rivals` is not in them.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     output = folder / "report" if output is None else pathlib.Path(output)
     found = records.read_all(folder)
     if not found:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import time
 from typing import Any
 
@@ -100,22 +101,32 @@ def _learn(
         board.close()
         if folder:
             _save(folder, trainer, state, about)
+    _warn(state, untraced=profile)
+    if progress and trainer.clock.inner_steps:
+        print(f"{label}: {trainer.costs(state)}")
+    if folder:
+        _draw(folder, trainer, state)
+    return state
+
+
+def _warn(state, untraced):
+    """Says what of a run that has ended is not as it should be."""
     if state.skipped:
         logging.warning(
             "%d of %d meta-updates were skipped for non-finite meta-gradients.",
             state.skipped,
             state.updates,
         )
-    if profile:
+    if not any(math.isfinite(row["score"]) for row in state.validations):
+        logging.warning(
+            "No validation was finite: the student is as it began. What it optimizes "
+            "diverges; try a smaller meta_learning_rate, or another preset."
+        )
+    if untraced:
         logging.warning(
             "No trace was written: this call took no truncation after the first, which "
             "builds the program."
         )
-    if progress and trainer.clock.inner_steps:
-        print(f"{label}: {trainer.costs(state)}")
-    if folder:
-        _draw(folder, trainer, state)
-    return state
 
 
 def _begun(trainer, weights, folder, spent):

@@ -43,7 +43,7 @@ class Sample:
 
     def __init__(self, layout, seed):
         shuffled = tf.random.experimental.stateless_shuffle(
-            tf.range(layout.size), seed=tf.stack([seed, STREAM])
+            tf.range(layout.size), seed=tf.stack([seed, STREAM]), alg="philox"
         )
         self._places = tf.sort(shuffled[:SIZE])
         self.layout = Layout(("sample",), ((SIZE,),))

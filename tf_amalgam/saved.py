@@ -40,6 +40,8 @@ def save(path, rule, weights, *, warmup_steps, warmup_learning_rate, about=None)
         warmup_steps, warmup_learning_rate: the warm-up it was trained with.
         about: JSON-ready facts on its making (task, teachers, seed, command).
     """
+    check_ending(path)
+    path = pathlib.Path(path).expanduser()
     weights = {k: np.asarray(v, dtype="float32") for k, v in weights.items()}
     check_weights(rule, weights)
     header = {
@@ -56,7 +58,13 @@ def save(path, rule, weights, *, warmup_steps, warmup_learning_rate, about=None)
     buffer = io.BytesIO()
     np.savez(buffer, header=text, **{f"weights/{k}": v for k, v in weights.items()})
     files.write_bytes(path, buffer.getvalue())
-    return pathlib.Path(path)
+    return path
+
+
+def check_ending(path):
+    """Raises ValueError for a path that `load` would not take for a file of ours."""
+    if pathlib.Path(path).suffix != ".npz":
+        raise ValueError(f"output must end in .npz, received {os.fspath(path)}.")
 
 
 def read(path):
@@ -67,7 +75,7 @@ def read(path):
         ValueError: if it is not a saved optimizer, is damaged, was written by a
             newer version, or its weights do not fit its rule.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if path.is_dir():
         several = sorted(one.parent.name for one in path.glob(f"*/{STUDENT_FILE}"))
         if several and not (path / STUDENT_FILE).is_file():
@@ -149,7 +157,7 @@ def load(name_or_path=DEFAULT, *, preset="paper", **kwargs):
         >>> type(load("adam", learning_rate=0.001)).__name__
         'Adam'
     """
-    if isinstance(name_or_path, str) and name_or_path in rules.TEACHERS:
+    if is_name(name_or_path) and name_or_path in rules.TEACHERS:
         rule = rules.make_rule(name_or_path, preset)
         return optimizers.optimizer_for(rule, {}, **kwargs)
     rule, weights, header = find(name_or_path)
@@ -169,12 +177,16 @@ def find(name_or_path):
     if not isinstance(name_or_path, str):
         return read(name_or_path)
     text = name_or_path
-    shipped = ZOO / f"{text}.npz"
-    if os.sep not in text and shipped.is_file():
-        return read(shipped)
+    if text in shipped_names():
+        return read(ZOO / f"{text}.npz")
     if os.sep in text or text.endswith(".npz") or os.path.exists(text):
         return read(text)
     raise ValueError(unknown("optimizer", text, (*shipped_names(), *rules.TEACHERS)))
+
+
+def is_name(given) -> bool:
+    """Returns whether `load` takes something for a name; else it is a path."""
+    return isinstance(given, str) and given in (*shipped_names(), *rules.TEACHERS)
 
 
 def shipped_names() -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from tf_amalgam.checks import check_whole, unknown
+from tf_amalgam.checks import check_whole, is_number, unknown
 from tf_amalgam.curriculum import Curriculum
 from tf_amalgam.objective import Objective
 from tf_amalgam.perturbation import Perturbation
@@ -63,6 +63,8 @@ class Settings:
     validation_steps: int | None
     max_skipped: int
     seed: int
+    # Of the optimizees of validations, the same for all replicates; None is `seed`.
+    validation_seed: int | None = None
 
     def __post_init__(self):
         for field in (
@@ -77,12 +79,17 @@ class Settings:
             check_whole(field, getattr(self, field), 1, or_none=some)
         for field in ("meta_learning_rate", "warmup_learning_rate"):
             value = getattr(self, field)
-            if not value > 0:
-                raise ValueError(f"{field} must be above 0, received {value!r}.")
+            if not is_number(value) or not value > 0:
+                raise ValueError(
+                    f"{field} must be above 0 and finite, received {value!r}."
+                )
         for field in ("adaptive_clip", "scaling", "warmup_steps"):
             value = getattr(self, field)
-            if not value >= 0:
-                raise ValueError(f"{field} must be at least 0, received {value!r}.")
+            if not is_number(value) or not value >= 0:
+                raise ValueError(
+                    f"{field} must be at least 0 and finite, received {value!r}."
+                )
+        check_whole("warmup_steps", self.warmup_steps, 0)
         if self.reduction not in REDUCTIONS:
             raise ValueError(unknown("reduction", self.reduction, REDUCTIONS))
         for stage in self.curriculum.stages:
@@ -136,5 +143,10 @@ class Settings:
         )
 
     def describe(self) -> dict:
-        """Returns the settings ready for JSON."""
-        return dataclasses.asdict(self)
+        """Returns the settings ready for JSON.
+
+        Without the seed of validations: it follows from the root seed.
+        """
+        found = dataclasses.asdict(self)
+        del found["validation_seed"]
+        return found

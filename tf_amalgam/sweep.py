@@ -8,13 +8,12 @@ import errno
 import hashlib
 import os
 import pathlib
-import signal
 import socket
 import time
 import traceback
 from typing import NamedTuple
 
-from tf_amalgam import files
+from tf_amalgam import files, processes
 from tf_amalgam.processes import LOGS
 from tf_amalgam.progress import Bar
 
@@ -174,7 +173,7 @@ def blame(folder, process) -> int:
     """
     if process.returncode >= 0:
         return 0
-    name, found = signal.Signals(-process.returncode).name, 0
+    name, found = processes.killer(process.returncode), 0
     for path in pathlib.Path(folder).glob(f"*/*{BEGUN_SUFFIX}"):
         try:
             whose = path.read_text()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tf_amalgam import evaluation, files, plots, records, rules
 from tf_amalgam.checks import is_number
 from tf_amalgam.lineup import KERAS, KerasOptimizer
-from tf_amalgam.tasks.task import Task
+from tf_amalgam.tasks.task import check_task
 
 # {5e-4, 1e-3, 2e-3, …, 1} (Huang et al. 2022, section 5 and C.2), in 1-2-5 steps.
 PAPER_GRID = (5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -84,11 +84,7 @@ def grid_search(
             work starts.
         RuntimeError: if all rates of a teacher diverged; table and figure are written.
     """
-    if not isinstance(task, Task):
-        raise ValueError(
-            "A grid search tunes on one optimizee, a tf_amalgam.Task; received "
-            f"{type(task).__name__}."
-        )
+    check_task(task)
     pool = _pool(teachers, preset)
     rates = _grid(learning_rates)
     found = evaluation.evaluate(
@@ -115,7 +111,7 @@ def grid_search(
         rule.name: {rate: _loss(found, rule.name, rate) for rate in rates}
         for rule in pool
     }
-    folder = pathlib.Path(workdir)
+    folder = pathlib.Path(workdir).expanduser()
     title = f"Validation loss on {task.name} after {epochs} epochs"
     epsilons = _epsilons(found, losses)
     files.write_text(folder / TABLE_FILE, table(losses, title, epsilons))

@@ -70,7 +70,7 @@ class Workdir:
     """
 
     def __init__(self, path, settings: dict):
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(path).expanduser()
         self.settings = json.loads(json.dumps(settings))
         with files.locked(self.path / CLAIM_FILE):
             self._claim()
@@ -142,6 +142,22 @@ class Workdir:
         if teachers := [teacher["rule"] for teacher in told["teachers"]]:
             title += f", {told['scheme']} of {', '.join(teachers)}"
         return f"{title} ({told['preset']} preset)"
+
+    def over(self):
+        """Returns what a run ended with whose checkpoints were removed since.
+
+        Returns:
+            `(weights, history, validations, about)` as its files tell them; None where
+            a checkpoint says more, or the run has not ended.
+        """
+        kept = any((self.path / CHECKPOINTS_FOLDER).glob("*.npz"))
+        if kept or not (self.path / CURVES_FILE).is_file():
+            return None
+        _, weights, header = saved.read(self.path)
+        tables = [
+            files.read_csv(self.path / name) for name in (HISTORY_FILE, VALIDATION_FILE)
+        ]
+        return weights, *tables, header["about"]
 
     def restore(self):
         """Returns `(arrays, facts)` of the newest readable checkpoint, or None."""

@@ -44,7 +44,7 @@ class Workers:
     """Processes of `amalgam-evaluate` on one folder, each with its `share`.
 
     Args:
-        count: how many at the same time.
+        count: how many at the same time; they share out the GPUs of this machine.
         gin_files, gin_bindings, workdir: what they evaluate; output goes to
             `workdir/logs`.
     """
@@ -53,6 +53,7 @@ class Workers:
         check_whole("parallel", count, 1)
         self._command = (gin_files, gin_bindings, workdir)
         self._workdir = pathlib.Path(workdir)
+        self._count = count
         self._since = None  # by the clock of the folder, which may be a server's
         self._waiting = list(range(count))
         # Process → (its number, how many runs were left when it began).
@@ -79,7 +80,10 @@ class Workers:
                 f"--worker_of={os.getpid()}",
                 f"--worker_since={self._since}",
             )
-            process = processes.started("evaluate", *self._command, log, flags)
+            gpus = processes.share_of_gpus(number, self._count)
+            process = processes.started(
+                "evaluate", *self._command, log, flags, gpus=gpus
+            )
             self._running[process] = (number, left)
         return len(self._running)
 

@@ -80,6 +80,8 @@ class PrivateModel(keras.Model):
         # The same in no file and no checkpoint: no one turns it back.
         seen = keras.Variable(**whole, name="noisy_steps_seen")
         self._seen = lambda: seen
+        largest = keras.Variable(**whole, name="largest_minibatch")
+        self._largest = lambda: largest
         self.built = True
         mechanism.report(1, 1, 1)  # a missing package shows before any work
 
@@ -144,6 +146,8 @@ class PrivateModel(keras.Model):
         )
         for count_of_steps in (self.noisy_steps, self._seen()):
             count_of_steps.assign(step + 1)
+        largest = self._largest()
+        largest.assign(ops.maximum(largest, tf.cast(total, "int64")))
         outputs, steps_B = found.aux
         after = private_gradients.moved_on(model_state, seeds, steps_B)
         for variable, value, seed in zip(
@@ -166,8 +170,14 @@ class PrivateModel(keras.Model):
         """Returns epsilon after the steps taken so far, with what it depends on.
 
         Raises:
-            ValueError: for a batch size or a delta that does not suit the examples.
+            ValueError: for a batch size or a delta that does not suit the examples, or
+                a batch size below what this process has trained with.
         """
+        if batch_size < (largest := int(self._largest())):
+            raise ValueError(
+                f"Minibatches had up to {largest} examples; batch_size={batch_size} "
+                f"would understate epsilon. Give {largest}."
+            )
         steps = max(int(self.noisy_steps), int(self._seen()))
         return self.mechanism.report(steps, batch_size, examples)
 

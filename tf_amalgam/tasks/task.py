@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_amalgam import data
+from tf_amalgam.checks import as_whole, check_whole
 from tf_amalgam.layout import Layout, concat
 from tf_amalgam.tasks import outline
 from tf_amalgam.tasks.moments import exact_moments
@@ -59,8 +60,14 @@ class Task:
         batch_size=128,
         metrics=(),
     ):
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, received {batch_size}.")
+        batch_size = as_whole("batch_size", batch_size)
+        check_whole("batch_size", batch_size, 1)
+        if isinstance(metrics, str):
+            raise ValueError(
+                f"metrics must be a sequence of names, received {metrics!r}; write "
+                f"({metrics!r},)."
+            )
+        data.check(dataset, f"Task {name!r}")
         if len(dataset.train.x) < batch_size:
             raise ValueError(
                 f"Task {name!r}: batch_size={batch_size} is larger than its "
@@ -72,11 +79,13 @@ class Task:
         self.metrics = tuple(metrics)
         self._model_fn = model_fn
         self._loss_identifier = loss
-        self._loss = per_example(keras.losses.get(loss))
+        self._loss = _aligned(per_example(keras.losses.get(loss)))
+        self._model: Any = None
         self._model = self.build_model(seed=0)
         self._check_type()
         self._digest = outline.digest(self._model)
         self._head, self._body = _split(self._model)
+        self._check_labels()
         self._check_loss()
         self.layout = Layout.of(self._model.trainable_variables)
 
@@ -113,9 +122,22 @@ class Task:
         return cls(name, model_fn, _as_dataset(dataset), loss, batch_size, metrics)
 
     def build_model(self, seed):
-        """Returns a fresh Keras model whose initial weights depend on `seed` alone."""
+        """Returns a fresh Keras model whose initial weights depend on `seed` alone.
+
+        Raises:
+            ValueError: for a function that returns what it has returned before.
+        """
         with _seeded(seed):
-            return self._model_fn()
+            model = self._model_fn()
+        if self._model is None:
+            return model
+        before = {id(v) for v in self._model.trainable_variables}
+        if any(id(v) in before for v in model.trainable_variables):
+            raise ValueError(
+                f"Task {self.name!r}: model_fn returned the same model, or layers, "
+                "twice. Build all layers inside it, so that each call starts anew."
+            )
+        return model
 
     def training_model(self, seed):
         """Returns a fresh Keras model that `fit` trains: that of `build_model`."""
@@ -222,6 +244,23 @@ class Task:
         if not self._model.trainable_variables:
             raise ValueError(f"Task {self.name!r}: the model has nothing to train.")
 
+    def _check_labels(self):
+        """Raises ValueError for labels that the model has no output for."""
+        shape = getattr(self._model, "output_shape", None)
+        classes = shape[-1] if isinstance(shape, tuple) and shape else None
+        if classes is None or not _of_labels(self._loss_identifier):
+            return
+        for name, split in zip(data.SPLITS, self.dataset[1:], strict=True):
+            if split.y.dtype.kind not in "iu":
+                continue
+            least, largest = int(split.y.min()), int(split.y.max())
+            if least < 0 or largest >= classes:
+                raise ValueError(
+                    f"Task {self.name!r}: labels of {name} run from {least} to "
+                    f"{largest}; the model has {classes} outputs, for labels from 0 to "
+                    f"{classes - 1}."
+                )
+
     def _check_loss(self):
         x, y = self.dataset.train
         variables = self._model.trainable_variables
@@ -238,7 +277,8 @@ class Task:
                 f"Task {self.name!r}: the loss of the model on its data could not be "
                 f"computed. Examples have shape {x.shape[1:]} and dtype {x.dtype}, "
                 f"targets shape {y.shape[1:]} and dtype {y.dtype}; the model expects "
-                f"{self._model.input_shape}. The error was: {error}"
+                f"{getattr(self._model, 'input_shape', 'others')}. The error was: "
+                f"{error}"
             ) from error
         if not np.isfinite(float(loss)):
             raise ValueError(
@@ -305,13 +345,48 @@ def per_example(loss):
     return loss
 
 
+def check_task(task):
+    """Raises ValueError unless something is a `Task`."""
+    if not isinstance(task, Task):
+        raise ValueError(
+            "An optimizee is a tf_amalgam.Task (Task.from_keras makes one; in .gin "
+            f"files @tasks.conv() or %Train), received {task!r}."
+        )
+
+
+def _aligned(loss):
+    """Returns a loss that takes `[B]` beside `[B, 1]`, as Keras' `Loss` objects do."""
+    if isinstance(loss, keras.losses.Loss):
+        return loss
+
+    def aligned(y_true, y_pred):
+        if hasattr(y_pred, "shape"):
+            y_true, y_pred = _of_one_rank(tf.convert_to_tensor(y_true), y_pred)
+        return loss(y_true, y_pred)
+
+    return aligned
+
+
+def _of_one_rank(*pair):
+    """Returns two tensors, one of which may lack a last dimension of 1, of one rank."""
+    ranks = [len(one.shape) for one in pair]
+    low, high = sorted(range(2), key=ranks.__getitem__)
+    if ranks[high] == ranks[low] + 1 and pair[high].shape[-1] == 1:
+        if ranks[low] == 1:
+            return [one if len(one.shape) == 2 else one[:, tf.newaxis] for one in pair]
+        return [one if i == low else one[..., 0] for i, one in enumerate(pair)]
+    return pair
+
+
 def _of_labels(loss):
     """Returns whether a loss is the mean cross-entropy of labels."""
     loss = keras.losses.get(loss)
     if not isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
         return loss is keras.losses.sparse_categorical_crossentropy
     mean = loss.reduction in ("sum_over_batch_size", "mean")
-    return mean and loss.get_config().get("ignore_class") is None
+    config = loss.get_config()
+    usual = config.get("axis", -1) == -1 and config.get("ignore_class") is None
+    return mean and usual
 
 
 def _loss_name(loss):
