@@ -8,10 +8,10 @@ import gin
 import numpy as np
 import pytest
 
+import tf_amalgam
 from tests import helpers
 from tests.test_gin import TINY
-from tests.test_meta_train import amalgamated
-from tf_amalgam import bindings, files, jobs, launchers, replicates, saved
+from tf_amalgam import bindings, files, jobs, launchers, replicates, saved, tasks
 from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
 
@@ -49,11 +49,18 @@ def test_each_has_its_own_randomness(three):
 
 def test_all_are_validated_on_the_same_optimizees(tmp_path):
     """Or the best of them would be the one with the easiest to train."""
-    first = amalgamated(stages=((6, 1),), replicate=0, workdir=tmp_path)
+
+    def trained(**options):
+        task = tasks.quadratic(dimensions=4, batch_size=8)
+        lesson = {**helpers.SHORT_LESSON, "stages": ((4, 1),), "period": 1}
+        lesson["truncation_steps"] = 4
+        with helpers.eagerly():
+            return tf_amalgam.amalgamate(task, **{**lesson, **options})
+
+    first = trained(replicate=0, workdir=tmp_path)
     start = str(tmp_path / "untrained.npz")
     plain, second = (
-        amalgamated(stages=((6, 1),), initial_weights=start, **which)
-        for which in ({}, {"replicate": 1})
+        trained(initial_weights=start, **which) for which in ({}, {"replicate": 1})
     )
     for other in (plain, second):
         assert other.validations[0]["score"] == first.validations[0]["score"]
