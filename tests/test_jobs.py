@@ -579,5 +579,6 @@ def test_replicates_on_ray_equal_those_here(cluster, tmp_path):
     bindings.run_replicates(2, FILES, TINY, tmp_path / "ray", on, cpus=1.0)
     for i in range(2):
         here, there = (tmp_path / n / f"replicate-{i}" for n in ("here", "ray"))
-        assert (weights(here) == weights(there)).all()
+        # To rounding: a job of one CPU adds up in another order than this process.
+        np.testing.assert_allclose(weights(there), weights(here), rtol=1e-4, atol=1e-6)
     assert (tmp_path / "ray" / "replicates.csv").is_file()

@@ -186,22 +186,18 @@ def test_alpha_zero_needs_no_teacher_that_survives():
     task, who = helpers.tiny_task(), helpers.players()
     weights = helpers.weights_of(who.student)
     batches = helpers.constants(task.minibatches(0, 3, 5))
-    lost = who._replace(teachers=(rules.SGD(1e30), who.teachers[1]))
+    carry = helpers.started(task, who)
+    first, second = carry.teachers
+    nowhere = first._replace(params_P=float("nan") * first.params_P)
     found = [
-        meta_step.truncation(
-            task,
-            each,
-            Objective(alpha=0.0),
-            weights,
-            helpers.started(task, each),
-            batches,
-        )
-        for each in (who, lost)
+        meta_step.truncation(task, who, Objective(alpha=0.0), weights, each, batches)
+        for each in (carry, carry._replace(teachers=(nowhere, second)))
     ]
     gradients = [helpers.flat(gradient) for gradient, _, _ in found]
     np.testing.assert_array_equal(*gradients)
+    assert np.all(np.isfinite(gradients[0]))
     metrics = found[1][2]
-    assert not np.isfinite(metrics.distance_K[0])
+    assert np.isnan(metrics.distance_K[0])
     assert metrics.loss == metrics.meta_loss
 
 
