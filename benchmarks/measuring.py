@@ -1,6 +1,7 @@
 """What all benchmarks share: the machine, processes of their own, ratios and goals."""
 
 import argparse
+import concurrent.futures
 import contextlib
 import importlib
 import json
@@ -116,7 +117,8 @@ def machine():
         f"load {load:.1f}",
         *(f"{name} {version}" for name, version in versions.items()),
         f"on {device}: float32 products {product_rate():.0f} GFLOP/s",
-        f"a fresh page of memory {page_microseconds():.1f} µs.",
+        f"memory changed in place {memory_rate():.0f} GB/s",
+        f"a fresh page of it {page_microseconds():.1f} µs.",
     )
     return ", ".join(told)
 
@@ -145,6 +147,20 @@ def product_rate(size=1024, repeats=20):
 
     best = min(timed(product) for _ in range(repeats))
     return 2 * size**3 / best / 1e9
+
+
+def memory_rate(megabytes=96, repeats=5):
+    """Returns the rate at which all cores read and rewrite memory, in GB/s."""
+    import numpy as np
+
+    parts = np.array_split(np.ones(megabytes * 2**18, "float32"), os.cpu_count() or 1)
+    with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
+
+        def change():
+            list(pool.map(lambda part: np.negative(part, out=part), parts))
+
+        best = min(timed(change) for _ in range(repeats))
+    return sum(part.nbytes for part in parts) / best / 1e9
 
 
 def page_microseconds(pages=2**14):

@@ -1,13 +1,15 @@
 """Time of a student's step alone, repeated in one program, by the size of the model.
 
-    python benchmarks/step_alone.py [--models Train Wider ResNet-28 5M]
+    python benchmarks/step_alone.py [--models Train Wider …] [--rows 3 5 …]
 
 What `learned_step.py` finds in Keras' `fit` is above another optimizer's step, beside
-the model's own operations; here nothing else runs. Gradients are made up. Every model
-has a process of its own; they take turns, so that a drift of the machine cancels. Run
-it on a quiet machine.
+the model's own operations; here nothing else runs. Gradients are made up. A second
+table is of models whose two blocks have so many rows: it parts what each step takes
+from what each row takes. Every model has a process of its own; they take turns, so that
+a drift of the machine cancels. Run it on a quiet machine.
 """
 
+import statistics
 import sys
 import time
 
@@ -17,13 +19,25 @@ import measuring
 LEAST = 500_000  # coordinates that a call updates: some tenths of a second
 
 
+def tensors(model):
+    """Returns the variables of a model by name, or of one by the rows of its blocks."""
+    import keras
+
+    from tf_amalgam import chunks
+
+    if isinstance(model, str):
+        make, _ = learned_step.models()[model]
+        return make().trainable_variables
+    _, blocks = chunks.BLOCKS[0]
+    return [keras.Variable(keras.random.normal((blocks * model * chunks.ROW,)))]
+
+
 def program(model):
     """Returns a function that takes some steps, and coordinates times steps."""
     import numpy as np
     import tensorflow as tf
 
-    make, _ = learned_step.models()[model]
-    variables = make().trainable_variables
+    variables = tensors(model)
     optimizer = learned_step.optimizer("student")
     optimizer.build(variables)
     generator = np.random.default_rng(0)
@@ -59,7 +73,31 @@ def report(options):
     found = measuring.in_turns(__file__, "measure_calls", runs, options.turns)
     by_model = dict(zip(options.models, found, strict=True))
     what = "learned step alone, ns a parameter"
-    return [learned_step.evenness(by_model, what)]
+    even = learned_step.evenness(by_model, what)
+    runs = [(rows,) for rows in options.rows]
+    found = measuring.in_turns(__file__, "measure_calls", runs, options.turns)
+    _report_rows(options.rows, map(statistics.median, found))
+    return [even]
+
+
+def _report_rows(rows, nanoseconds):
+    """Prints what a step takes by the rows of a block, and the line through it."""
+    import numpy as np
+
+    from tf_amalgam import chunks
+
+    coordinates = chunks.BLOCKS[0][1] * chunks.ROW  # of a row of all blocks
+    found = list(zip(rows, nanoseconds, strict=True))
+    print(f"\n| rows of {chunks.ROW:,} coordinates | ns/parameter | µs a step |")
+    print("|---" * 3 + "|")
+    for count, each in found:
+        print(f"| {count} | {each:.0f} | {each * count * coordinates / 1e3:.0f} |")
+    steps = [each * count * coordinates / 1e3 for count, each in found]
+    each, fixed = np.polyfit(rows, steps, 1)
+    print(
+        f"\nA step takes {fixed:.0f} µs, and {each:.0f} µs a row of each block: "
+        f"{1e3 * each / coordinates:.0f} ns a parameter."
+    )
 
 
 def parser():
@@ -67,6 +105,7 @@ def parser():
     found = measuring.parser(__doc__)
     every = ["Train", "Wider", "ResNet-28", "5M"]
     found.add_argument("--models", nargs="+", default=every)
+    found.add_argument("--rows", nargs="+", type=int, default=[3, 5, 8, 12, 15])
     found.add_argument("--turns", type=int, default=16)
     return found
 

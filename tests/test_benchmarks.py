@@ -17,6 +17,7 @@ import tensorflow as tf
 
 import tf_amalgam
 from benchmarks import plain
+from tf_amalgam import chunks
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -114,6 +115,7 @@ def test_programs_are_compared_with_the_plain_one(benchmark, monkeypatch, capsys
         return {
             "build": first,
             "first call": seconds[which],
+            "at least": 0.8 * seconds[which],
             "gigabytes": gigabytes[which],
             "whole gigabytes": 9.0,
         }
@@ -136,7 +138,7 @@ def test_programs_are_compared_with_the_plain_one(benchmark, monkeypatch, capsys
     assert ratios[3].noise == pytest.approx((4 / 7 - 3.5 / 6.5) / 2)
     assert (ours, step) == ([1.0, 1.0], 0.03)
     first_order = f"{100 * 50 * meta_step.useful_gigaflops(2, True) / 100:.0f} % |"
-    assert capsys.readouterr().out.splitlines()[-1].endswith(first_order)
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"| 2.4 | {first_order}")
 
 
 def test_a_step_of_first_order_has_no_second_derivatives(benchmark):
@@ -311,18 +313,42 @@ def test_plans_and_reports_have_goals(benchmark, monkeypatch, capsys):
 
 def test_the_dearest_step_is_compared_with_the_cheapest(benchmark, monkeypatch, capsys):
     step_alone = benchmark("step_alone")
-    found = [[300.0, 330.0, 360.0], [200.0, 220.0, 240.0], [250.0] * 3]
-    monkeypatch.setattr(step_alone.measuring, "in_turns", lambda *_: found)
-    options = step_alone.parser().parse_args(["--models", "Train", "Wider", "5M"])
+    found = {
+        **{"Train": [300.0, 330.0, 360.0], "Wider": [200.0, 220.0, 240.0]},
+        **{"5M": [250.0] * 3, 5: [240.0, 250.0, 270.0], 10: [200.0] * 3},
+    }
+
+    def in_turns(_, name, runs, repeats):
+        return [found[model] for (model,) in runs]
+
+    monkeypatch.setattr(step_alone.measuring, "in_turns", in_turns)
+    words = ["--models", "Train", "Wider", "5M", "--rows", "5", "10"]
+    options = step_alone.parser().parse_args(words)
     (one,) = step_alone.report(options)
     assert (one.what.split()[-1], one.against) == ("Train", "Wider")
     assert one.value == pytest.approx(1.5)
-    assert "| Train | 330 ± 30 |" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "| Train | 330 ± 30 |" in told
+    assert "| 5 | 250 | 5160 |" in told
+    assert "| 10 | 200 | 8256 |" in told
+    assert "takes 2064 µs, and 619 µs a row of each block: 150 ns a parameter" in told
 
 
-def test_a_step_alone_is_timed(benchmark):
-    loop, updated = benchmark("step_alone").program("Train")
-    assert loop()[0] * 18_122 == updated
+def test_a_rate_of_memory_is_that_of_bytes(benchmark, monkeypatch):
+    measuring = benchmark("measuring")
+    monkeypatch.setattr(measuring, "timed", lambda call: call() or 0.5)
+    assert measuring.memory_rate(megabytes=2, repeats=1) == 2 * 2**20 / 0.5 / 1e9
+
+
+@pytest.mark.parametrize(("model", "size"), [("Train", 18_122), (3, 2 * 3 * 2064)])
+def test_a_step_alone_is_timed(benchmark, model, size):
+    loop, updated = benchmark("step_alone").program(model)
+    assert loop()[0] * size == updated
+
+
+def test_a_vector_is_held_in_two_blocks_of_so_many_rows(benchmark):
+    (variable,) = benchmark("step_alone").tensors(3)
+    assert chunks.arranged(variable, variable.shape[0], None, True) == (2, 3, 2064)
 
 
 TIMED = """

@@ -120,45 +120,49 @@ class Lanes:
     def update(self, weights, grads_P, params_P, state, step):
         """Returns what `Rule.update` returns; differentiable once."""
         names, phi = list(weights), list(weights.values())
+        starts = [tf.constant(n * self._width) for n in range(self._lanes)]
 
         @tf.custom_gradient
-        def lane(start, step, *tensors):
+        def lanes(step, phi, *pieces):
             # A tape that records what is in here would need the loop's every number.
-            untaped = [tf.stop_gradient(tensor) for tensor in tensors]
+            fixed, untaped = tf.nest.map_structure(tf.stop_gradient, (phi, pieces))
 
             def back(*adjoints):
-                found = self._back(names, start, step, [*tensors], [*adjoints])
-                return (None, None, *found)
+                adjoints = tf.nest.pack_sequence_as(found, adjoints)
+                bars = [
+                    self._back(names, start, step, [*phi, *piece], adjoint)
+                    for start, piece, adjoint in zip(
+                        starts, pieces, adjoints, strict=True
+                    )
+                ]
+                shares = zip(*(bar[: len(phi)] for bar in bars), strict=True)
+                return (
+                    None,
+                    list(map(tf.add_n, shares)),
+                    *(b[len(phi) :] for b in bars),
+                )
 
-            return self._forth(names, start, step, untaped), back
+            found = [
+                self._forth(names, start, step, [*fixed, *piece])
+                for start, piece in zip(starts, untaped, strict=True)
+            ]
+            return found, back
 
-        deltas, after = [], []
         pieces = zip(self._cut(grads_P), self._cut(params_P), state, strict=True)
-        for n, (grads_CS, params_CS, before) in enumerate(pieces):
-            delta_CS, *parts = lane(
-                tf.constant(n * self._width),
-                step,
-                *(*phi, grads_CS, params_CS, *tf.nest.flatten(before)),
-            )
-            deltas.append(delta_CS)
-            after.append(tf.nest.pack_sequence_as(before, parts))
-        return self._joined(deltas), tuple(after)
+        found = lanes(step, phi, *([g, p, *tf.nest.flatten(s)] for g, p, s in pieces))
+        after = [tf.nest.pack_sequence_as(state[0], parts) for _, *parts in found]
+        return self._joined([delta_CS for delta_CS, *_ in found]), tuple(after)
 
     def _cut(self, values):
         """Returns `[…, P]` as the lanes' `[C, …, S]`."""
-        starts = range(0, self._lanes * self._width, self._width)
-        return [self._lane(values[..., n : n + self._width]) for n in starts]
-
-    def _lane(self, values):
-        """Returns a lane's `[…, ≤ C·S]` as `[C, …, S]`."""
         *leading, coordinates = values.shape
-        padding = [[0, 0]] * len(leading) + [[0, self._width - coordinates]]
-        return in_rows(tf.pad(values, padding), self._size)
+        behind = self._lanes * self._width - coordinates
+        padding = [[0, 0]] * len(leading) + [[0, behind]]
+        return tf.split(in_rows(tf.pad(values, padding), self._size), self._lanes)
 
     def _joined(self, lanes):
         """Returns the lanes' `[C, …, S]` as `[…, P]`."""
-        whole = tf.concat(list(map(flat, lanes)), axis=-1)
-        return whole[..., : self._layout.size]
+        return flat(tf.concat(lanes, axis=0))[..., : self._layout.size]
 
 
 # The devices that a program is compiled for ahead, or about to be.
@@ -221,7 +225,7 @@ def _programs(rule, layout, chunks, size):
 
     def at(i, count, tensors):
         """Returns the weights, and chunk i of what belongs to coordinates."""
-        return [*tensors[:count], *(part[i] for part in tensors[count:])]
+        return [*tensors[:count], *(tf.gather(p, i) for p in tensors[count:])]
 
     @functools.partial(tf.function, jit_compile=True, autograph=False)
     def forth(names, start, step, tensors):
@@ -245,7 +249,7 @@ def _programs(rule, layout, chunks, size):
             bars = tape.gradient(
                 found,
                 mine,
-                output_gradients=[adjoint[i] for adjoint in adjoints],
+                output_gradients=[tf.gather(adjoint, i) for adjoint in adjoints],
                 unconnected_gradients="zero",
             )
             return bars[count:], bars[:count]

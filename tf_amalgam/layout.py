@@ -14,6 +14,7 @@ Coordinates are the last dimension of all that belongs to them: states are `[H, 
 import math
 from typing import NamedTuple
 
+import keras
 from keras import ops
 
 
@@ -81,6 +82,10 @@ class Layout(NamedTuple):
         """Returns `values_P` (shape `[..., P]`) cut into one piece per tensor."""
         if len(self.sizes) == 1:
             return [values_P]
+        if keras.backend.backend() == "tensorflow":  # one operation, not a dozen
+            import tensorflow as tf
+
+            return tf.split(values_P, self.sizes, axis=-1)
         ends, total = [], 0
         for size in self.sizes[:-1]:
             total += size

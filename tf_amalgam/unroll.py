@@ -72,6 +72,7 @@ def take(task, batches, i):
 
 def like_arrays(tensors, size):
     """Returns an empty TensorArray of `size` elements like each (nested) tensor."""
+    size = tf.convert_to_tensor(size)  # one constant for all
     return tuple(
         tf.TensorArray(t.dtype, size, element_shape=t.shape, clear_after_read=False)
         for t in tf.nest.flatten(tensors)
@@ -178,6 +179,7 @@ def unroll_forward(
         A `Forward`.
     """
     steps = batches[0].shape[0]
+    segments = -(-steps // segment)
     student, teachers = sides
     dtype = student.params_P.dtype
     none_K = tf.zeros(0, dtype)
@@ -213,7 +215,9 @@ def unroll_forward(
                 trace.grads.write(i, grads_P),
                 trace.losses.write(i, loss),
                 write_all(trace.model_states, i, student.model_state),
-                _kept(trace.borders, i, student.rule_state, segment),
+                write_all(
+                    trace.borders, _place(i, segment, segments), student.rule_state
+                ),
                 write_all(trace.pulls, i, pulls),
             ),
             forward.start_losses.write(i, start_loss),
@@ -230,7 +234,7 @@ def unroll_forward(
         grads,
         scalars(),
         like_arrays(student.model_state, steps),
-        like_arrays(student.rule_state, -(-steps // segment)),
+        like_arrays(student.rule_state, segments + (segment > 1)),
         like_arrays([student.params_P] if teachers else [], steps),
     )
     forward = Forward(
@@ -244,15 +248,12 @@ def unroll_forward(
     return count_up(steps, body, forward)
 
 
-def _kept(borders, i, rule_state, segment):
-    """Returns the border arrays with this state, where a segment begins."""
-    if segment == 1:
-        return write_all(borders, i, rule_state)
-    return tf.cond(
-        i % segment == 0,
-        lambda: write_all(borders, i // segment, rule_state),
-        lambda: borders,
-    )
+def _place(i, segment, segments):
+    """Returns where step i's state goes: its segment's place if that begins here.
+
+    Elsewhere it is the one behind all, where each state replaces the one before.
+    """
+    return i if segment == 1 else tf.where(i % segment == 0, i // segment, segments)
 
 
 def student_adjoint(

@@ -7,7 +7,7 @@ from tf_amalgam.rules.fresh import full, glorot
 
 def affine(values_FP, kernel, bias):
     """Returns `[units, P]`: kernelᵀ · values + bias, the kernel being `[F, units]`."""
-    return ops.transpose(kernel) @ values_FP + bias[:, None]
+    return ops.transpose(kernel) @ values_FP + ops.expand_dims(bias, 1)
 
 
 def dense(values_FP, weights, prefix):
