@@ -19,6 +19,7 @@ from typing import NamedTuple
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GIVEN = {**os.environ}  # what processes of their own get, whatever is set up here
+CORE_MEGABYTES = 64  # of memory for each core: more than its part of any cache
 EXCUSED = 0.2  # of a floor: more noise than that excuses nothing
 
 
@@ -149,11 +150,16 @@ def product_rate(size=1024, repeats=20):
     return 2 * size**3 / best / 1e9
 
 
-def memory_rate(megabytes=96, repeats=5):
-    """Returns the rate at which all cores read and rewrite memory, in GB/s."""
+def memory_rate(repeats=5):
+    """Returns the rate at which all cores read and rewrite memory, in GB/s.
+
+    A byte that is read and rewritten counts once.
+    """
     import numpy as np
 
-    parts = np.array_split(np.ones(megabytes * 2**18, "float32"), os.cpu_count() or 1)
+    from tf_amalgam.chunks import cores
+
+    parts = [np.ones(CORE_MEGABYTES * 2**18, "float32") for _ in range(cores())]
     with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
 
         def change():

@@ -68,7 +68,8 @@ def measure_calls(model):
 
 
 def report(options):
-    """Prints the table; returns the ratio of the dearest to the cheapest."""
+    """Prints the tables; returns the ratio of the dearest to the cheapest."""
+    _check_rows(options.rows)
     runs = [(model,) for model in options.models]
     found = measuring.in_turns(__file__, "measure_calls", runs, options.turns)
     by_model = dict(zip(options.models, found, strict=True))
@@ -78,6 +79,19 @@ def report(options):
     found = measuring.in_turns(__file__, "measure_calls", runs, options.turns)
     _report_rows(options.rows, map(statistics.median, found))
     return [even]
+
+
+def _check_rows(rows):
+    """Ends the command unless a line can be drawn, of models in two blocks."""
+    from tf_amalgam import chunks
+
+    (least, blocks), (most, _) = chunks.BLOCKS
+    least, most = least // (blocks * chunks.ROW) + 1, most // (blocks * chunks.ROW)
+    if len({*rows}) < 2 or not all(least <= count <= most for count in rows):
+        raise SystemExit(
+            f"--rows {' '.join(map(str, rows))}: give two numbers or more, from "
+            f"{least} to {most}, which models in {blocks} blocks have."
+        )
 
 
 def _report_rows(rows, nanoseconds):

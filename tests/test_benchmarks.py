@@ -115,7 +115,7 @@ def test_programs_are_compared_with_the_plain_one(benchmark, monkeypatch, capsys
         return {
             "build": first,
             "first call": seconds[which],
-            "at least": 0.8 * seconds[which],
+            "cores never idle": 0.8 * seconds[which],
             "gigabytes": gigabytes[which],
             "whole gigabytes": 9.0,
         }
@@ -337,7 +337,9 @@ def test_the_dearest_step_is_compared_with_the_cheapest(benchmark, monkeypatch, 
 def test_a_rate_of_memory_is_that_of_bytes(benchmark, monkeypatch):
     measuring = benchmark("measuring")
     monkeypatch.setattr(measuring, "timed", lambda call: call() or 0.5)
-    assert measuring.memory_rate(megabytes=2, repeats=1) == 2 * 2**20 / 0.5 / 1e9
+    monkeypatch.setattr(measuring, "CORE_MEGABYTES", 2)
+    monkeypatch.setattr(chunks, "cores", lambda: 3)
+    assert measuring.memory_rate(repeats=1) == 3 * 2 * 2**20 / 0.5 / 1e9
 
 
 @pytest.mark.parametrize(("model", "size"), [("Train", 18_122), (3, 2 * 3 * 2064)])
@@ -346,9 +348,17 @@ def test_a_step_alone_is_timed(benchmark, model, size):
     assert loop()[0] * size == updated
 
 
-def test_a_vector_is_held_in_two_blocks_of_so_many_rows(benchmark):
-    (variable,) = benchmark("step_alone").tensors(3)
-    assert chunks.arranged(variable, variable.shape[0], None, True) == (2, 3, 2064)
+@pytest.mark.parametrize("rows", [2, 3, 15])
+def test_a_vector_is_held_in_two_blocks_of_so_many_rows(benchmark, rows):
+    (variable,) = benchmark("step_alone").tensors(rows)
+    assert chunks.arranged(variable, variable.shape[0], None, True) == (2, rows, 2064)
+
+
+@pytest.mark.parametrize("rows", [["1", "5"], ["5", "16"], ["5"], ["5", "5"]])
+def test_rows_that_are_not_those_of_two_blocks(benchmark, rows):
+    step_alone = benchmark("step_alone")
+    with pytest.raises(SystemExit, match="two numbers or more, from 2 to 15"):
+        step_alone.report(step_alone.parser().parse_args(["--rows", *rows]))
 
 
 TIMED = """

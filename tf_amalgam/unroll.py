@@ -36,7 +36,7 @@ class Trace(NamedTuple):
     grads: tf.TensorArray  # T × [P]
     losses: tf.TensorArray  # T × []
     model_states: tuple  # T × each tensor of the model's state
-    borders: tuple  # T/segment × each tensor of the rule's state
+    borders: tuple  # T/segment × each tensor of the rule's state, and a spare place
     pulls: tuple  # T × [P], d(step loss)/dθ after each update; () without teachers
 
 
@@ -253,7 +253,11 @@ def _place(i, segment, segments):
 
     Elsewhere it is the one behind all, where each state replaces the one before.
     """
-    return i if segment == 1 else tf.where(i % segment == 0, i // segment, segments)
+    if segment == 1:
+        return i
+    # No tf.where: beside a GPU it would compute there, and a place is needed here.
+    place = i // segment
+    return place + tf.minimum(i % segment, 1) * (segments - place)
 
 
 def student_adjoint(
