@@ -10,8 +10,7 @@ import tensorflow as tf
 from tests import helpers
 from tf_amalgam import tasks
 from tf_amalgam.data import Split
-from tf_amalgam.tasks import networks
-from tf_amalgam.tasks import task as task_module
+from tf_amalgam.tasks import losses, networks
 from tf_amalgam.tasks.resnet import resnet_model
 from tf_amalgam.tasks.task import Task
 
@@ -320,7 +319,7 @@ def test_ranks_are_those_of_keras():
         ((one, three[..., 0]), [(4,), (4, 5)]),
         ((one, three), [(4,), (4, 5, 1)]),
     ]:
-        found = task_module._of_one_rank(*pair)
+        found = losses._of_one_rank(*pair)
         assert [value.shape for value in found] == shapes
 
 

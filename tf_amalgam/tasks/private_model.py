@@ -10,7 +10,7 @@ from keras import ops
 from tf_amalgam import private_gradients
 from tf_amalgam.layout import Layout, concat
 from tf_amalgam.privacy import Mechanism
-from tf_amalgam.tasks.task import per_example
+from tf_amalgam.tasks import losses
 
 
 def private_model(model, l2_norm_clip=1.0, noise_multiplier=1.1, delta=1e-5, seed=None):
@@ -96,7 +96,7 @@ class PrivateModel(keras.Model):
             raise ValueError(
                 f"A private model needs exactly one loss; received {self.loss!r}."
             )
-        loss_of_examples = per_example(keras.losses.get(self.loss))
+        loss_of_examples = losses.per_example(keras.losses.get(self.loss))
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         context = tf.distribute.get_replica_context()
         count = tf.shape(y)[0]

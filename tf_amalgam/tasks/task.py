@@ -1,8 +1,6 @@
 """An optimizee as pure functions of one flat parameter vector."""
 
 import contextlib
-import copy
-import inspect
 import math
 import random
 from typing import Any, NamedTuple
@@ -14,7 +12,7 @@ import tensorflow as tf
 from tf_amalgam import data
 from tf_amalgam.checks import as_whole, check_whole
 from tf_amalgam.layout import Layout, concat
-from tf_amalgam.tasks import outline
+from tf_amalgam.tasks import losses, outline
 from tf_amalgam.tasks.moments import exact_moments
 
 # Layers that have nothing to train and do the same in training and inference.
@@ -79,7 +77,7 @@ class Task:
         self.metrics = tuple(metrics)
         self._model_fn = model_fn
         self._loss_identifier = loss
-        self._loss = _aligned(per_example(keras.losses.get(loss)))
+        self._loss = losses.aligned(losses.per_example(keras.losses.get(loss)))
         self._model: Any = None
         self._model = self.build_model(seed=0)
         self._check_type()
@@ -117,7 +115,7 @@ class Task:
                 f"(not a model itself: each unroll starts anew); received {model_fn!r}."
             )
         if metrics is None:
-            metrics = ("accuracy",) if "categorical" in _loss_name(loss) else ()
+            metrics = ("accuracy",) if "categorical" in losses.name_of(loss) else ()
         name = name or getattr(model_fn, "__name__", "task").strip("<>")
         return cls(name, model_fn, _as_dataset(dataset), loss, batch_size, metrics)
 
@@ -197,7 +195,7 @@ class Task:
         other losses, and of models with penalties, infinity, as it is not known.
         """
         x, labels = self.dataset.validation
-        if not _of_labels(self._loss_identifier) or labels.size != len(labels):
+        if not losses.of_labels(self._loss_identifier) or labels.size != len(labels):
             return math.inf
         variables = self._model.trainable_variables, self._model.non_trainable_variables
         values = [[v.value for v in several] for several in variables]
@@ -218,7 +216,7 @@ class Task:
             "dataset": self.dataset.name,
             "examples": [len(split.x) for split in self.dataset[1:]],
             "batch_size": self.batch_size,
-            "loss": _loss_name(self._loss_identifier),
+            "loss": losses.name_of(self._loss_identifier),
             "model": self._digest,
             "shapes": [list(shape) for shape in self.layout.shapes],
         }
@@ -226,11 +224,11 @@ class Task:
     def _loss_of(self, params, model_state, batch, training):
         x, y = self.prepare(batch)
         with exact_moments:  # the second derivative of normalizing layers
-            outputs, state, losses = self._body.stateless_call(
+            outputs, state, penalties = self._body.stateless_call(
                 params, list(model_state), x, training=training, return_losses=True
             )
         loss = tf.reduce_mean(self._loss(y, outputs))
-        for penalty in losses:
+        for penalty in penalties:
             loss += tf.cast(penalty, loss.dtype)
         return loss, tuple(state)
 
@@ -248,7 +246,7 @@ class Task:
         """Raises ValueError for labels that the model has no output for."""
         shape = getattr(self._model, "output_shape", None)
         classes = shape[-1] if isinstance(shape, tuple) and shape else None
-        if classes is None or not _of_labels(self._loss_identifier):
+        if classes is None or not losses.of_labels(self._loss_identifier):
             return
         for name, split in zip(data.SPLITS, self.dataset[1:], strict=True):
             if split.y.dtype.kind not in "iu":
@@ -332,19 +330,6 @@ def _split(model):
     return head, keras.Sequential([start, *model.layers[count:]])
 
 
-def per_example(loss):
-    """Returns the loss without its own mean.
-
-    On several replicas Keras divides a mean by their number, as its trainers sum
-    over replicas; here each replica has an optimizee of its own.
-    """
-    if not isinstance(loss, keras.losses.Loss) or loss.reduction == "sum":
-        return loss
-    loss = copy.copy(loss)
-    loss.reduction = "none"
-    return loss
-
-
 def check_task(task):
     """Raises ValueError unless something is a `Task`."""
     if not isinstance(task, Task):
@@ -352,49 +337,6 @@ def check_task(task):
             "An optimizee is a tf_amalgam.Task (Task.from_keras makes one; in .gin "
             f"files @tasks.conv() or %Train), received {task!r}."
         )
-
-
-def _aligned(loss):
-    """Returns a loss that takes `[B]` beside `[B, 1]`, as Keras' `Loss` objects do."""
-    if isinstance(loss, keras.losses.Loss):
-        return loss
-
-    def aligned(y_true, y_pred):
-        if hasattr(y_pred, "shape"):
-            y_true, y_pred = _of_one_rank(tf.convert_to_tensor(y_true), y_pred)
-        return loss(y_true, y_pred)
-
-    return aligned
-
-
-def _of_one_rank(*pair):
-    """Returns two tensors, one of which may lack a last dimension of 1, of one rank."""
-    ranks = [len(one.shape) for one in pair]
-    low, high = sorted(range(2), key=ranks.__getitem__)
-    if ranks[high] == ranks[low] + 1 and pair[high].shape[-1] == 1:
-        if ranks[low] == 1:
-            return [one if len(one.shape) == 2 else one[:, tf.newaxis] for one in pair]
-        return [one if i == low else one[..., 0] for i, one in enumerate(pair)]
-    return pair
-
-
-def _of_labels(loss):
-    """Returns whether a loss is the mean cross-entropy of labels."""
-    loss = keras.losses.get(loss)
-    if not isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
-        return loss is keras.losses.sparse_categorical_crossentropy
-    mean = loss.reduction in ("sum_over_batch_size", "mean")
-    config = loss.get_config()
-    usual = config.get("axis", -1) == -1 and config.get("ignore_class") is None
-    return mean and usual
-
-
-def _loss_name(loss):
-    if isinstance(loss, str):
-        return loss
-    if inspect.isfunction(loss):
-        return loss.__name__
-    return getattr(loss, "name", None) or type(loss).__name__
 
 
 @contextlib.contextmanager
