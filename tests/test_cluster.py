@@ -128,8 +128,9 @@ def test_more_workers_go_on_where_one_was_killed(tmp_path):
         workers.kill_in_the_middle(0)
         workers.ended(0)
     assert 3 <= len(files.read_csv(broken / "history.csv")) < 40
-    with Workers(2, broken, [longer]) as workers:
-        for index in range(2):
+    # Three share four optimizees.
+    with Workers(3, broken, [longer]) as workers:
+        for index in range(3):
             status, said = workers.ended(index)
             assert status == 0, said[-3000:]
     equal(broken, alone(tmp_path / "whole", longer, strategy="none"))
@@ -198,10 +199,26 @@ def test_mistakes_in_devices(monkeypatch):
         (("several", None, 2), "one of none, mirrored, multi_worker"),
         (("none", 2, 2), "strategy='none' is one device"),
         (("multi_worker", 3, 6), "have 2 devices"),
-        (("multi_worker", None, 3), "cannot be shared by 2 devices"),
     ]:
         with pytest.raises(ValueError, match=message):
             cluster.strategy(*given)
+
+
+@pytest.mark.parametrize(
+    ("meta_batch", "replicas"), [(1, 1), (2, 2), (4, 4), (5, 3), (6, 3), (9, 3)]
+)
+def test_as_many_devices_as_save_a_round(meta_batch, replicas):
+    found = cluster.strategy("mirrored", None, meta_batch)
+    assert found.num_replicas_in_sync == replicas
+
+
+def test_workers_that_have_nothing_to_do_are_told_of(monkeypatch, caplog):
+    three = type("Three", (), {"num_replicas_in_sync": 3})
+    monkeypatch.setattr(cluster, "_joined", [three])
+    assert cluster.strategy("multi_worker", None, 4) is three
+    assert not caplog.text
+    assert cluster.strategy("multi_worker", None, 2) is three
+    assert "1 of the workers' 3 devices have nothing to do" in caplog.text
 
 
 def test_replicates_take_no_cluster(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 
 import tensorflow as tf
@@ -85,23 +86,24 @@ def telling_of_losses():
         said = next((line for line in lines if "aborted by" in line), lines[-1])
         raise WorkerLost(
             "Another worker has ended, or cannot be reached any more. What was "
-            "computed is kept: start all workers again, as many as divide the "
-            f"meta-batch, with the same workdir. ({said.strip()})"
+            "computed is kept: start all workers again, or any number of them, with "
+            f"the same workdir. ({said.strip()})"
         ) from error
 
 
 def strategy(name, replicas, meta_batch):
-    """Returns the strategy of a name, whose replicas divide the meta-batch.
+    """Returns the strategy of a name, whose replicas share the meta-batch.
 
     Args:
         name: `"none"` (one device), `"mirrored"` (those of this machine) or
             `"multi_worker"` (those of all machines of `TF_CONFIG`, see `join_cluster`).
-        replicas: how many devices of this machine; None takes the largest number that
-            divides the meta-batch. Of several machines all are taken.
+        replicas: how many devices of this machine; None takes as many as keep each
+            busy longest: the fewest that need no more rounds than all would. Of
+            several machines all are taken.
         meta_batch: optimizees.
 
     Raises:
-        ValueError: for an unknown name, or devices that cannot share the meta-batch.
+        ValueError: for an unknown name, or devices that are not there or of no use.
     """
     if name not in STRATEGIES:
         raise ValueError(
@@ -115,7 +117,11 @@ def strategy(name, replicas, meta_batch):
                 f"replicas={replicas}, but the workers of TF_CONFIG have {count} "
                 "devices, which strategy='multi_worker' takes all; leave replicas out."
             )
-        _check_share(meta_batch, count)
+        if count > meta_batch:
+            logging.warning(
+                "%d of the workers' %d devices have nothing to do: meta_batch=%d.",
+                *(count - meta_batch, count, meta_batch),
+            )
         return found
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     devices = [device.name for device in tf.config.list_logical_devices(kind)]
@@ -127,18 +133,15 @@ def strategy(name, replicas, meta_batch):
             )
         return tf.distribute.get_strategy()
     if replicas is None:
-        replicas = max(n for n in range(1, len(devices) + 1) if meta_batch % n == 0)
+        rounds = -(-meta_batch // len(devices))
+        replicas = -(-meta_batch // rounds)
     if not 1 <= replicas <= len(devices):
         raise ValueError(
             f"replicas={replicas}, but there are {len(devices)} {kind} devices."
         )
-    _check_share(meta_batch, replicas)
-    return tf.distribute.MirroredStrategy(devices[:replicas])
-
-
-def _check_share(meta_batch, replicas):
-    if meta_batch % replicas:
+    if replicas > meta_batch:
         raise ValueError(
-            f"meta_batch={meta_batch} cannot be shared by {replicas} devices; use a "
-            "multiple of their number, or fewer devices (replicas)."
+            f"replicas={replicas}, but meta_batch={meta_batch} optimizees keep no more "
+            "devices than that busy; give fewer, or leave replicas out."
         )
+    return tf.distribute.MirroredStrategy(devices[:replicas])

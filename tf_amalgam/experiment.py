@@ -186,8 +186,8 @@ def amalgamate(
         strategy: which devices share the meta-batch: `"none"` is one device,
             `"mirrored"` those of this machine, `"multi_worker"` those of all machines
             that `TF_CONFIG` names (see `join_cluster`). The mathematics is the same.
-        replicas: how many of this machine's devices share it; by default the largest
-            number of those present that divides it.
+        replicas: how many of this machine's devices share it; by default the fewest
+            that need no more rounds than all of them would.
         checkpoint_seconds: at least this long between two checkpoints.
         progress: whether to show a progress bar, and at the end inner steps a second
             and what they took: optimizee, teachers, student, data.

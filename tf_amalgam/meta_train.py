@@ -24,8 +24,9 @@ class Trainer:
     """One run's functions that move its `State` on, by its compiled `Programs`.
 
     Each replica of the strategy unrolls one optimizee at a time; a meta-batch of M
-    on R replicas takes M/R rounds whose meta-gradients add up. The mathematics
-    does not depend on R.
+    on R replicas takes ⌈M/R⌉ rounds whose meta-gradients add up. In the last one some
+    replicas may repeat an optimizee, which then does not count. The mathematics does
+    not depend on R.
     """
 
     def __init__(self, task: Task, players: Players, settings: Settings, strategy):
@@ -69,24 +70,27 @@ class Trainer:
         objective, steps = settings.objective(stage), settings.truncation_steps
         start = settings.warmup_steps + state.truncation * steps
         gradients, carries, metrics = [], [], []
-        for first in range(0, settings.meta_batch, programs.replicas):
+        for places in programs.rounds(settings.meta_batch):
             new = ("truncation", objective) not in programs
             with self.clock.on("building" if new else "data"):
                 batches = programs.per_replica(
-                    lambda r, first=first: self._batches(
-                        state.meta_epoch, first + r, start, steps
+                    lambda r, places=places: self._batches(
+                        state.meta_epoch, places[r].optimizee, start, steps
                     )
                 )
             carry = programs.per_replica(
-                lambda r, first=first: state.carries[first + r]
+                lambda r, places=places: state.carries[places[r].optimizee]
             )
+            counts = programs.counts(places)
             with self.clock.on("building" if new else "steps"):
-                found = programs.of("truncation", objective)(weights, carry, batches)
+                program = programs.of("truncation", objective)
+                found = program(weights, carry, batches, counts)
                 gradients.append({k: g.numpy() for k, g in found[0].items()})
+            wanted = sum(place.counts for place in places)
             if not new:
-                self.clock.inner_steps[objective] += programs.replicas * steps
-            carries += programs.parts(found[1])
-            metrics += programs.parts(found[2])
+                self.clock.inner_steps[objective] += wanted * steps
+            carries += programs.parts(found[1])[:wanted]
+            metrics += programs.parts(found[2])[:wanted]
         total = {k: sum(g[k] for g in gradients) for k in self._names}
         if settings.reduction == "mean":
             total = {k: v / settings.meta_batch for k, v in total.items()}

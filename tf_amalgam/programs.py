@@ -1,11 +1,18 @@
 """The programs of meta-training: compiled, and run on each replica of a strategy."""
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tf_amalgam import alone, cluster, meta_step
+
+
+class Place(NamedTuple):
+    """What a replica does in a round of a meta-batch."""
+
+    optimizee: int  # its number in the meta-batch
+    counts: bool  # False where another one has it, and this one would be idle
 
 
 class Programs:
@@ -44,7 +51,7 @@ class Programs:
     def _make_truncation(self, objective):
         clip = self._settings.adaptive_clip
 
-        def on_replica(weights, carry, batches):
+        def on_replica(weights, carry, batches, counts):
             gradient, carry, metrics = meta_step.truncation(
                 self._task, self._players, objective, weights, carry, batches
             )
@@ -54,11 +61,16 @@ class Programs:
                 gradient = {
                     k: adaptive_clip(g, weights[k], clip) for k, g in gradient.items()
                 }
+            if counts is not None:
+                gradient = {
+                    k: tf.where(counts, g, tf.zeros_like(g))
+                    for k, g in gradient.items()
+                }
             return gradient, carry, (metrics, norm)
 
-        def program(weights, carry, batches):
+        def program(weights, carry, batches, counts=None):
             gradient, carry, metrics = self._strategy.run(
-                on_replica, args=(weights, carry, batches)
+                on_replica, args=(weights, carry, batches, counts)
             )
             reduce = self._strategy.reduce
             total = {k: reduce("SUM", g, axis=None) for k, g in gradient.items()}
@@ -96,6 +108,23 @@ class Programs:
             )
 
         return program
+
+    def rounds(self, meta_batch):
+        """Yields, for each round of a meta-batch, the `Place` of each replica."""
+        for first in range(0, meta_batch, self.replicas):
+            yield [
+                Place(min(first + r, meta_batch - 1), first + r < meta_batch)
+                for r in range(self.replicas)
+            ]
+
+    def counts(self, places):
+        """Returns whether each replica's part counts, as a truncation takes it.
+
+        None where replicas divide the meta-batch, and so all parts always do.
+        """
+        if self._settings.meta_batch % self.replicas == 0:
+            return None
+        return self.per_replica(lambda r: tf.constant(places[r].counts))
 
     def per_replica(self, value_of):
         """Returns `value_of(r)` of each replica r here, as a truncation takes it."""
