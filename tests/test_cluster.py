@@ -191,6 +191,26 @@ def test_a_loss_without_words_is_told(monkeypatch):
         raise tf.errors.AbortedError(None, None, "")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.FailedPreconditionError(
+            None, None, "RecvBuf expects a different device incarnation: 1 vs. 2."
+        ),
+        tf.errors.InternalError(None, None, "Collective ops is aborted by: gone"),
+    ],
+)
+def test_a_worker_that_was_begun_again_was_lost(error):
+    lost = pytest.raises(cluster.WorkerLost, match="any number of them")
+    with lost, cluster.telling_of_losses():
+        raise error
+
+
+def test_other_trouble_is_no_loss():
+    with pytest.raises(tf.errors.InternalError), cluster.telling_of_losses():
+        raise tf.errors.InternalError(None, None, "Blas GEMM launch failed")
+
+
 def test_mistakes_in_devices(monkeypatch):
     monkeypatch.setattr(
         cluster, "_joined", [type("Two", (), {"num_replicas_in_sync": 2})]

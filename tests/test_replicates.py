@@ -175,7 +175,8 @@ def test_a_call_for_fewer_keeps_what_is_said_of_the_others(three, tmp_path):
     ("count", "line", "message"),
     [
         (2, "amalgamate.alpha = 0.3", "holds another experiment(?s:.)*alpha"),
-        # Number 1 is none of the call's own: it would not notice.
+        # Number 1 is none of the call's own.
+        (1, "amalgamate.alpha = 0.3", "holds another experiment(?s:.)*alpha"),
         (1, "amalgamate.seed = 7", "the root seed 7 gives it"),
     ],
 )
@@ -188,6 +189,26 @@ def test_another_experiment_is_refused_as_a_whole(
         bindings.run_replicates(count, FILES, [*TINY, line], tmp_path)
     assert (tmp_path / "README.md").read_text() == "as it was"
     assert not (tmp_path / "replicate-0").exists()
+
+
+@pytest.mark.slow
+def test_another_experiment_adds_nothing_where_several_run(three, tmp_path):
+    shutil.copytree(three / "replicate-1", tmp_path / "replicate-1")
+    (tmp_path / "README.md").write_text("as it was")
+    other = [*TINY, "amalgamate.alpha = 0.3"]
+    with pytest.raises(RuntimeError, match="3 of 3 replicates failed"):
+        bindings.run_replicates(3, FILES, other, tmp_path, launchers.Local(3))
+    assert (tmp_path / "README.md").read_text() == "as it was"
+    assert list(replicates.begun(tmp_path)) == [1]
+    told = (tmp_path / "replicate-2" / "log.txt").read_text()
+    assert "replicate-1 holds another experiment" in told
+
+
+def test_a_folder_named_like_a_replicate_is_none(three, tmp_path):
+    shutil.copytree(three / "replicate-1", tmp_path / "replicate-copy")
+    other = [*TINY, "amalgamate.alpha = 0.3"]
+    bindings.run("amalgamate", FILES, other, tmp_path / "replicate-0")
+    assert list(replicates.begun(tmp_path)) == [0]
 
 
 def test_a_mistake_of_the_call_is_said_once(tmp_path):

@@ -138,7 +138,7 @@ def trainings(what, folder, cpus=2.0, gpus=0.0) -> Iterator[jobs.Job]:
     for label in what.trainings:
         gin_files, bindings = of_training(what, label)
         for i in range(what.replicates):
-            run = pathlib.Path(folder) / label / f"{replicates.FOLDER}{i}"
+            run = pathlib.Path(folder) / label / f"{workdir.REPLICATE}{i}"
             yield jobs.Job(
                 f"train/{label}/{i}",
                 "amalgamate",

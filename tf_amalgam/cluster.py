@@ -15,6 +15,10 @@ _LOST = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
+# And what it raises of much else, told apart by their words: a worker that was begun
+# again meanwhile, NCCL's or a health check's trouble.
+_MAY_BE_LOST = (tf.errors.FailedPreconditionError, tf.errors.InternalError)
+_OF_OTHERS = ("incarnation", "collective", "nccl", "peer", "remote worker")
 _EXAMPLE = (
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
     '"task": {"type": "worker", "index": 0}}'
@@ -81,7 +85,10 @@ def telling_of_losses():
     """Within it the loss of another worker is a `WorkerLost` that says what to do."""
     try:
         yield
-    except _LOST as error:
+    except (*_LOST, *_MAY_BE_LOST) as error:
+        words = str(error).lower()
+        if not (isinstance(error, _LOST) or any(word in words for word in _OF_OTHERS)):
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         said = next((line for line in lines if "aborted by" in line), lines[-1])
         raise WorkerLost(

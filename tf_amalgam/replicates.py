@@ -12,16 +12,17 @@ from tf_amalgam.workdir import (
     CONFIG_FILE,
     CURVES_FILE,
     README_FILE,
+    REPLICATE,
     SETTINGS_FILE,
     VALIDATION_FILE,
     AnotherExperiment,
+    number_of,
 )
 
 SUMMARY_FILE = "replicates.csv"
 PLOT_FILE = "replicates.png"
 COMMANDS_FILE = "commands.json"
 LOG_FILE = "log.txt"
-FOLDER = "replicate-"  # and the replicate's number
 
 README = """# {count} replicates of one experiment
 
@@ -80,7 +81,7 @@ def run_replicates(
     there = begun(workdir)
 
     def job(i):
-        folder = workdir / f"{FOLDER}{i}"
+        folder = workdir / f"{REPLICATE}{i}"
         return jobs.Job(
             folder.name,
             "amalgamate",
@@ -126,17 +127,14 @@ def run_replicates(
             f"{len(failed)} of {count} replicates failed: {told}. The first: "
             f"{next(iter(failed.values()))}. The same command runs these again."
         )
-    return [workdir / f"{FOLDER}{i}" for i in range(count)]
+    return [workdir / f"{REPLICATE}{i}" for i in range(count)]
 
 
 def begun(workdir, file=SETTINGS_FILE) -> dict[int, pathlib.Path]:
     """Returns the folder of each replicate that holds a file, by its number."""
-    names = (path.parent for path in pathlib.Path(workdir).glob(f"{FOLDER}*/{file}"))
-    numbered = {path.name.removeprefix(FOLDER): path for path in names}
-    found = {
-        int(number): path for number, path in numbered.items() if number.isdecimal()
-    }
-    return dict(sorted(found.items()))
+    names = (path.parent for path in pathlib.Path(workdir).glob(f"{REPLICATE}*/{file}"))
+    numbered = ((number_of(path), path) for path in names)
+    return dict(sorted((n, path) for n, path in numbered if n is not None))
 
 
 def students(workdir) -> dict[int, pathlib.Path]:

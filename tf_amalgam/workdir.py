@@ -29,6 +29,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 # machine that is gone for 90 seconds, if its server has not been told otherwise.
 LOCK_SECONDS = 100.0
 CLAIM_FILE = ".claim"
+REPLICATE = "replicate-"  # a replicate's folder: this and its number
 ORIGIN = ("replicate", "root_seed")  # of the seed of a replicate
 
 README = """# {title}
@@ -72,14 +73,17 @@ class Workdir:
     def __init__(self, path, settings: dict):
         self.path = pathlib.Path(path).expanduser()
         self.settings = json.loads(json.dumps(settings))
+        if not (self.path / SETTINGS_FILE).is_file():
+            self._check_siblings()
         with files.locked(self.path / CLAIM_FILE):
             self._claim()
 
     def _claim(self):
         file = self.path / SETTINGS_FILE
         if not file.is_file():
-            files.write_json(file, self.settings)
+            # The settings last: they are what a folder is known by.
             files.write_text(self.path / README_FILE, README.format(title=self._title))
+            files.write_json(file, self.settings)
             return
         try:
             found = json.loads(file.read_text())
@@ -88,16 +92,33 @@ class Workdir:
                 f"{file} is damaged ({error}). Remove {self.path} to start over, or "
                 "give another workdir."
             ) from error
+        self._check_same(found, self.settings, self.path)
+
+    def _check_siblings(self):
+        """Raises AnotherExperiment if replicates beside this one are of another."""
+        if "replicate" not in self.settings or number_of(self.path) is None:
+            return
+        for file in sorted(self.path.parent.glob(f"{REPLICATE}*/{SETTINGS_FILE}")):
+            if number_of(file.parent) is None:
+                continue
+            try:
+                found = _without_seeds(json.loads(file.read_text()))
+            except ValueError:
+                continue  # damaged: it will say so itself
+            self._check_same(found, _without_seeds(self.settings), file.parent)
+
+    @staticmethod
+    def _check_same(found, settings, folder):
         # Folders of earlier versions do not say what their seed comes from, nor what
         # their optimizee's model is made of.
-        found = {**{k: v for k, v in self.settings.items() if k in ORIGIN}, **found}
+        found = {**{k: v for k, v in settings.items() if k in ORIGIN}, **found}
         if isinstance(there := found.get("task"), dict):
-            task = self.settings["task"]
+            task = settings["task"]
             found["task"] = {**{k: task[k] for k in LATER if k in task}, **there}
-        different = list(differences(found, self.settings))
+        different = list(differences(found, settings))
         if different:
             raise AnotherExperiment(
-                f"{self.path} holds another experiment. Settings that differ:\n  "
+                f"{folder} holds another experiment. Settings that differ:\n  "
                 + "\n  ".join(different)
                 + "\nGive another workdir, or the same settings to continue that run."
             )
@@ -200,6 +221,24 @@ class Workdir:
             warmup_learning_rate=settings.warmup_learning_rate,
             about=about,
         )
+
+
+def number_of(folder) -> int | None:
+    """Returns the number of a replicate's folder; None of any other."""
+    number = folder.name.removeprefix(REPLICATE)
+    named = number != folder.name and number.isdecimal()
+    return int(number) if named else None
+
+
+def _without_seeds(settings):
+    """Returns settings without what replicates differ in, at every depth."""
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        k: _without_seeds(v)
+        for k, v in settings.items()
+        if k != "replicate" and not k.endswith("seed")
+    }
 
 
 def is_unfinished(folder) -> bool:
