@@ -159,6 +159,12 @@ def test_planned_inner_steps_are_those_of_the_curriculum():
         ({"trainings": {"evaluation": "x"}}, "none of evaluation, logs, ., .."),
         ({"trainings": {"..": "x"}}, "'..' is to name a folder of its own"),
         ({"known": ["a"]}, "share a label: a"),
+        ({"seeds": [3, 4, 3]}, "evaluate.seeds: each is .* once.*received 3, 4, 3"),
+        ({"seeds": "3"}, "evaluate.seeds must be a whole number, received '3'"),
+        (
+            {"optimizees": [Optimizee("%A", "A b"), Optimizee("%B", "A_b")]},
+            "evaluate.tasks: each .* name of its own; received A_b, A_b",
+        ),
         ({"known": [campaign]}, "takes evaluate.baselines by their names"),
         ({"known": {"adam": campaign}}, "baselines by their names.*received {'adam'"),
     ],
@@ -188,11 +194,22 @@ def test_mistakes(given, message):
             "takes evaluate.baselines by their names",
         ),
         (PAPER, ["amalgamate.alhpa = 1"], "alhpa"),
+        (PAPER, ["evaluate.epochs = 0"], "evaluate.epochs must be a whole number"),
+        (PAPER, ["evaluate.baselines = ['adma']"], "'adma'.*Did you mean 'adam'"),
     ],
 )
 def test_mistakes_in_a_recipe_are_told_before_any_work(files, lines, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         recipe.read(files, lines)
+
+
+def test_a_campaigns_own_file_does_not_hide_where_data_lie(tmp_path):
+    """Its trainings are not told what it says."""
+    mine = tmp_path / "mine.gin"
+    mine.write_text(f'include "{PAPER[0]}"\ndata_dir = "/data"')
+    with pytest.raises(ValueError, match="'/data', the training mean-small None"):
+        recipe.read([mine], [])
+    recipe.read([mine], ['data_dir = "/elsewhere"'])
 
 
 def test_single_things_stand_for_lists_of_one(tmp_path):
@@ -287,11 +304,25 @@ def test_a_list_is_run_by_the_flags_that_it_was_made_with(small, tmp_path):
         recipe.run(small, [other._replace(name="train/b/0")], tmp_path, on)
     assert not on.started
     assert not (tmp_path / "campaign.json").exists()
+    left_out = several[2]._replace(after=())
+    with pytest.raises(ValueError, match="mine/0 is not what this campaign does"):
+        recipe.run(small, [left_out], tmp_path, on)
     # What it takes up, and where data lie, may be edited.
     lines = (*several[0].gin_bindings, "data_dir = '/elsewhere'")
     here = several[0]._replace(gin_bindings=lines, gpus=1.0, log="a.txt")
     with pytest.raises(RuntimeError, match="1 of 1 jobs failed: train/mine/0"):
         recipe.run(small, [here], tmp_path, on)
+
+
+def test_a_report_that_cannot_be_made_hides_no_failure(small, tmp_path):
+    several = list(campaign.planned(small, tmp_path))
+    for path in paths_of(several[1]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("no record")
+    with pytest.raises(RuntimeError, match="1 of 3 jobs failed: train/mine/0") as told:
+        recipe.run(small, several, tmp_path, Told(fails=["train/mine/0"]))
+    assert "no record" not in str(told.value)
+    assert isinstance(told.value.__context__, ValueError)
 
 
 def test_a_folder_holds_one_campaign(small, tmp_path):

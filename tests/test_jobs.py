@@ -87,7 +87,18 @@ def test_a_list_is_the_same_after_a_file(tmp_path):
     [
         ("{\n", "Line 1 of .* is no job"),
         (json.dumps({**job("a")._asdict(), "nmae": 1}), "unexpected .* 'nmae'"),
-        (2 * (json.dumps(job("a")._asdict()) + "\n"), "Two jobs are called a"),
+        (2 * (json.dumps(job("a")._asdict()) + "\n\n"), "Two jobs are called a"),
+        *(
+            (json.dumps({**job("a")._asdict(), **edited}), message)
+            for edited, message in (
+                ({"after": "b"}, 'after is to be a list of texts, not "b"'),
+                ({"gin_files": [1]}, r"gin_files is .* list of texts, not \[1\]"),
+                ({"gpus": "1"}, 'gpus is to be a number from 0, not "1"'),
+                ({"cpus": -1}, "cpus is to be a number from 0, not -1"),
+                ({"always": 1}, "always is to be true or false, not 1"),
+                ({"name": 3}, "name is to be a text, not 3"),
+            )
+        ),
     ],
 )
 def test_mistakes_in_a_list(tmp_path, lines, message):

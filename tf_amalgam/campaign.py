@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from tf_amalgam import files, jobs, records, replicates, workdir
-from tf_amalgam.checks import check_whole
+from tf_amalgam.checks import as_whole, check_whole
 from tf_amalgam.processes import LOGS
 
 EVALUATION = "evaluation"  # folder of the records
@@ -69,8 +69,9 @@ def campaign(
     """Returns a `Campaign` (see there) of checked arguments.
 
     Raises:
-        ValueError: for a count below 1, a label that cannot name a folder, or one that
-            a training and a known optimizer share.
+        ValueError: for a count below 1, seeds or names of optimizees of which two are
+            alike, a label that cannot name a folder, or one that a training and a known
+            optimizer share.
     """
     for name, value in (("replicates", replicates), ("runs_per_job", runs_per_job)):
         check_whole(f"campaign.{name}", value, 1)
@@ -80,6 +81,14 @@ def campaign(
                 f"campaign.trainings: {label!r} is to name a folder of its own; use "
                 "letters, digits, dots, dashes and underscores, but none of "
                 f"{', '.join(TAKEN)}."
+            )
+    seeds = tuple(as_whole("evaluate.seeds", seed) for seed in seeds)
+    folders = [records.safe(optimizee.name) for optimizee in optimizees]
+    for name, several in (("evaluate.seeds", seeds), ("evaluate.tasks", folders)):
+        if len(set(several)) < len(several):
+            raise ValueError(
+                f"{name}: each is evaluated on once, and has a name of its own; "
+                f"received {', '.join(map(str, several))}."
             )
     known = (known,) if isinstance(known, str | Mapping) else tuple(known)
     if unnamed := [one for one in known if not isinstance(one, str)]:
@@ -96,7 +105,7 @@ def campaign(
         for label, path in trainings.items()
     }
     given = (tuple(map(str, gin_files)), tuple(gin_bindings), tuple(optimizees))
-    return Campaign(paths, form, *given, known, tuple(seeds), replicates, runs_per_job)
+    return Campaign(paths, form, *given, known, seeds, replicates, runs_per_job)
 
 
 def of_training(what, label):

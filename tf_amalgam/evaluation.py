@@ -71,7 +71,8 @@ def evaluate(
         only: patterns (`"Train/*-seed0.json"`) of the records to make in this call, by
             their paths in `workdir`; None makes all.
         launch: a function that has records made elsewhere: `launch(paths)` gets those
-            that are undone, by their paths in `workdir`, and returns when it is over.
+            of all, those that are there too, by their paths in `workdir`, and returns
+            when it is over.
         limit: at most so many runs in this call; None for all. TensorFlow keeps some
             megabytes of every run for the life of a process, so thousands are better
             shared by several (`amalgam-evaluate --parallel`).
@@ -187,8 +188,7 @@ def evaluate(
     )
     _draw_samples(tasks, workdir)
     if launch:
-        undone = [job.path for job in jobs if not job.path.is_file()]
-        launch([str(path.relative_to(workdir)) for path in undone])
+        launch([str(job.path.relative_to(workdir)) for job in jobs])
     sweep(
         jobs,
         run,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tf_amalgam import files
+from tf_amalgam.checks import is_number
 
 FILE = "jobs.jsonl"
 
@@ -82,16 +83,36 @@ def read(path) -> list[Job]:
     found = []
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
             try:
                 told = json.loads(line)
                 lists = {k: tuple(v) for k, v in told.items() if isinstance(v, list)}
                 found.append(Job(**{**told, **lists}))
+                _check_types(found[-1])
             except (ValueError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"Line {number} of {path} is no job ({error}). Make the list again."
                 ) from error
     check(found)
     return found
+
+
+def _check_types(job):
+    """Raises TypeError for a field that holds anything else than it is to."""
+    for field, value in job._asdict().items():
+        default = Job._field_defaults.get(field)
+        if field in ("gin_files", "gin_bindings") or isinstance(default, tuple):
+            wanted = "a list of texts"
+            fits = isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+        elif isinstance(default, bool):
+            wanted, fits = "true or false", isinstance(value, bool)
+        elif isinstance(default, float):
+            wanted, fits = "a number from 0", is_number(value) and value >= 0
+        else:
+            wanted, fits = "a text", isinstance(value, str)
+        if not fits:
+            raise TypeError(f"{field} is to be {wanted}, not {json.dumps(value)}")
 
 
 def check(jobs):

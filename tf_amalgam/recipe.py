@@ -23,7 +23,9 @@ from tf_amalgam import (
     saved,
     trial,
 )
+from tf_amalgam.checks import check_whole
 from tf_amalgam.curriculum import Stage
+from tf_amalgam.lineup import labelled, lineup
 from tf_amalgam.workdir import differences
 
 # Of `evaluate`, what all evaluations of a campaign share.
@@ -68,11 +70,31 @@ def read(gin_files, gin_bindings) -> campaign.Campaign:
         known=bindings.bound("baselines", "evaluate"),
         seeds=[seeds] if isinstance(seeds, int) else seeds,
     )
+    # An unknown one would be told after days of training.
+    terms = {name: bindings.bound(name, "evaluate") for name in EVALUATED}
+    check_whole("evaluate.epochs", terms.pop("epochs"), 1)
+    lineup(labelled(found.known), **terms)
+    folder = _data_dir()
     for label in found.trainings:
         bindings.parse(*campaign.of_training(found, label))
         bindings.check_given("amalgamate")
+        if _data_dir() != folder:
+            raise ValueError(
+                f"The evaluations take data_dir = {folder!r}, the training {label} "
+                f"{_data_dir()!r}: it is told what the form, its experiment and the "
+                "bindings of the call say, but not what the campaign's own .gin file "
+                "does. Give data_dir by --gin_bindings."
+            )
     bindings.parse(gin_files, gin_bindings)
     return found
+
+
+def _data_dir():
+    """Returns where the configuration has its image sets; None where it says none."""
+    try:
+        return gin.query_parameter("data_dir/macro.value")
+    except ValueError:
+        return None
 
 
 def run(what, several, workdir, on):
@@ -120,9 +142,11 @@ def run(what, several, workdir, on):
         job in ended or not failed.keys().isdisjoint((job.name, *job.after))
         for job in campaign.planned(what, workdir)
     ]
-    if all(done) and any(evaluation.glob("*/*.json")):
-        print(reporting.write_report(evaluation))
-    launchers.check(failed, ready, workdir)
+    try:
+        if all(done) and any(evaluation.glob("*/*.json")):
+            print(reporting.write_report(evaluation))
+    finally:  # whatever becomes of the report
+        launchers.check(failed, ready, workdir)
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise RuntimeError(
@@ -154,8 +178,8 @@ def _check_listed(what, several, workdir):
     mine = {job.name: job for job in several}
     for planned in campaign.planned(what, workdir):
         listed = mine.pop(planned.name, planned)
-        if listed[1:6] == planned[1:6]:  # all that `_computes` looks at, as it is
-            continue
+        if listed[1:6] == planned[1:6] and listed.after == planned.after:
+            continue  # all that `_computes` looks at, as it is
         if _computes(listed) != _computes(planned):
             raise ValueError(
                 f"The job {planned.name} is not what this campaign does under that "
@@ -177,6 +201,7 @@ def _computes(job):
     left_out = (*ELSEWHERE, "evaluate.optimizers")
     return (
         *(job.program, job.gin_files, os.path.abspath(job.workdir), job.flags),
+        job.after,
         [pair for pair in bound if pair[0] not in left_out],
     )
 
