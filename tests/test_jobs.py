@@ -366,6 +366,37 @@ def test_gpus_that_nobody_takes_are_told_of(caplog, gpus, asked, told):
     assert ("has 4 GPUs, of which no job takes any" in caplog.text) == told
 
 
+class _TaskError(Exception):
+    """As Ray has it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            _TaskError("ray::_on_ray()\n  File ...\nFailed: it ended with status 1"),
+            "Failed: it ended with status 1",
+        ),
+        (RuntimeError("Task was killed: memory low.\nRefer to\nSet RAY_x"), "Task was"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_what_ray_says_of_a_job_and_of_itself(monkeypatch, error, said):
+    def broken(*_, **__):
+        raise error
+
+    exceptions = {"RayError": Exception, "RayTaskError": _TaskError}
+    ray = {"get": broken, "wait": broken, "cancel": broken}
+    on = object.__new__(launchers.Ray)
+    on._ray = types.SimpleNamespace(
+        exceptions=types.SimpleNamespace(**exceptions), **ray
+    )
+    assert on._error("job").startswith(said)
+    for call in (on.ended, on.stop):
+        with pytest.raises(launchers.ClusterLost, match=said):
+            call(["job"])
+
+
 def test_jobs_that_wait_for_one_another_are_refused(tmp_path):
     several = [job("a", after=("b",)), job("b", after=("a",)), job("c")]
     on = Told()

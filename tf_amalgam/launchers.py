@@ -1,5 +1,6 @@
 """Running lists of jobs: here, as some processes at a time, or on a Ray cluster."""
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -34,6 +35,10 @@ class Failed(RuntimeError):
 
 class Lost(RuntimeError):
     """A job was killed, or the machine that it ran on is gone."""
+
+
+class ClusterLost(RuntimeError):
+    """The cluster that jobs were handed to does not answer any more."""
 
 
 def launcher(name, parallel=1, address=None, retries=3):
@@ -278,23 +283,43 @@ class Ray:
 
     def ended(self, running):
         """Returns `(task, error)` of each that has ended, after a moment's wait."""
-        found, _ = self._ray.wait(
-            list(running), num_returns=len(running), timeout=PATIENCE
-        )
+        with self._telling():
+            found, _ = self._ray.wait(
+                list(running), num_returns=len(running), timeout=PATIENCE
+            )
         return [(reference, self._error(reference)) for reference in found]
 
     def stop(self, running):
         """Interrupts all and waits until they have ended."""
-        for reference in running:
-            self._ray.cancel(reference)
-        self._ray.wait(list(running), num_returns=len(running))
+        with self._telling():
+            for reference in running:
+                self._ray.cancel(reference)
+            self._ray.wait(list(running), num_returns=len(running))
+
+    @contextlib.contextmanager
+    def _telling(self):
+        """Within it a cluster that is gone is a `ClusterLost`."""
+        try:
+            yield
+        except self._ray.exceptions.RayError as error:
+            raise ClusterLost(
+                f"The Ray cluster does not answer any more ({self._said(error)}). What "
+                "is done is kept; with a cluster the same command does the rest."
+            ) from error
 
     def _error(self, reference):
         try:
             self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            return str(error).strip().splitlines()[-1]
+            return self._said(error)
         return ""
+
+    def _said(self, error):
+        """Returns the line of Ray's message that says what happened."""
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # A task's own error ends a traceback; what Ray says goes on with advice.
+        ours = isinstance(error, self._ray.exceptions.RayTaskError)
+        return lines[-1 if ours else 0]
 
 
 def _process(job, log, **options):

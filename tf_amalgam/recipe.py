@@ -26,6 +26,7 @@ from tf_amalgam import (
 from tf_amalgam.checks import check_whole
 from tf_amalgam.curriculum import Stage
 from tf_amalgam.lineup import labelled, lineup
+from tf_amalgam.meta_train import Diverged
 from tf_amalgam.workdir import differences
 
 # Of `evaluate`, what all evaluations of a campaign share.
@@ -48,8 +49,12 @@ MEASURED = (
     "amalgamate.choice_repeat_threshold = None",
     "amalgamate.chances = 0",
 )
-# What ends in a message where a data set or a package is missing.
-NOT_HERE = (ValueError, OSError, ImportError)
+# What a measurement ends in where a data set, a package or memory is missing, or where
+# two meta-updates are not enough of a training.
+NOT_HERE = (
+    *(ValueError, OSError, ImportError),
+    *(Diverged, tf.errors.ResourceExhaustedError),
+)
 
 
 def read(gin_files, gin_bindings) -> campaign.Campaign:
