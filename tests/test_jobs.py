@@ -536,6 +536,12 @@ def test_a_ray_cluster_that_loses_a_worker_makes_the_same(cluster, alone, tmp_pa
             assert time.monotonic() < deadline
             time.sleep(0.1)
     same(tmp_path, alone)
+    # The very list that Ray ran, on this machine.
+    listed = jobs.read(tmp_path / "jobs.jsonl")
+    for path in records.record_paths(tmp_path):
+        path.unlink()
+    assert not launchers.run(listed, launchers.Local(2), tmp_path, progress=False)
+    same(tmp_path, alone)
 
 
 class Stopped(launchers.Ray):
