@@ -573,17 +573,21 @@ def test_an_interrupt_ends_what_ray_runs(cluster, tmp_path):
 
 
 def test_ray_is_told_how_to_compute_and_nothing_of_this_machine(monkeypatch):
-    given = []
+    given, asked = [], {}
+
+    def options(**needs):
+        asked.update(needs)
+        return types.SimpleNamespace(remote=lambda *told: given.append(told[-1]))
+
     on = launchers.Ray.__new__(launchers.Ray)
-    remote = lambda *arguments: given.append(arguments[-1])  # noqa: E731
-    on._task = types.SimpleNamespace(
-        options=lambda **_: types.SimpleNamespace(remote=remote)
-    )
-    on._retries = {}
+    on._task = types.SimpleNamespace(options=options)
+    on._retries = {"max_retries": 5}
     for name in ("TF_CONFIG", "TF_CPU_BFC_MEM_LIMIT_IN_MB", "TF_ENABLE_ONEDNN_OPTS"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("TFDS_DATA_DIR", "/data")
-    on.start(job("a"), "log.txt")
+    on.start(job("a", cpus=3.0, gpus=0.25), "log.txt")
+    needs = {"num_cpus": 3.0, "num_gpus": 0.25, "name": "a", "max_retries": 5}
+    assert asked == needs
     assert given[0]["TFDS_DATA_DIR"] == "/data"
     assert given[0]["TF_ENABLE_ONEDNN_OPTS"] == "1"
     assert not {"TF_CONFIG", "TF_CPU_BFC_MEM_LIMIT_IN_MB"} & given[0].keys()
