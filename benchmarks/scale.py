@@ -21,7 +21,7 @@ import measuring
 from measuring import Ratio
 
 import tf_amalgam
-from tf_amalgam import campaign, jobs, recipe, records, reporting, tasks
+from tf_amalgam import campaign, jobs, rates, recipe, records, reporting, tasks
 
 RECIPE = "gin_configs/experiments/paper_full.gin"
 LINES = ("campaign.replicates = 82", "campaign.runs_per_job = 1")
@@ -39,7 +39,7 @@ def planned(folder):
     began = time.perf_counter()
     what = recipe.read([RECIPE], LINES)
     jobs.write(campaign.planned(what, folder), f"{folder}/{jobs.FILE}")
-    hours = recipe.hours(what, folder)
+    hours = rates.hours(what, folder)
     found = campaign.groups(campaign.planned(what, folder), hours)
     return sum(group.jobs for group in found), time.perf_counter() - began
 

@@ -34,14 +34,14 @@ binary.define_gin_flags()
 
 def main(_=None):
     """Plans or runs a campaign under the flags."""
-    from tf_amalgam import campaign, jobs, recipe
+    from tf_amalgam import campaign, jobs, rates, recipe
 
     given = binary.FLAGS
     folder = pathlib.Path(given.workdir)
     first, step = _share(given.share) if given.share else (0, 1)
     what = recipe.read(given.gin_file, given.gin_bindings)
     if given.measure:
-        recipe.measure(what, folder)
+        rates.measure(what, folder)
 
     def several():
         needs = (given.job_cpus, given.job_gpus)
@@ -52,7 +52,7 @@ def main(_=None):
     if given.plan:
         if not given.jobs:  # a list that was given may be the one it would write
             jobs.write(several(), folder / jobs.FILE)
-        found = campaign.groups(several(), recipe.hours(what, folder))
+        found = campaign.groups(several(), rates.hours(what, folder))
         print(campaign.table(found, campaign.read_rates(folder).machine))
         print(f"Jobs, one a line: {given.jobs or folder / jobs.FILE}")
         return

@@ -15,7 +15,7 @@ from tf_amalgam_launch import report
 
 from tests import helpers
 from tests.test_gin import TINY
-from tf_amalgam import bindings, jobs, launchers, plan, records, rules, saved
+from tf_amalgam import bindings, engines, jobs, plan, records, rules, saved
 
 FILE = "gin_configs/experiments/quickstart.gin"
 MANY = "gin_configs/experiments/mnist_evaluate.gin"
@@ -336,7 +336,7 @@ def test_a_stop_from_outside_has_a_status_of_its_own(tmp_path):
     run = subprocess.run(
         [sys.executable, program], check=False, capture_output=True, text=True
     )
-    assert run.returncode == launchers.INTERRUPTED
+    assert run.returncode == engines.INTERRUPTED
     assert "the same command continues from the last checkpoint" in run.stderr
 
 
@@ -381,7 +381,7 @@ def test_a_stop_is_heard_once_and_at_any_time(code, said, tmp_path):
         text=True,
         timeout=60,
     )
-    assert (run.returncode, run.stdout) == (launchers.INTERRUPTED, said)
+    assert (run.returncode, run.stdout) == (engines.INTERRUPTED, said)
     assert "Traceback" not in run.stderr
 
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tests.test_gin import TINY
 from tf_amalgam import (
     bindings,
+    engines,
     jobs,
     launchers,
     processes,
@@ -218,26 +219,26 @@ def test_what_comes_after_a_failure_is_left(tmp_path):
 @pytest.mark.parametrize(
     ("status", "error", "message"),
     [
-        (-9, launchers.Lost, "killed by SIGKILL"),
-        (-15, launchers.Lost, "killed by SIGTERM"),
-        (-11, launchers.Failed, "killed by SIGSEGV"),
-        (-40, launchers.Failed, "killed by signal 40"),
-        (130, launchers.Lost, "it was interrupted"),
-        (1, launchers.Failed, "it ended with status 1"),
+        (-9, engines.Lost, "killed by SIGKILL"),
+        (-15, engines.Lost, "killed by SIGTERM"),
+        (-11, engines.Failed, "killed by SIGSEGV"),
+        (-40, engines.Failed, "killed by signal 40"),
+        (130, engines.Lost, "it was interrupted"),
+        (1, engines.Failed, "it ended with status 1"),
         (0, None, ""),
     ],
 )
 def test_what_ray_begins_again(monkeypatch, tmp_path, status, error, message):
     """What was killed or stopped from outside; not what went wrong by itself."""
     process = type("Ended", (), {"poll": lambda self: status})()
-    monkeypatch.setattr(launchers, "_process", lambda *_, **__: process)
+    monkeypatch.setattr(engines, "_process", lambda *_, **__: process)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     arguments = (job("a"), tmp_path / "log.txt", tmp_path, {})
     if error is None:
-        launchers._on_ray(*arguments)
+        engines._on_ray(*arguments)
         return
     with pytest.raises(error, match=message):
-        launchers._on_ray(*arguments)
+        engines._on_ray(*arguments)
 
 
 def test_processes_that_share_a_gpu_take_what_they_need(monkeypatch, tmp_path):
@@ -294,7 +295,7 @@ def test_processes_side_by_side_share_out_the_gpus(
     monkeypatch.setattr(processes.subprocess, "Popen", Process)
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     expected = [before if name is None else name for name in expected]
-    on = launchers.Local(count + 1)
+    on = engines.Local(count + 1)
     on.check([job(str(i)) for i in range(count)])  # no more than there are
     started = [on.start(job(str(i)), tmp_path / "log.txt") for i in range(count)]
     assert begun == expected
@@ -348,7 +349,7 @@ def test_which_ray_cluster_it_is(monkeypatch, address, variable, where):
     for name in names:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    on = launchers.Ray(address, retries=5)
+    on = engines.Ray(address, retries=5)
     assert asked == [where]
     assert signal.getsignal(signal.SIGTERM) is before  # a stop ends in checkpoints
     assert on._whole == (where == "local")
@@ -359,42 +360,58 @@ def test_which_ray_cluster_it_is(monkeypatch, address, variable, where):
     ("gpus", "asked", "told"), [(4, 0.0, True), (4, 0.5, False), (0, 0.0, False)]
 )
 def test_gpus_that_nobody_takes_are_told_of(caplog, gpus, asked, told):
-    on = object.__new__(launchers.Ray)
+    on = object.__new__(engines.Ray)
     node = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": float(gpus)}}
     on._ray, on._whole = types.SimpleNamespace(nodes=lambda: [node]), True
     on.check([job("a", gpus=asked)])
     assert ("has 4 GPUs, of which no job takes any" in caplog.text) == told
 
 
-class _TaskError(Exception):
-    """As Ray has it."""
+def test_what_ray_says_of_a_job():
+    """In a line: the end of a traceback, or how its own words begin."""
+    ray = pytest.importorskip("ray")
+    on = object.__new__(engines.Ray)
+    on._ray = ray
+    failed = engines.Failed("it ended with status 1")
+    traceback = "ray::_on_ray()\n  File ...\nFailed: it ended with status 1"
+    low = "Task was killed: low on memory.\n\n" + 99 * "Set RAY_x. "
+    for error, said in (
+        (ray.exceptions.RayTaskError("job", traceback, failed), str(failed)),
+        (ray.exceptions.OutOfMemoryError(low), "killed: low on memory. Set RAY_x."),
+        (ray.exceptions.RayError(), "RayError"),
+    ):
+        told = on._said(error)
+        assert said in told
+        assert "\n" not in told
+        assert len(told) <= engines.SAID + 1
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (
-            _TaskError("ray::_on_ray()\n  File ...\nFailed: it ended with status 1"),
-            "Failed: it ended with status 1",
-        ),
-        (RuntimeError("Task was killed: memory low.\nRefer to\nSet RAY_x"), "Task was"),
-        (RuntimeError(), "RuntimeError"),
-    ],
-)
-def test_what_ray_says_of_a_job_and_of_itself(monkeypatch, error, said):
+def test_a_ray_cluster_that_is_gone_is_told_of(tmp_path, caplog):
+    """No job that it had is taken for what killed it."""
+    ray = pytest.importorskip("ray")
+
     def broken(*_, **__):
-        raise error
+        raise ray.exceptions.RaySystemError("the head is gone")
 
-    exceptions = {"RayError": Exception, "RayTaskError": _TaskError}
-    ray = {"get": broken, "wait": broken, "cancel": broken}
-    on = object.__new__(launchers.Ray)
+    on = object.__new__(engines.Ray)
     on._ray = types.SimpleNamespace(
-        exceptions=types.SimpleNamespace(**exceptions), **ray
+        exceptions=ray.exceptions, wait=broken, cancel=broken, nodes=broken
     )
-    assert on._error("job").startswith(said)
-    for call in (on.ended, on.stop):
-        with pytest.raises(launchers.ClusterLost, match=said):
-            call(["job"])
+    gone = pytest.raises(engines.ClusterLost, match="any more.*the head is gone")
+    with gone:
+        on.check([job("a")])
+    on.check = lambda jobs: None
+    with gone:  # in starting
+        on._task = types.SimpleNamespace(
+            options=lambda **_: types.SimpleNamespace(remote=broken)
+        )
+        on._retries = {}
+        launchers.run([job("a")], on, tmp_path, progress=False)
+    with gone:  # in waiting
+        on.start = lambda job, log: job.name
+        launchers.run([job("a"), job("b")], on, tmp_path, progress=False)
+    assert "does not answer: " in caplog.text
+    assert not upcoming.Marks(tmp_path).left()
 
 
 def test_jobs_that_wait_for_one_another_are_refused(tmp_path):
@@ -468,7 +485,7 @@ def alone(tmp_path_factory):
 @pytest.mark.slow
 def test_jobs_of_this_machine_equal_one_process(alone, tmp_path):
     found = bindings.run_launched(
-        "evaluate", FILES, EVALUATION, tmp_path, launchers.Local(2), 1.0, 0.0
+        "evaluate", FILES, EVALUATION, tmp_path, engines.Local(2), 1.0, 0.0
     )
     assert len(found) == 2
     same(tmp_path, alone)
@@ -511,7 +528,7 @@ def parent_of(number):
     return int(re.search(r"PPid:\s+(\d+)", text)[1])
 
 
-class Killing(launchers.Ray):
+class Killing(engines.Ray):
     """Kills the Ray worker of the first job that it sees running."""
 
     killed = None
@@ -540,11 +557,11 @@ def test_a_ray_cluster_that_loses_a_worker_makes_the_same(cluster, alone, tmp_pa
     listed = jobs.read(tmp_path / "jobs.jsonl")
     for path in records.record_paths(tmp_path):
         path.unlink()
-    assert not launchers.run(listed, launchers.Local(2), tmp_path, progress=False)
+    assert not launchers.run(listed, engines.Local(2), tmp_path, progress=False)
     same(tmp_path, alone)
 
 
-class Stopped(launchers.Ray):
+class Stopped(engines.Ray):
     """Is interrupted once the first job runs."""
 
     def ended(self, running):
@@ -579,7 +596,7 @@ def test_ray_is_told_how_to_compute_and_nothing_of_this_machine(monkeypatch):
         asked.update(needs)
         return types.SimpleNamespace(remote=lambda *told: given.append(told[-1]))
 
-    on = launchers.Ray.__new__(launchers.Ray)
+    on = engines.Ray.__new__(engines.Ray)
     on._task = types.SimpleNamespace(options=options)
     on._retries = {"max_retries": 5}
     for name in ("TF_CONFIG", "TF_CPU_BFC_MEM_LIMIT_IN_MB", "TF_ENABLE_ONEDNN_OPTS"):
@@ -598,16 +615,16 @@ def test_failures_on_ray_are_named(cluster, tmp_path, caplog):
     several = [
         Job("mistake", "evaluate", FILES, (*lines, "evaluate.x = 1"), str(tmp_path)),
     ]
-    failed = launchers.run(several, launchers.Ray(), tmp_path, progress=False)
+    failed = launchers.run(several, engines.Ray(), tmp_path, progress=False)
     assert "it ended with status 1" in failed["mistake"]
     said = (tmp_path / "logs" / "mistake.txt").read_text()
     assert "error: The gin configuration cannot be read" in said
     with pytest.raises(ValueError, match="needs 64 CPUs and 0 GPUs, which no machine"):
         launchers.run(
-            [several[0]._replace(cpus=64)], launchers.Ray(), tmp_path, progress=False
+            [several[0]._replace(cpus=64)], engines.Ray(), tmp_path, progress=False
         )
     with caplog.at_level("WARNING"):  # which may grow
-        launchers.Ray("auto").check([several[0]._replace(gpus=1)])
+        engines.Ray("auto").check([several[0]._replace(gpus=1)])
     assert "needs 2 CPUs and 1 GPUs" in caplog.text
 
 
@@ -616,7 +633,7 @@ def test_a_grid_search_on_ray_equals_one_here(cluster, tmp_path):
     files = ["gin_configs/experiments/grid_search.gin"]
     lines = [*TINY, "grid_search.teachers = ['sgd']"]
     bindings.run("grid_search", files, lines, tmp_path / "here")
-    on = launchers.Ray()
+    on = engines.Ray()
     bindings.run_launched("grid_search", files, lines, tmp_path / "ray", on, 1.0, 0.0)
     here, there = (tmp_path / name / "pool.gin" for name in ("here", "ray"))
     assert here.read_text() == there.read_text()
@@ -627,7 +644,7 @@ def test_replicates_on_ray_equal_those_here(cluster, tmp_path):
     from tests.test_replicates import weights
 
     bindings.run_replicates(2, FILES, TINY, tmp_path / "here")
-    on = launchers.Ray()
+    on = engines.Ray()
     bindings.run_replicates(2, FILES, TINY, tmp_path / "ray", on, cpus=1.0)
     for i in range(2):
         here, there = (tmp_path / n / f"replicate-{i}" for n in ("here", "ray"))

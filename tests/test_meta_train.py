@@ -183,6 +183,24 @@ def test_devices_do_not_change_the_mathematics(uninterrupted, replicas):
         assert theirs[name] == pytest.approx(ours[name], rel=1e-4)
 
 
+def test_what_a_device_repeats_goes_on_nowhere():
+    """Four optimizees on three devices: two of them repeat the last one."""
+    found = []
+
+    def step(self, state):
+        found.append(stepped(self, state))
+        return found[-1]
+
+    stepped = Trainer.step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", step)
+        options = {**SIMPLE, "meta_batch": 4, "stages": ((12, 1),)}
+        amalgamated(**options, replicas=3)
+    assert [len(state.carries) for state in found] == [4, 0]
+    seeds = [int(carry.seed) for carry in found[0].carries]
+    assert len(set(seeds)) == 4
+
+
 def test_sum_and_mean_of_the_meta_batch_differ_by_its_size(monkeypatch):
     applied, totals = Trainer._applied, []
 

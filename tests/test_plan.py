@@ -9,7 +9,7 @@ import pytest
 
 import tf_amalgam
 from tests.test_gin import SHORT, TINY
-from tf_amalgam import bindings, launchers, plan, saved
+from tf_amalgam import bindings, engines, plan, saved
 from tf_amalgam.meta_train import Trainer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -52,7 +52,7 @@ def test_replicates_take_up_what_the_flags_say(tmp_path, monkeypatch):
     monkeypatch.setattr(
         bindings.replicates, "run_replicates", lambda *_, **told: seen.append(told)
     )
-    given = (["rnnprop"], [FORM], TINY, tmp_path, 2, launchers.Local(2))
+    given = (["rnnprop"], [FORM], TINY, tmp_path, 2, engines.Local(2))
     bindings.train_zoo(*given, cpus=3.0, gpus=0.5)
     assert [(told["cpus"], told["gpus"]) for told in seen] == [(3.0, 0.5)]
     program = (

@@ -11,7 +11,17 @@ import pytest
 import tf_amalgam
 from tests import helpers
 from tests.test_gin import TINY
-from tf_amalgam import bindings, files, jobs, launchers, replicates, saved, tasks
+from tf_amalgam import (
+    bindings,
+    engines,
+    files,
+    jobs,
+    launchers,
+    replicates,
+    saved,
+    tasks,
+    workdir,
+)
 from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
 
@@ -106,7 +116,7 @@ def test_its_list_of_jobs_does_the_same(three, tmp_path):
         gin_bindings=(*job.gin_bindings, "amalgamate.replicate = 2"),
         log=str(again / "log.txt"),
     )
-    assert not launchers.run([job], launchers.Local(), tmp_path, progress=False)
+    assert not launchers.run([job], engines.Local(), tmp_path, progress=False)
     np.testing.assert_array_equal(weights(again), weights(three / "replicate-2"))
 
 
@@ -197,11 +207,46 @@ def test_another_experiment_adds_nothing_where_several_run(three, tmp_path):
     (tmp_path / "README.md").write_text("as it was")
     other = [*TINY, "amalgamate.alpha = 0.3"]
     with pytest.raises(RuntimeError, match="3 of 3 replicates failed"):
-        bindings.run_replicates(3, FILES, other, tmp_path, launchers.Local(3))
+        bindings.run_replicates(3, FILES, other, tmp_path, engines.Local(3))
     assert (tmp_path / "README.md").read_text() == "as it was"
     assert list(replicates.begun(tmp_path)) == [1]
     told = (tmp_path / "replicate-2" / "log.txt").read_text()
     assert "replicate-1 holds another experiment" in told
+
+
+@pytest.mark.parametrize(
+    ("other", "refused"),
+    [
+        ({"seed": 5, "replicate": 0}, False),
+        ({"choice": {"seed": 9, "alpha": 0.0}}, False),
+        ({"teachers": [{"rule": "choice", "sha256": "b"}]}, False),
+        ({"initial_weights": {"path": "b", "sha256": "b"}}, False),
+        ({"root_seed": 1}, True),
+        ({"choice": {"seed": 1, "alpha": 0.1}}, True),
+        ({"teachers": [{"rule": "adam", "sha256": "a"}]}, True),
+        ({"alpha": 0.2}, True),
+        (None, False),  # damaged
+    ],
+)
+def test_what_replicates_share(tmp_path, other, refused):
+    mine = {
+        "student": {"rule": "rnnprop"},
+        "task": {"name": "x"},
+        "teachers": [{"rule": "choice", "sha256": "a"}],
+        "choice": {"seed": 1, "alpha": 0.0},
+        "initial_weights": {"path": "a", "sha256": "a"},
+        **{"scheme": "choice", "preset": "paper", "alpha": 0.1},
+        **{"seed": 3, "root_seed": 0, "replicate": 1},
+    }
+    there = tmp_path / "replicate-0" / "settings.json"
+    there.parent.mkdir()
+    there.write_text("{" if other is None else json.dumps({**mine, **other}))
+    if not refused:
+        workdir.Workdir(tmp_path / "replicate-1", mine)
+        return
+    with pytest.raises(workdir.AnotherExperiment, match="replicate-0 holds another"):
+        workdir.Workdir(tmp_path / "replicate-1", mine)
+    assert not (tmp_path / "replicate-1").exists()
 
 
 def test_a_folder_named_like_a_replicate_is_none(three, tmp_path):
@@ -281,7 +326,7 @@ def test_one_that_diverged_does_not_block_the_next(
 def test_what_is_not_here_has_not_been_done(tmp_path):
     """Where the machines of a cluster have folders of that name of their own."""
 
-    class Elsewhere(launchers.Local):
+    class Elsewhere(engines.Local):
         def start(self, job, log):
             return job.name
 
@@ -317,7 +362,7 @@ def test_a_damaged_student_is_left_out_of_the_summary(three, tmp_path, caplog):
 
 @pytest.mark.slow
 def test_several_at_once_equal_one_after_another(three, tmp_path):
-    bindings.run_replicates(2, FILES, TINY, tmp_path, launchers.Local(2))
+    bindings.run_replicates(2, FILES, TINY, tmp_path, engines.Local(2))
     for i in range(2):
         np.testing.assert_array_equal(
             weights(tmp_path / f"replicate-{i}"), weights(three / f"replicate-{i}")
@@ -329,7 +374,7 @@ def test_a_failed_one_is_named_and_the_others_end(three, tmp_path):
     (tmp_path / "replicate-0").mkdir()
     (tmp_path / "replicate-0" / "settings.json").write_text("{")
     with pytest.raises(RuntimeError, match="1 of 2 replicates failed: replicate-0"):
-        bindings.run_replicates(2, FILES, TINY, tmp_path, launchers.Local(2))
+        bindings.run_replicates(2, FILES, TINY, tmp_path, engines.Local(2))
     assert "damaged" in (tmp_path / "replicate-0" / "log.txt").read_text()
     np.testing.assert_array_equal(
         weights(tmp_path / "replicate-1"), weights(three / "replicate-1")

@@ -26,10 +26,10 @@ LAYERS = [
     {"rules", "sweep", "frames", "chunks", "plots", "weights", "jobs", "upcoming"},
     {
         *("data", "amalgamation", "perturbation", "curriculum", "guard"),
-        *("private_gradients", "participants", "compiled", "measured", "launchers"),
+        *("private_gradients", "participants", "compiled", "measured", "engines"),
         "workers",
     },
-    {"advance", "lanes", "stored"},
+    {"advance", "lanes", "stored", "launchers"},
     {"guarded", "tasks", "evaluated"},
     {"optimizer"},
     {"optimizers"},
@@ -50,6 +50,7 @@ LAYERS = [
     {"tuning"},
     {"bindings"},
     {"recipe"},
+    {"rates"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -8,12 +8,13 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from tf_amalgam import files, jobs, records, replicates, workdir
+from tf_amalgam import files, jobs, lineup, records, replicates, workdir
 from tf_amalgam.checks import as_whole, check_whole
 from tf_amalgam.processes import LOGS
 
 EVALUATION = "evaluation"  # folder of the records
-TAKEN = (EVALUATION, LOGS, ".", "..")  # no names for folders of trainings
+# No names of trainings, nor of their folders.
+TAKEN = (EVALUATION, LOGS, lineup.ORACLE, ".", "..")
 RATES_FILE = "rates.json"
 SETTINGS_FILE = "campaign.json"
 # Bindings that say nothing of trainings.
@@ -83,13 +84,15 @@ def campaign(
                 f"{', '.join(TAKEN)}."
             )
     seeds = tuple(as_whole("evaluate.seeds", seed) for seed in seeds)
-    folders = [records.safe(optimizee.name) for optimizee in optimizees]
-    for name, several in (("evaluate.seeds", seeds), ("evaluate.tasks", folders)):
-        if len(set(several)) < len(several):
-            raise ValueError(
-                f"{name}: each is evaluated on once, and has a name of its own; "
-                f"received {', '.join(map(str, several))}."
-            )
+    if len(set(seeds)) < len(seeds):
+        told = ", ".join(map(str, seeds))
+        raise ValueError(f"evaluate.seeds has two seeds alike: {told}. Leave one out.")
+    names = [optimizee.name for optimizee in optimizees]
+    if len(set(map(records.safe, names))) < len(names):
+        raise ValueError(
+            "evaluate.tasks takes no two optimizees whose names, "
+            f"{', '.join(names)}, are alike in a folder's; rename one."
+        )
     known = (known,) if isinstance(known, str | Mapping) else tuple(known)
     if unnamed := [one for one in known if not isinstance(one, str)]:
         raise ValueError(

@@ -15,10 +15,10 @@ _LOST = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
-# And what it raises of much else, told apart by their words: a worker that was begun
-# again meanwhile, NCCL's or a health check's trouble.
+# And what it raises of much else, told apart by its words: a worker that was begun
+# again meanwhile, or whose health could not be asked for.
 _MAY_BE_LOST = (tf.errors.FailedPreconditionError, tf.errors.InternalError)
-_OF_OTHERS = ("incarnation", "collective", "nccl", "peer", "remote worker")
+_OF_OTHERS = ("device incarnation", "Collective ops is aborted by")
 _EXAMPLE = (
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
     '"task": {"type": "worker", "index": 0}}'
@@ -86,8 +86,9 @@ def telling_of_losses():
     try:
         yield
     except (*_LOST, *_MAY_BE_LOST) as error:
-        words = str(error).lower()
-        if not (isinstance(error, _LOST) or any(word in words for word in _OF_OTHERS)):
+        if not isinstance(error, _LOST) and not any(
+            words in error.message for words in _OF_OTHERS
+        ):
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         said = next((line for line in lines if "aborted by" in line), lines[-1])
@@ -104,9 +105,9 @@ def strategy(name, replicas, meta_batch):
     Args:
         name: `"none"` (one device), `"mirrored"` (those of this machine) or
             `"multi_worker"` (those of all machines of `TF_CONFIG`, see `join_cluster`).
-        replicas: how many devices of this machine; None takes as many as keep each
-            busy longest: the fewest that need no more rounds than all would. Of
-            several machines all are taken.
+        replicas: how many devices of this machine, an optimizee each at a time; None
+            takes the fewest that need no more rounds for the meta-batch than all of
+            them would. Of several machines all are taken.
         meta_batch: optimizees.
 
     Raises:

@@ -71,8 +71,8 @@ def evaluate(
         only: patterns (`"Train/*-seed0.json"`) of the records to make in this call, by
             their paths in `workdir`; None makes all.
         launch: a function that has records made elsewhere: `launch(paths)` gets those
-            of all, those that are there too, by their paths in `workdir`, and returns
-            when it is over.
+            paths in `workdir` of all, also of those that are there, and returns when
+            it is over.
         limit: at most so many runs in this call; None for all. TensorFlow keeps some
             megabytes of every run for the life of a process, so thousands are better
             shared by several (`amalgam-evaluate --parallel`).

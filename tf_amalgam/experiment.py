@@ -186,8 +186,8 @@ def amalgamate(
         strategy: which devices share the meta-batch: `"none"` is one device,
             `"mirrored"` those of this machine, `"multi_worker"` those of all machines
             that `TF_CONFIG` names (see `join_cluster`). The mathematics is the same.
-        replicas: how many of this machine's devices share it; by default the fewest
-            that need no more rounds than all of them would.
+        replicas: how many of this machine's devices share it, an optimizee each at a
+            time; by default the fewest that need no more rounds for it than all would.
         checkpoint_seconds: at least this long between two checkpoints.
         progress: whether to show a progress bar, and at the end inner steps a second
             and what they took: optimizee, teachers, student, data.
@@ -196,7 +196,7 @@ def amalgamate(
 
     Raises:
         ValueError: for any argument out of place, before any work starts; and if
-            `workdir` holds another experiment.
+            `workdir` holds another experiment, or a replicate beside it does.
         RuntimeError: if another process is training in `workdir`.
         Diverged: after `max_skipped` non-finite meta-gradients in a row.
         WorkerLost: if another machine's process has ended (`"multi_worker"`).

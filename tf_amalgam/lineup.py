@@ -19,6 +19,7 @@ from tf_amalgam.workdir import is_unfinished
 
 KERAS = "keras."
 ORACLE = "oracle"
+KEPT = f"The label {ORACLE!r} is kept for the best of the pool; choose another."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +118,7 @@ def lineup(
     found = []
     optimizers = labelled(optimizers)
     if ORACLE in optimizers:
-        raise ValueError(
-            f"The label {ORACLE!r} is kept for the best of the pool; choose another."
-        )
+        raise ValueError(KEPT)
     if not optimizers:
         raise ValueError("evaluate needs at least one optimizer; received none.")
     for label, given in optimizers.items():
@@ -151,6 +150,21 @@ def lineup(
             facts = (configuration(made), _kind(made), _training(one))
             found.append(Contestant(label, i, make, *facts))
     return found
+
+
+def check_named(several):
+    """Raises, as `lineup` does, for names and paths that are no optimizer's.
+
+    None is made, which would have TensorFlow take its devices.
+    """
+    for given in several:
+        if given == ORACLE:
+            raise ValueError(KEPT)
+        if given.startswith(KERAS):
+            KerasOptimizer(given.removeprefix(KERAS))
+        elif not saved.is_name(given):
+            for one in _replicates(given).values():
+                saved.find(one)
 
 
 def _nobody():

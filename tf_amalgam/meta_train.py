@@ -70,7 +70,7 @@ class Trainer:
         objective, steps = settings.objective(stage), settings.truncation_steps
         start = settings.warmup_steps + state.truncation * steps
         gradients, carries, metrics = [], [], []
-        for places in programs.rounds(settings.meta_batch):
+        for places in programs.rounds():
             new = ("truncation", objective) not in programs
             with self.clock.on("building" if new else "data"):
                 batches = programs.per_replica(

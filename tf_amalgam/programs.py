@@ -18,7 +18,8 @@ class Place(NamedTuple):
 class Programs:
     """What one run compiles, each at its first use.
 
-    A truncation runs on all replicas, an optimizee each; everything else on one.
+    A truncation runs on all replicas, an optimizee each (or one that another has, too,
+    and that does not count); everything else on one.
     """
 
     def __init__(self, task, players, settings, strategy):
@@ -68,7 +69,7 @@ class Programs:
                 }
             return gradient, carry, (metrics, norm)
 
-        def program(weights, carry, batches, counts=None):
+        def program(weights, carry, batches, counts):
             gradient, carry, metrics = self._strategy.run(
                 on_replica, args=(weights, carry, batches, counts)
             )
@@ -109,11 +110,12 @@ class Programs:
 
         return program
 
-    def rounds(self, meta_batch):
-        """Yields, for each round of a meta-batch, the `Place` of each replica."""
-        for first in range(0, meta_batch, self.replicas):
+    def rounds(self):
+        """Yields, for each round of the meta-batch, the `Place` of each replica."""
+        count = self._settings.meta_batch
+        for first in range(0, count, self.replicas):
             yield [
-                Place(min(first + r, meta_batch - 1), first + r < meta_batch)
+                Place(min(first + r, count - 1), first + r < count)
                 for r in range(self.replicas)
             ]
 

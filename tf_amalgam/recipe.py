@@ -1,32 +1,24 @@
-"""Campaigns at the edge: what .gin files tell of one, measured and run."""
+"""Campaigns at the edge: what .gin files tell of one, checked and run."""
 
-import contextlib
-import copy
 import json
 import logging
 import os
 import pathlib
-import time
+from collections.abc import Iterable
 
 import gin
-import tensorflow as tf
 
 from tf_amalgam import (
     bindings,
     campaign,
-    experiment,
     files,
     launchers,
     records,
     replicates,
     reporting,
-    saved,
-    trial,
 )
 from tf_amalgam.checks import check_whole
-from tf_amalgam.curriculum import Stage
-from tf_amalgam.lineup import labelled, lineup
-from tf_amalgam.meta_train import Diverged
+from tf_amalgam.lineup import check_named
 from tf_amalgam.workdir import differences
 
 # Of `evaluate`, what all evaluations of a campaign share.
@@ -38,22 +30,6 @@ ELSEWHERE = (
     "amalgamate.progress",
     "amalgamate.replicas",
     "amalgamate.strategy",
-)
-# What two meta-updates of a training are measured with.
-MEASURED = (
-    "amalgamate.period = 1",
-    "amalgamate.validation_optimizees = 1",
-    "amalgamate.validation_steps = 1",
-    "amalgamate.progress = False",
-    "amalgamate.repeat_threshold = None",
-    "amalgamate.choice_repeat_threshold = None",
-    "amalgamate.chances = 0",
-)
-# What a measurement ends in where a data set, a package or memory is missing, or where
-# two meta-updates are not enough of a training.
-NOT_HERE = (
-    *(ValueError, OSError, ImportError),
-    *(Diverged, tf.errors.ResourceExhaustedError),
 )
 
 
@@ -68,38 +44,37 @@ def read(gin_files, gin_bindings) -> campaign.Campaign:
     for name in ("campaign", "evaluate"):
         bindings.check_given(name)
     seeds = bindings.bound("seeds", "evaluate")
+    alone = isinstance(seeds, str) or not isinstance(seeds, Iterable)
     found = bindings.REGISTERED["campaign"](
         gin_files=gin_files,
         gin_bindings=gin_bindings,
-        optimizees=[campaign.Optimizee(repr(t), _name_of(t)) for t in _optimizees()],
+        optimizees=[campaign.Optimizee(repr(t), _name_of(t)) for t in optimizees()],
         known=bindings.bound("baselines", "evaluate"),
-        seeds=[seeds] if isinstance(seeds, int) else seeds,
+        seeds=[seeds] if alone else seeds,
     )
-    # An unknown one would be told after days of training.
-    terms = {name: bindings.bound(name, "evaluate") for name in EVALUATED}
-    check_whole("evaluate.epochs", terms.pop("epochs"), 1)
-    lineup(labelled(found.known), **terms)
+    # What evaluations refuse would be told after days of training.
+    check_whole("evaluate.epochs", bindings.bound("epochs", "evaluate"), 1)
+    check_named(found.known)
     folder = _data_dir()
     for label in found.trainings:
         bindings.parse(*campaign.of_training(found, label))
         bindings.check_given("amalgamate")
-        if _data_dir() != folder:
+        if folder and _data_dir() is None:
             raise ValueError(
-                f"The evaluations take data_dir = {folder!r}, the training {label} "
-                f"{_data_dir()!r}: it is told what the form, its experiment and the "
-                "bindings of the call say, but not what the campaign's own .gin file "
-                "does. Give data_dir by --gin_bindings."
+                f"The campaign's file has data_dir = {folder!r}, which the training "
+                f"{label} is not told: it reads the form, its experiment and the "
+                "bindings of the call alone. Give data_dir by --gin_bindings."
             )
     bindings.parse(gin_files, gin_bindings)
     return found
 
 
 def _data_dir():
-    """Returns where the configuration has its image sets; None where it says none."""
+    """Returns the folder of the configuration's image sets; "" where it has none."""
     try:
         return gin.query_parameter("data_dir/macro.value")
     except ValueError:
-        return None
+        return ""
 
 
 def run(what, several, workdir, on):
@@ -119,7 +94,7 @@ def run(what, several, workdir, on):
             ended.
     """
     _check_listed(what, several, workdir)
-    _claim(what, workdir)
+    claim(what, workdir)
     evaluation = pathlib.Path(workdir) / campaign.EVALUATION
     mine = {job.name for job in several}
     ended = _Ended()
@@ -150,8 +125,11 @@ def run(what, several, workdir, on):
     try:
         if all(done) and any(evaluation.glob("*/*.json")):
             print(reporting.write_report(evaluation))
-    finally:  # whatever becomes of the report
-        launchers.check(failed, ready, workdir)
+    except Exception as error:
+        logging.error("The report could not be made: %s", error)
+        launchers.check(failed, ready, workdir)  # which are the likelier reason
+        raise
+    launchers.check(failed, ready, workdir)
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise RuntimeError(
@@ -211,7 +189,7 @@ def _computes(job):
     )
 
 
-def _claim(what, workdir):
+def claim(what, workdir):
     """Raises ValueError if what is there was made by a campaign of other settings.
 
     Trainings, optimizees and seeds may be added, and left out.
@@ -274,7 +252,7 @@ def _bound_lines():
     }
 
 
-def _optimizees():
+def optimizees():
     """Returns references to the optimizees of an evaluation; none is made."""
     tasks = gin.get_bindings("evaluate", resolve_references=False)["tasks"]
     if isinstance(tasks, list | tuple):
@@ -305,111 +283,3 @@ def _name_of(optimizee):
         raise ValueError(
             f"A campaign needs the names of its optimizees; bind {selector}.name."
         ) from error
-
-
-def hours(what, workdir):
-    """Returns a function of a job that says its hours by the rates measured there."""
-    steps = {label: _inner_steps(what, label) for label in what.trainings}
-    bindings.parse(what.gin_files, what.gin_bindings)
-    epochs = bindings.bound("epochs", "evaluate")
-    return campaign.hours_of(what, campaign.read_rates(workdir), epochs, steps)
-
-
-def _inner_steps(what, label):
-    """Returns the inner steps of a training's stages, of all its optimizees."""
-    bindings.parse(*campaign.of_training(what, label))
-    return _bound_inner_steps()
-
-
-def _bound_inner_steps():
-    """Returns the same of the training that has been parsed; a Choice rule's too."""
-    stages = list(bindings.bound("stages"))
-    trained = isinstance(bindings.bound("choice"), str)  # a name or a path
-    if bindings.bound("scheme") == "choice" and not trained:
-        truncation = bindings.bound("truncation_steps")
-        stages += bindings.bound("choice_stages") or [
-            (n * truncation, p) for n, p in experiment.CHOICE_STAGES
-        ]
-    stages = [s if isinstance(s, Stage) else Stage(*s) for s in stages]
-    unrolls = sum(stage.unroll * stage.periods for stage in stages)
-    return unrolls * bindings.bound("period") * bindings.bound("meta_batch")
-
-
-def measure(what, workdir) -> campaign.Rates:
-    """Measures the rates of a campaign on this machine and writes them into `workdir`.
-
-    Some steps of each optimizee, by Adam and by RNNProp, and two meta-updates of each
-    training, without warm-ups. The folder is this campaign's from then on. What cannot
-    be had here (a data set, a package) is left out with a warning.
-    """
-    _claim(what, workdir)
-    bindings.parse(what.gin_files, what.gin_bindings)
-    epoch = {}
-    for optimizee, reference in zip(what.optimizees, _optimizees(), strict=True):
-        try:
-            task = copy.deepcopy(reference)
-            epoch[optimizee.name] = {
-                who: trial.seconds_of_an_epoch(saved.load(name), task)
-                for who, name in (("known", "adam"), ("student", "rnnprop"))
-            }
-        except NOT_HERE as error:
-            logging.warning("%s is not measured: %s", optimizee.name, error)
-    # What was measured here before stays until it has been measured anew.
-    there = campaign.read_rates(workdir)
-    kept = there.inner_step if there.machine == _machine() else {}
-    rates = campaign.Rates(_machine(), epoch, {**kept})
-    campaign.write_rates(rates, workdir)
-    with _without_retracing_warnings():
-        for label in what.trainings:
-            try:
-                rates.inner_step[label] = _seconds_of_an_inner_step(what, label)
-            except NOT_HERE as error:
-                logging.warning("%s is not measured: %s", label, error)
-                rates.inner_step.pop(label, None)
-            campaign.write_rates(rates, workdir)
-    return rates
-
-
-def _seconds_of_an_inner_step(what, label):
-    """Returns what an inner step of a training takes, by two short ones."""
-    gin_files, lines = campaign.of_training(what, label)
-    bindings.parse(gin_files, lines)
-    truncation = bindings.bound("truncation_steps")
-    seconds, steps = [], []
-    for unroll in (truncation, 3 * truncation):  # which build the same
-        short = (
-            f"amalgamate.stages = [({unroll}, 1)]",
-            f"amalgamate.choice_stages = [({unroll}, 1)]",
-        )
-        bindings.parse(gin_files, [*lines, *MEASURED, *short])
-        steps.append(_bound_inner_steps())
-        began = time.perf_counter()
-        bindings.amalgamate()
-        seconds.append(time.perf_counter() - began)
-    if seconds[1] <= seconds[0]:
-        raise ValueError(
-            f"{steps[1]} inner steps took no longer than {steps[0]}: the machine is "
-            "busy with something else; measure again."
-        )
-    return (seconds[1] - seconds[0]) / (steps[1] - steps[0])
-
-
-@contextlib.contextmanager
-def _without_retracing_warnings():
-    """Within it TensorFlow does not mind that each training has its own programs."""
-    logger = tf.get_logger()
-    kept = logger.level
-    logger.setLevel("ERROR")
-    try:
-        yield
-    finally:
-        logger.setLevel(kept)
-
-
-def _machine():
-    """Returns what measures here, in words."""
-    names = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
-    return ", ".join([records.versions()["machine"], *names])

@@ -72,7 +72,7 @@ def run_replicates(
 
     Raises:
         ValueError: for a count below 1; if the folder's replicates are of
-            another experiment.
+            another experiment (a RuntimeError with a launcher, where each says so).
         RuntimeError: naming the replicates that failed, after all others have ended.
         KeyboardInterrupt: on Ctrl-C, after every run has written a checkpoint.
     """

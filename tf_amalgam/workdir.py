@@ -30,6 +30,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 LOCK_SECONDS = 100.0
 CLAIM_FILE = ".claim"
 REPLICATE = "replicate-"  # a replicate's folder: this and its number
+OF_A_REPLICATE = ("replicate", "seed", "initial_weights", "sha256")
 ORIGIN = ("replicate", "root_seed")  # of the seed of a replicate
 
 README = """# {title}
@@ -66,7 +67,8 @@ class Workdir:
     """Reads and writes one run's folder; every write is atomic.
 
     Raises:
-        AnotherExperiment: if the folder holds a run with other settings (naming them).
+        AnotherExperiment: if the folder holds a run with other settings (naming them),
+            or, of a replicate's folder, one beside it does.
         ValueError: if its settings cannot be read.
     """
 
@@ -74,7 +76,7 @@ class Workdir:
         self.path = pathlib.Path(path).expanduser()
         self.settings = json.loads(json.dumps(settings))
         if not (self.path / SETTINGS_FILE).is_file():
-            self._check_siblings()
+            self._check_siblings()  # before anything is made
         with files.locked(self.path / CLAIM_FILE):
             self._claim()
 
@@ -102,10 +104,10 @@ class Workdir:
             if number_of(file.parent) is None:
                 continue
             try:
-                found = _without_seeds(json.loads(file.read_text()))
+                found = _shared(json.loads(file.read_text()))
             except ValueError:
                 continue  # damaged: it will say so itself
-            self._check_same(found, _without_seeds(self.settings), file.parent)
+            self._check_same(found, _shared(self.settings), file.parent)
 
     @staticmethod
     def _check_same(found, settings, folder):
@@ -230,15 +232,17 @@ def number_of(folder) -> int | None:
     return int(number) if named else None
 
 
-def _without_seeds(settings):
-    """Returns settings without what replicates differ in, at every depth."""
+def _shared(settings):
+    """Returns settings without what replicates may differ in, at every depth.
+
+    Each has its own seed, and may have begun from a trained optimizer of its own, or
+    have one as its teacher.
+    """
+    if isinstance(settings, list):
+        return [_shared(one) for one in settings]
     if not isinstance(settings, dict):
         return settings
-    return {
-        k: _without_seeds(v)
-        for k, v in settings.items()
-        if k != "replicate" and not k.endswith("seed")
-    }
+    return {k: _shared(v) for k, v in settings.items() if k not in OF_A_REPLICATE}
 
 
 def is_unfinished(folder) -> bool:
