@@ -46,6 +46,21 @@ def test_records_hold_curves_times_and_terms(finished):
         assert record["versions"]["keras"] == keras.__version__
 
 
+def test_who_launches_is_given_all_records(finished, tmp_path):
+    """Also those that are there, as a list of jobs has them."""
+    shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
+    given = []
+    tf_amalgam.evaluate(
+        ["adam"],
+        helpers.tiny_task(),
+        workdir=tmp_path,
+        launch=given.append,
+        **OPTIONS,
+    )
+    paths = [f"tiny/adam-replicate0-seed{seed}.json" for seed in (0, 1)]
+    assert given == [paths]
+
+
 def with_losses(folder):
     return records.read_all(folder, batch_losses=True)
 
