@@ -409,7 +409,7 @@ def test_a_ray_cluster_that_is_gone_is_told_of(tmp_path, caplog):
         launchers.run([job("a")], on, tmp_path, progress=False)
     with gone:  # in waiting
         on.start = lambda job, log: job.name
-        launchers.run([job("a"), job("b")], on, tmp_path, progress=False)
+        launchers.run([job("b"), job("c")], on, tmp_path, progress=False)
     assert "does not answer: " in caplog.text
     assert not upcoming.Marks(tmp_path).left()
 
