@@ -1,6 +1,7 @@
 """Memory and time of a learned step on large models, in Keras' `fit`.
 
     python benchmarks/large_model.py [--millions 1 5 25] [--chunk_size 524288]
+        [--student scale]
 
 Each row is a process of its own: a net of Dense layers trained by `fit` on made-up
 numbers, with SGD, Keras' Adam, or a shipped student. Memory is the process' peak
@@ -16,6 +17,7 @@ import measuring
 from measuring import Ratio
 
 STUDENT = "choice-large"
+KNOWN = {"sgd": "SGD", "adam": "Adam"}
 WIDTH = 1000
 BATCH = 8
 
@@ -29,14 +31,14 @@ def net(millions):
 
 
 def optimizer(name, options):
-    """Returns SGD, Keras' Adam, or the student."""
+    """Returns SGD, Keras' Adam, or a shipped student."""
     import keras
 
     import tf_amalgam
 
-    if name == "student":
-        return tf_amalgam.load(STUDENT, warmup_steps=1, **options)
-    return {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[name](1e-4)
+    if name in KNOWN:
+        return getattr(keras.optimizers, KNOWN[name])(1e-4)
+    return tf_amalgam.load(name, warmup_steps=1, **options)
 
 
 def stopwatch():
@@ -97,8 +99,10 @@ def report(options):
     for millions in options.millions:
         base, float32 = None, None
         for label, name, given in ROWS:
-            if name == "student" and options.chunk_size:
-                given = {**given, "chunk_size": options.chunk_size}
+            if name == "student":
+                name = options.student
+                chunk = options.chunk_size
+                given = {**given, "chunk_size": chunk} if chunk else given
             found = measuring.child(
                 __file__, "measure", name, given, millions, options.steps
             )
@@ -132,6 +136,7 @@ def parser():
     found.add_argument("--millions", type=int, nargs="+", default=[1, 5, 25])
     found.add_argument("--steps", type=int, default=8)
     found.add_argument("--chunk_size", type=int, help="of students")
+    found.add_argument("--student", default=STUDENT, help="that ships")
     return found
 
 

@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_broke(benchmark, monkeypatch, capsys):
     large_model = benchmark("large_model")
 
     def child(_, name, which, given, *size):
-        step = {"sgd": 1.0, "adam": 1.0, "student": 3.0}[which]
+        step = {"sgd": 1.0, "adam": 1.0, "scale": 3.0}[which]
         return {
             "parameters": 1_000_000,
             "finite": "guard" not in given,
@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_broke(benchmark, monkeypatch, capsys):
         }
 
     monkeypatch.setattr(large_model.measuring, "child", child)
-    options = large_model.parser().parse_args(["--millions", "1"])
+    options = large_model.parser().parse_args(["--millions", "1", "--student", "scale"])
     (memory, half, finite) = large_model.report(options)
     assert (memory.broke, half.broke, finite.broke) == (False, True, True)
     assert half.value == 3.0  # of what a step takes beside SGD's
