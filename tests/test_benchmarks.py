@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_broke(benchmark, monkeypatch, capsys):
     large_model = benchmark("large_model")
 
     def child(_, name, which, given, *size):
-        step = {"sgd": 1.0, "adam": 1.0, "scale": 3.0}[which]
+        step = {"sgd": 1.0, "adam": 1.0, "choice-large": 3.0}[which]
         return {
             "parameters": 1_000_000,
             "finite": "guard" not in given,
@@ -228,11 +228,14 @@ def test_a_loss_that_is_not_finite_broke(benchmark, monkeypatch, capsys):
         }
 
     monkeypatch.setattr(large_model.measuring, "child", child)
-    options = large_model.parser().parse_args(["--millions", "1", "--student", "scale"])
+    options = large_model.parser().parse_args(["--millions", "1"])
     (memory, half, finite) = large_model.report(options)
     assert (memory.broke, half.broke, finite.broke) == (False, True, True)
     assert half.value == 3.0  # of what a step takes beside SGD's
-    assert "student, guard (loss not finite)" in capsys.readouterr().out
+    assert "choice-large, guard (loss not finite)" in capsys.readouterr().out
+    words = ["--millions", "1", "--student"]
+    with pytest.raises(ValueError, match="adam is in the table anyway"):
+        large_model.report(large_model.parser().parse_args([*words, "adam"]))
 
 
 def test_a_learned_step_is_compared(benchmark, monkeypatch, capsys):

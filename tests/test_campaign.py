@@ -164,6 +164,8 @@ def test_planned_inner_steps_are_those_of_the_curriculum():
         ({"trainings": {"oracle": "x"}}, "'oracle' is to name a folder of its own"),
         ({"known": ["a"]}, "share a label: a"),
         ({"seeds": [3, 4, 3]}, "two seeds alike: 3, 4, 3"),
+        ({"seeds": []}, "evaluate.seeds is empty"),
+        ({"known": ["adam", "sgd", "adam"]}, "two alike: adam, sgd, adam"),
         ({"seeds": "3"}, "evaluate.seeds must be a whole number, received '3'"),
         (
             {"optimizees": [Optimizee("%A", "A b"), Optimizee("%B", "A_b")]},
@@ -199,6 +201,9 @@ def test_mistakes(given, message):
         ),
         (PAPER, ["amalgamate.alhpa = 1"], "alhpa"),
         (PAPER, ["evaluate.epochs = 0"], "evaluate.epochs must be a whole number"),
+        (PAPER, ["evaluate.preset = 'relased'"], "preset 'relased'.*'released'"),
+        (PAPER, ["evaluate.warmup_steps = -1"], "warmup_steps must be a whole number"),
+        (PAPER, ["evaluate.warmup_learning_rate = 0.0"], "rate must be above 0"),
         (PAPER, ["evaluate.baselines = ['adma']"], "'adma'.*Did you mean 'adam'"),
         (PAPER, ["evaluate.baselines = ['oracle']"], "'oracle' is kept"),
         (PAPER, ["evaluate.baselines = ['keras.Adamm']"], "Keras optimizer 'Adamm'"),
@@ -214,12 +219,14 @@ def test_a_campaigns_own_file_does_not_hide_where_data_lie(tmp_path):
     """Its trainings are not told what it says."""
     mine = tmp_path / "mine.gin"
     mine.write_text(f'include "{PAPER[0]}"\ndata_dir = "/data"')
-    with pytest.raises(ValueError, match="'/data', which the training mean-small is"):
+    with pytest.raises(ValueError, match="= '/data', the training mean-small has None"):
         recipe.read([mine], [])
     recipe.read([mine], ['data_dir = "/elsewhere"'])
     # Those that say it themselves, or take none.
     told = tmp_path / "told.gin"
     told.write_text('include "gin_configs/forms/cpu.gin"\ndata_dir = "/data"')
+    with pytest.raises(ValueError, match="= None, the training mean-small has '/data'"):
+        recipe.read(PAPER, [f'campaign.form = "{told}"'])
     digits = "gin_configs/experiments/quickstart.gin"
     for form in (told, digits):
         line = f'campaign.form = "{form}"'
@@ -341,6 +348,11 @@ def test_a_report_that_cannot_be_made_hides_no_failure(small, tmp_path, caplog):
     with pytest.raises(RuntimeError, match="1 of 3 jobs failed: train/mine/0"):
         recipe.run(small, several, tmp_path, Told(fails=["train/mine/0"]))
     assert "The report could not be made" in caplog.text
+    for path in itertools.chain(*map(paths_of, (several[0], several[2]))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("no record")
+    with pytest.raises(ValueError, match="is not a readable record"):
+        recipe.run(small, several, tmp_path, Told())
 
 
 def test_a_folder_holds_one_campaign(small, tmp_path):

@@ -386,12 +386,14 @@ def test_what_ray_says_of_a_job():
         assert len(told) <= engines.SAID + 1
 
 
-def test_a_ray_cluster_that_is_gone_is_told_of(tmp_path, caplog):
-    """No job that it had is taken for what killed it."""
+@pytest.mark.parametrize("kind", ["RaySystemError", "ConnectionError"])
+def test_a_ray_cluster_that_is_gone_is_told_of(tmp_path, caplog, kind):
+    """No job that it had is taken for what killed it; ray:// has errors of its own."""
     ray = pytest.importorskip("ray")
+    error = getattr(ray.exceptions, kind, ConnectionError)
 
     def broken(*_, **__):
-        raise ray.exceptions.RaySystemError("the head is gone")
+        raise error("the head is gone")
 
     on = object.__new__(engines.Ray)
     on._ray = types.SimpleNamespace(

@@ -221,6 +221,7 @@ def test_another_experiment_adds_nothing_where_several_run(three, tmp_path):
         ({"choice": {"seed": 9, "alpha": 0.0}}, False),
         ({"teachers": [{"rule": "choice", "sha256": "b"}]}, False),
         ({"initial_weights": {"path": "b", "sha256": "b"}}, False),
+        ({"initial_weights": "fresh"}, True),
         ({"root_seed": 1}, True),
         ({"choice": {"seed": 1, "alpha": 0.1}}, True),
         ({"teachers": [{"rule": "adam", "sha256": "a"}]}, True),

@@ -84,6 +84,8 @@ def campaign(
                 f"{', '.join(TAKEN)}."
             )
     seeds = tuple(as_whole("evaluate.seeds", seed) for seed in seeds)
+    if not seeds:
+        raise ValueError("evaluate.seeds is empty; give one at least.")
     if len(set(seeds)) < len(seeds):
         told = ", ".join(map(str, seeds))
         raise ValueError(f"evaluate.seeds has two seeds alike: {told}. Leave one out.")
@@ -98,6 +100,10 @@ def campaign(
         raise ValueError(
             "A campaign takes evaluate.baselines by their names, adam or keras.AdamW "
             f"say; received {unnamed[0]!r}."
+        )
+    if len(set(known)) < len(known):
+        raise ValueError(
+            f"evaluate.baselines has two alike: {', '.join(known)}. Leave one out."
         )
     if both := sorted(trainings.keys() & set(known)):
         raise ValueError(

@@ -15,8 +15,8 @@ _LOST = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
-# And what it raises of much else, told apart by its words: a worker that was begun
-# again meanwhile, or whose health could not be asked for.
+# And what it raises of much else, too, told apart by its words: a worker was begun
+# again meanwhile, or TensorFlow's own look at the others failed.
 _MAY_BE_LOST = (tf.errors.FailedPreconditionError, tf.errors.InternalError)
 _OF_OTHERS = ("device incarnation", "Collective ops is aborted by")
 _EXAMPLE = (

@@ -1,4 +1,4 @@
-"""What runs jobs: processes of this machine, some at a time, or a Ray cluster."""
+"""The launchers: what runs jobs, as processes of this machine or on a Ray cluster."""
 
 import contextlib
 import logging
@@ -183,7 +183,7 @@ class Ray:
             for reference in running:
                 self._ray.cancel(reference)
             self._ray.wait(list(running), num_returns=len(running))
-        except self._ray.exceptions.RayError as error:
+        except (self._ray.exceptions.RayError, ConnectionError) as error:
             logging.warning("The Ray cluster does not answer: %s", self._said(error))
 
     @contextlib.contextmanager
@@ -191,7 +191,7 @@ class Ray:
         """Within it a cluster that is gone is a `ClusterLost`."""
         try:
             yield
-        except self._ray.exceptions.RayError as error:
+        except (self._ray.exceptions.RayError, ConnectionError) as error:
             raise ClusterLost(
                 f"The Ray cluster does not answer any more ({self._said(error)}). What "
                 "is done is kept; with a cluster the same command does the rest."

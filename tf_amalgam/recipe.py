@@ -16,8 +16,9 @@ from tf_amalgam import (
     records,
     replicates,
     reporting,
+    rules,
 )
-from tf_amalgam.checks import check_whole
+from tf_amalgam.checks import check_whole, is_number
 from tf_amalgam.lineup import check_named
 from tf_amalgam.workdir import differences
 
@@ -52,21 +53,34 @@ def read(gin_files, gin_bindings) -> campaign.Campaign:
         known=bindings.bound("baselines", "evaluate"),
         seeds=[seeds] if alone else seeds,
     )
-    # What evaluations refuse would be told after days of training.
-    check_whole("evaluate.epochs", bindings.bound("epochs", "evaluate"), 1)
-    check_named(found.known)
+    _check_evaluations(found)
     folder = _data_dir()
     for label in found.trainings:
         bindings.parse(*campaign.of_training(found, label))
         bindings.check_given("amalgamate")
-        if folder and _data_dir() is None:
+        others = _data_dir()
+        if (folder and others is None) or (others and folder is None):
             raise ValueError(
-                f"The campaign's file has data_dir = {folder!r}, which the training "
-                f"{label} is not told: it reads the form, its experiment and the "
-                "bindings of the call alone. Give data_dir by --gin_bindings."
+                f"Evaluations have data_dir = {folder!r}, the training {label} has "
+                f"{others!r}: it reads the form, its experiment and the bindings of "
+                "the call, they the campaign's own file and these. Give data_dir by "
+                "--gin_bindings."
             )
     bindings.parse(gin_files, gin_bindings)
     return found
+
+
+def _check_evaluations(what):
+    """Raises ValueError for what evaluations would refuse after days of training."""
+    terms = {name: bindings.bound(name, "evaluate") for name in EVALUATED}
+    check_whole("evaluate.epochs", terms["epochs"], 1)
+    check_whole("evaluate.warmup_steps", terms["warmup_steps"], 0)
+    rules.make_rule("adam", terms["preset"])
+    if not is_number(rate := terms["warmup_learning_rate"]) or rate <= 0.0:
+        raise ValueError(
+            f"evaluate.warmup_learning_rate must be above 0, received {rate!r}."
+        )
+    check_named(what.known)
 
 
 def _data_dir():
@@ -126,8 +140,9 @@ def run(what, several, workdir, on):
         if all(done) and any(evaluation.glob("*/*.json")):
             print(reporting.write_report(evaluation))
     except Exception as error:
-        logging.error("The report could not be made: %s", error)
-        launchers.check(failed, ready, workdir)  # which are the likelier reason
+        if failed:  # the likelier reason
+            logging.error("The report could not be made: %s", error)
+            launchers.check(failed, ready, workdir)
         raise
     launchers.check(failed, ready, workdir)
     if missing:
@@ -190,8 +205,9 @@ def _computes(job):
 
 
 def claim(what, workdir):
-    """Raises ValueError if what is there was made by a campaign of other settings.
+    """Makes a folder this campaign's: writes its settings, beside those that are there.
 
+    Raises ValueError if what is there was made by a campaign of other settings.
     Trainings, optimizees and seeds may be added, and left out.
     """
     path = pathlib.Path(workdir) / campaign.SETTINGS_FILE

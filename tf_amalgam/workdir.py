@@ -30,7 +30,8 @@ CHECKPOINTS_FOLDER = "checkpoints"
 LOCK_SECONDS = 100.0
 CLAIM_FILE = ".claim"
 REPLICATE = "replicate-"  # a replicate's folder: this and its number
-OF_A_REPLICATE = ("replicate", "seed", "initial_weights", "sha256")
+# What replicates of one experiment may differ in: numbers, what a file holds and lies.
+OF_A_REPLICATE = ("replicate", "seed", "sha256", "path")
 ORIGIN = ("replicate", "root_seed")  # of the seed of a replicate
 
 README = """# {title}
