@@ -7,11 +7,12 @@ Reads the records of an evaluation (`amalgam-evaluate`) and writes
 optimizee, and a card for each shipped optimizer into `docs/zoo`. What has a shipped
 optimizer's name but not its weights, or other options, is refused. With --add rows of
 shipped optimizers are added, or take the place of older ones, beside the oracle of
-those that are there.
+those that are there; with rivals, whose records may be alone, theirs stand beside all.
 """
 
 import argparse
 import functools
+import itertools
 import json
 import pathlib
 import sys
@@ -87,12 +88,14 @@ def _as_loaded(name, preset, warmup_steps, warmup_learning_rate):
     return json.loads(json.dumps(named.config))
 
 
-def added(there, found):
+def added(there, found, rivals=()):
     """Returns a table with the rows of shipped optimizers, in place of older ones.
 
     Args:
         there: the table, with the oracle of each optimizee, and the teachers' rows.
         found: records.
+        rivals: labels of others' optimizers, the best of which takes the place of that
+            which stands in the rows of an optimizee.
 
     Raises:
         ValueError: where they are of other seeds, epochs, terms or optimizees than the
@@ -104,13 +107,23 @@ def added(there, found):
     mine = mine[shipped | ~mine["optimizer"].isin(there["optimizer"])]
     mine = mine[mine["optimizee"].isin(there["optimizee"])].copy()
     of_all = there.drop_duplicates("optimizee").set_index("optimizee")
+    others = measured.results(found, rivals)
+    others = others[others["optimizer"].isin(rivals)]
+    others = others[others["optimizee"].isin(there["optimizee"])]
     shared = ("seed_numbers", "preset", *measured.TERMS, *measured.OPTIMIZEE)
-    for name in shared:
-        if (expected := mine["optimizee"].map(of_all[name])).ne(mine[name]).any():
+    for name, rows in itertools.product(shared, (mine, others)):
+        if (expected := rows["optimizee"].map(of_all[name])).ne(rows[name]).any():
             raise ValueError(
-                f"The records' {name} is {list(mine[name])}, the table's "
+                f"The records' {name} is {list(rows[name])}, the table's "
                 f"{list(expected)}."
             )
+    if rivals:
+        best = others.drop_duplicates("optimizee").set_index("optimizee")
+        there = there.copy()
+        for name in ("rival", "rival_loss"):
+            new = there["optimizee"].map(best[name])
+            there[name] = new.fillna(there[name]) if name in there else new
+        of_all = there.drop_duplicates("optimizee").set_index("optimizee")
     for name in ("oracle", "oracle_loss", "rival", "rival_loss"):
         if name in there:
             mine[name] = mine["optimizee"].map(of_all[name])
@@ -142,7 +155,7 @@ def main():
         there = pd.read_csv(
             cards.RESULTS, keep_default_na=False, dtype={"seed_numbers": str}
         )
-        table = added(there, found)
+        table = added(there, found, given.rivals)
     else:
         table = results(found, given.rivals)
     text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")

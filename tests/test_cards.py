@@ -280,6 +280,28 @@ def test_rows_are_added_beside_the_oracle_that_is_there():
             zoo.added(known.assign(**{name: value}), found)
 
 
+def test_rivals_are_added_beside_rows_that_are_there():
+    found = made_up()
+    known = zoo.results(found)
+    assert not known["rival"].any()
+    grown = zoo.added(known, found, ["ours", "alone"])
+    whole = zoo.results(found, ["ours", "alone"])
+    both = [
+        t.set_index(["optimizer", "optimizee"]).sort_index() for t in (whole, grown)
+    ]
+    pd.testing.assert_frame_equal(*both, check_dtype=False)
+    assert set(grown["rival"]) <= {"ours", "alone"}
+    # What an evaluation of some optimizees says nothing of stays.
+    one = [record for record in found if record["task"] == "Train"]
+    again = zoo.added(grown.assign(rival="older"), one, ["ours"])
+    rival = again.set_index("optimizee")["rival"]
+    assert set(rival["Train"]) == {"ours"}
+    assert set(rival.drop("Train")) == {"older"}
+    # Those of other seeds are none.
+    with pytest.raises(ValueError, match="The records' seed_numbers is"):
+        zoo.added(known.assign(seed_numbers="7 8"), one, ["ours"])
+
+
 def test_rows_of_shipped_optimizers_take_the_place_of_older_ones():
     found = made_up()
     for record in found:
