@@ -252,7 +252,7 @@ def test_what_replicates_share(tmp_path, other, refused):
 
 def test_a_folder_named_like_a_replicate_is_none(three, tmp_path):
     shutil.copytree(three / "replicate-1", tmp_path / "replicate-copy")
-    other = [*TINY, "amalgamate.alpha = 0.3"]
+    other = [*TINY, "amalgamate.alpha = 0.3", "amalgamate.replicate = 0"]
     bindings.run("amalgamate", FILES, other, tmp_path / "replicate-0")
     assert list(replicates.begun(tmp_path)) == [0]
 

@@ -30,7 +30,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 LOCK_SECONDS = 100.0
 CLAIM_FILE = ".claim"
 REPLICATE = "replicate-"  # a replicate's folder: this and its number
-# What replicates of one experiment may differ in: numbers, what a file holds and lies.
+# What replicates may differ in: number, seed, and which trained file they are given.
 OF_A_REPLICATE = ("replicate", "seed", "sha256", "path")
 ORIGIN = ("replicate", "root_seed")  # of the seed of a replicate
 
