@@ -40,7 +40,7 @@ setup(
     },
     package_data={
         "tf_amalgam.gin_configs": GIN_FILES,
-        "tf_amalgam.zoo": ["*.npz", "*.toml", "*.csv"],
+        "tf_amalgam.zoo": ["*.npz", "*.toml", "*.csv", "SHA256SUMS"],
     },
     install_requires=[
         "tensorflow>=2.21,<2.22",

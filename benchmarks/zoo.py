@@ -58,6 +58,7 @@ def results(found, rivals=()):
         if name in (*shipped, *rules.TEACHERS):
             check_options(record)
     table = measured.results(found, rivals)
+    table["weights_sha256"] = table["optimizer"].map(shipped).fillna("")
     return table[table["optimizer"].isin([*shipped, *rules.TEACHERS])]
 
 
@@ -66,12 +67,14 @@ def check_options(record):
 
     What an older record does not tell is not looked at.
     """
-    options = [record["settings"][name] for name in ("preset", *WARM_UP)]
-    expected = _as_loaded(record["optimizer"], *options)
+    name, settings = record["optimizer"], record["settings"]
+    own = saved.find(name)[2] if name in saved.shipped_names() else settings
+    options = [own[key] for key in WARM_UP]
+    expected = _as_loaded(name, settings["preset"], *options)
     told = {k: v for k, v in record["optimizer_config"].items() if k in expected}
     if found := terms.differences({k: expected[k] for k in told}, told):
         raise ValueError(
-            f"A record of {record['optimizer']} was made with {found[0].name} "
+            f"A record of {name} was made with {found[0].name} "
             f"{found[0].here}, where load gives {found[0].there}. Evaluate it by its "
             "name, or under another label."
         )
@@ -98,18 +101,24 @@ def added(there, found, rivals=()):
             which stands in the rows of an optimizee.
 
     Raises:
-        ValueError: where they are of other seeds, epochs, terms or optimizees than the
-            table.
+        ValueError: where they are of other seeds, epochs or terms than the table, or
+            of optimizees that it does not have.
     """
+    known = set(there["optimizee"])
+    if others := {record["task"] for record in found} - known:
+        raise ValueError(
+            f"The records are of {', '.join(sorted(others))}, too; the table has "
+            f"{', '.join(sorted(known))}. Evaluate all optimizers there, or give a "
+            "folder without those records."
+        )
     mine = results(found)
     # A teacher's row that is there belongs to the oracle.
     shipped = mine["optimizer"].isin(saved.shipped_names())
     mine = mine[shipped | ~mine["optimizer"].isin(there["optimizer"])]
-    mine = mine[mine["optimizee"].isin(there["optimizee"])].copy()
+    mine = mine.copy()
     of_all = there.drop_duplicates("optimizee").set_index("optimizee")
     others = measured.results(found, rivals)
     others = others[others["optimizer"].isin(rivals)]
-    others = others[others["optimizee"].isin(there["optimizee"])]
     shared = ("seed_numbers", "preset", *measured.TERMS, *measured.OPTIMIZEE)
     for name, rows in itertools.product(shared, (mine, others)):
         if (expected := rows["optimizee"].map(of_all[name])).ne(rows[name]).any():

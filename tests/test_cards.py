@@ -13,11 +13,15 @@ import pytest
 import tf_amalgam
 from benchmarks import zoo
 from tests.test_reporting import planted
-from tf_amalgam import cards, exporting, rules, saved
+from tf_amalgam import cards, exporting, plan, rules, saved
 from tf_amalgam.lineup import lineup
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHIPPED = saved.shipped_names()
+STOPPED = "not finished (the command goes on where this was stopped)"
+ENDED = {"then": "finish", "score": -1.0, "steps": 200}
+# An older experiment, with stages of its own, made it.
+MADE_OTHERWISE = {"min-max-small": "gin_configs/experiments/mnist_min_max_small.gin"}
 
 
 def test_there_is_a_card_for_every_name_that_loads():
@@ -30,7 +34,20 @@ def test_there_is_a_card_for_every_name_that_loads():
         found["adan"]
     lines = str(found).splitlines()
     assert [line.split()[0] for line in lines] == list(found)
+    told = [line.split(maxsplit=1)[1] for line in lines]
+    assert len(set(told)) == len(told)  # each says what it is and no other
+    (default,) = [line for line in lines if line.endswith("(the default)")]
+    assert default.split()[0] == saved.DEFAULT == tf_amalgam.card().name
     assert repr(found) == str(found)
+
+
+def test_a_file_that_is_damaged_hides_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(saved, "ZOO", tmp_path)
+    lines = str(tf_amalgam.available()).splitlines()
+    assert len(lines) == len(SHIPPED) + len(rules.TEACHERS)
+    assert "cannot be loaded: " in lines[0]
+    assert "there is no such file. Install tf_amalgam again" in lines[0]
+    assert lines[-1].endswith("the analytic rule powersign")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -40,8 +57,9 @@ def test_what_ships_tells_where_it_comes_from(name):
     _, weights, header = saved.find(name)
     assert card.name == name
     assert card.sha256 == saved.digest(weights)
-    assert card.rule == header["rule"]
-    assert card.hyperparameters == header["hyperparameters"]
+    assert (card.validation_steps, card.validation_optimizees) in [(500, 2), (1000, 3)]
+    for key in header["hyperparameters"]:
+        assert key in card.facts()["hyperparameters"]
     assert card.licence == "Apache-2.0"
     assert card.trained_on.startswith("Train (mnist, 18,122 parameters")
     about = header["about"]
@@ -56,6 +74,8 @@ def test_what_ships_tells_where_it_comes_from(name):
     assert files
     for file in files:
         assert (ROOT / file).is_file()
+    expected = plan.entries()[name].gin_file
+    assert files[-1] == MADE_OTHERWISE.get(name, expected)
     assert card.command.startswith("amalgamate ")
     text = str(card)
     for told in (card.what.split()[-1], card.sha256, card.licence):
@@ -73,9 +93,72 @@ def test_teachers_are_told_in_words():
     )
     assert what("stronger") == "rnnprop, taught by adam"
     assert what("rnnprop") == "rnnprop, without teachers"
-    assert what("choice-rule-small") == "a Choice rule that mixes adam, rmsprop"
+    mixes = "a Choice rule that mixes adam, rmsprop"
+    assert what("choice-rule-small") == mixes
+    assert what("choice-rates-small") == f"{mixes}, with learned rates"
+    assert what("choice-agreement-small") == (
+        f"{mixes}, with learned rates that follow how far gradients agree"
+    )
     assert tf_amalgam.card("choice-rule-large").teachers == rules.POOLS["large"]
     assert what("adam") == "the analytic rule adam"
+
+
+def test_a_training_that_went_on_from_a_shipped_one_tells_of_it():
+    """By hand: 592.9, 2,219.0 and 1,211.0 seconds, one after another."""
+    card = tf_amalgam.card("choice-agreement-small")
+    before = tf_amalgam.card("choice-rates-small")
+    assert card.begun_from == f"choice-rates-small, SHA-256 {before.sha256}"
+    first = tf_amalgam.card("choice-rule-small")
+    assert before.begun_from == f"choice-rule-small, SHA-256 {first.sha256}"
+    assert math.isnan(first.hours_before)
+    assert card.hours_before == pytest.approx((592.9 + 2219.0) / 3600.0, rel=1e-4)
+    training = card.facts()["training"]
+    assert "20 minutes on 2 CPU cores (x86_64), 67 with what made the" in training
+    told = card.facts()["meta-updates"]
+    assert told.startswith("none of 2: what it began with was the best; held-out")
+    assert told.endswith(" after 1000 steps, mean of 3 optimizees")
+
+
+@pytest.mark.parametrize(
+    ("origin", "told"),
+    [
+        ("fresh", ""),
+        ({"path": "student.npz", "sha256": "ab"}, "trained ones, SHA-256 ab"),
+        ({"path": "choice-small", "sha256": "ab"}, "an older choice-small, SHA-256 ab"),
+    ],
+)
+def test_weights_that_a_training_began_with(tmp_path, origin, told):
+    card = tf_amalgam.card(written(tmp_path, {"initial_weights": origin}))
+    assert card.begun_from == told
+    assert math.isnan(card.hours_before)
+
+
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        ({"meta_updates": 9}, "9, the last of which were the best; held-out log imp"),
+        ({"best_after_meta_updates": 3, "meta_updates": 9}, "the first 3 of 9; held-"),
+        ({"meta_updates": 0}, "0; held-out log improvement nan (lower is better)"),
+    ],
+)
+def test_what_a_training_was(tmp_path, about, told):
+    card = tf_amalgam.card(written(tmp_path, about))
+    assert card.facts()["meta-updates"].startswith(told)
+
+
+def test_the_steps_of_a_validation(tmp_path):
+    """Of the best one, if a file tells of them all; else of the last stage."""
+    rows = [{"score": -1.0, "steps": 200.0, "then": "next"}]
+    rows += [{"score": -0.5, "steps": 500.0, "then": "finish"}]
+    stages = {"stages": [{"unroll": 100}, {"unroll": 500}]}
+    for about, steps in [
+        ({"validations": rows, "best_validation": -1.0, "curriculum": stages}, 200),
+        ({"validations": rows, "best_validation": -0.5, "curriculum": stages}, 500),
+        ({"validations": rows, "best_validation": -7.0, "curriculum": stages}, None),
+        ({"best_validation": -1.0, "curriculum": stages}, 500),
+        ({"best_validation": -1.0}, None),
+    ]:
+        assert tf_amalgam.card(written(tmp_path, about)).validation_steps == steps
 
 
 def test_a_teacher_has_hyperparameters_and_no_weights():
@@ -84,6 +167,14 @@ def test_a_teacher_has_hyperparameters_and_no_weights():
     assert card.meta_updates is None
     assert math.isnan(card.validation)
     assert "hyperparameters: learning_rate 0.005" in str(card)
+
+
+def written(folder, about):
+    """Returns the path of a saved optimizer of which a header tells something."""
+    rule = rules.RNNProp()
+    terms = {"warmup_steps": 1, "warmup_learning_rate": 0.1}
+    weights = rule.init_weights(1)
+    return saved.save(folder / "mine.npz", rule, weights, **terms, about=about)
 
 
 def test_a_card_of_ones_own(tmp_path):
@@ -121,30 +212,32 @@ def test_a_path_is_no_name(tmp_path, monkeypatch):
     [
         ({}, "5 minutes on a machine"),
         ({"choice": {}}, "5 minutes on a machine with the Choice rule"),
-        ({"finished": False}, "5 minutes on a machine, not finished"),
-        ({"validations": []}, "5 minutes on a machine, not finished"),
-        ({"validations": [{"then": "finish"}]}, "5 minutes on a machine"),
-        ({"validations": [{"then": "next"}]}, "5 minutes on a machine, not finished"),
+        ({"finished": False}, f"5 minutes on a machine, {STOPPED}"),
+        ({"validations": []}, f"5 minutes on a machine, {STOPPED}"),
+        ({"validations": [ENDED]}, "5 minutes on a machine"),
+        (
+            {"validations": [{**ENDED, "then": "next"}]},
+            f"5 minutes on a machine, {STOPPED}",
+        ),
     ],
 )
 def test_what_a_training_took(tmp_path, about, told):
-    rule, path = rules.RNNProp(), tmp_path / "mine.npz"
     about = {"seconds": 300.0, "versions": {"machine": "a machine"}, **about}
-    saved.save(
-        path,
-        rule,
-        rule.init_weights(1),
-        warmup_steps=1,
-        warmup_learning_rate=0.1,
-        about=about,
-    )
-    assert tf_amalgam.card(path).facts()["training"] == told
+    card = tf_amalgam.card(written(tmp_path, about))
+    assert card.facts()["training"] == told
 
 
-def test_measured_results_are_read(monkeypatch, tmp_path):
-    """By hand: rows of two optimizers, one of them not the oracle."""
+@pytest.fixture
+def no_results(monkeypatch, tmp_path):
+    """The folder of a file of results, which is not there yet."""
     monkeypatch.setattr(cards, "RESULTS", tmp_path / "results.csv")
     cards.measurements.cache_clear()
+    yield tmp_path
+    cards.measurements.cache_clear()
+
+
+def test_measured_results_are_read(no_results):
+    """By hand: rows of two optimizers, one of them not the oracle."""
     assert tf_amalgam.card("adam").results == ()
     cards.measurements.cache_clear()
     terms = {"epochs": 3, "preset": "released", "warmup_steps": 100}
@@ -154,29 +247,33 @@ def test_measured_results_are_read(monkeypatch, tmp_path):
     row |= {"test_accuracy": 0.9, "diverged": 0, **terms}
     other = {"optimizer": "choice-small", "kind": "learned", "validation_loss": 0.5}
     other = {**row, **other, "validation_sd": "", "test_accuracy": "", "diverged": 1}
-    row["not_learned"], other["not_learned"] = "", 1
-    with open(tmp_path / "results.csv", "w", newline="") as file:
+    row |= {"not_learned": 0, "seed_numbers": "4", "weights_sha256": ""}
+    sha256 = saved.find("choice-small")[2]["sha256"]
+    other |= {"not_learned": 1, "seed_numbers": "4 5", "weights_sha256": sha256}
+    # Rows of weights that no longer ship are nobody's.
+    older = {**other, "optimizer": "choice-large", "weights_sha256": sha256}
+    with open(no_results / "results.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(row))
         writer.writeheader()
-        writer.writerows([row, other])
+        writer.writerows([row, other, older])
+    assert tf_amalgam.card("choice-large").results == ()
     told = str(tf_amalgam.card("adam")).splitlines()[-3:]
     assert told == [
         '  measured (load("adam", preset="released"), warm-up of 100 steps at 0.05; '
-        "losses at the",
-        "    best of 3 epochs):",
+        "seeds 4;",
+        "    losses at the best of 3 epochs):",
         "    MLP: 0.2500 ± 0.0150 validation, 0.2600 test, accuracy 0.9000 (2 seeds)",
     ]
     told = str(tf_amalgam.card("choice-small")).splitlines()[-5:]
     assert told == [
-        "  measured (warm-up of 100 steps at 0.05; losses at the best of 3 epochs; "
-        "oracle of the",
-        "    released preset):",
+        "  measured (warm-up of 100 steps at 0.05; seeds 4, 5; losses at the best of 3 "
+        "epochs;",
+        "    oracle of the released preset):",
         "    MLP: 0.5000 validation, 0.2600 test, 1 diverged, 1 not learned (2 seeds); "
         "oracle adam 0.2500",
         "  known failures: MLP: 1 of 2 runs diverged",
         "  known failures: MLP: 1 of 2 did not learn",
     ]
-    cards.measurements.cache_clear()
 
 
 def made_up():
@@ -213,9 +310,11 @@ def test_results_of_other_weights_are_refused():
 
 def test_results_under_other_options_are_refused():
     """The weights are those that ship, and yet it is another optimizer."""
-    name, terms = "choice-small", ("preset", "warmup_steps", "warmup_learning_rate")
+    name = "choice-small"
+    options = {"warmup_steps": 100, "warmup_learning_rate": 0.05, "preset": "paper"}
     found = [record for record in made_up() if record["optimizer"] == "ours"]
-    options = {key: found[0]["settings"][key] for key in terms}
+    for record in found:
+        record["settings"] |= options
     (shipped,) = lineup([name], **options)
     (slower,) = lineup(
         {name: lambda: tf_amalgam.load(name, learning_rate=0.5)}, **options
@@ -225,6 +324,11 @@ def test_results_under_other_options_are_refused():
     assert set(zoo.results(found)["optimizer"]) == {name}
     found[-1]["optimizer_config"] = json.loads(json.dumps(slower.config))
     message = "choice-small was made with learning_rate 0.5, where load gives 1.0"
+    with pytest.raises(ValueError, match=message):
+        zoo.results(found)
+    (other,) = lineup([name], **{**options, "warmup_steps": 5})
+    found[-1]["optimizer_config"] = other.config
+    message = "choice-small was made with warmup_steps 5, where load gives 100"
     with pytest.raises(ValueError, match=message):
         zoo.results(found)
     teacher = [record for record in made_up() if record["optimizer"] == "adam"]
@@ -278,6 +382,9 @@ def test_rows_are_added_beside_the_oracle_that_is_there():
     ]:
         with pytest.raises(ValueError, match=f"The records' {name} is"):
             zoo.added(known.assign(**{name: value}), found)
+    fewer = known[known["optimizee"] != "Train"]
+    with pytest.raises(ValueError, match="The records are of Train, too; the table"):
+        zoo.added(fewer, found)
 
 
 def test_rivals_are_added_beside_rows_that_are_there():
@@ -323,6 +430,9 @@ def test_the_shipped_results_are_of_the_shipped_optimizers():
         rows = list(csv.DictReader(file))
     names = {row["optimizer"] for row in rows}
     assert names == {*SHIPPED, *rules.TEACHERS}
+    for row in rows:
+        name, sha256 = row["optimizer"], row["weights_sha256"]
+        assert sha256 == (saved.find(name)[2]["sha256"] if name in SHIPPED else "")
     tasks = {row["optimizee"] for row in rows}
     assert len(rows) == len(names) * len(tasks)
     for task in tasks:  # equal terms

@@ -224,6 +224,7 @@ def test_an_optimizee_without_a_rival():
     row = {"optimizee": "MLP", "validation_loss": 1.0, "validation_sd": "", "seeds": 1}
     row |= {"test_loss": 1.0, "test_accuracy": "", "diverged": 0, "epochs": 3}
     row |= {"oracle": "adam", "oracle_loss": 1.0, "rival": "", "rival_loss": ""}
+    row |= {"not_learned": 0, "seed_numbers": "7"}
     row |= {
         "kind": "learned",
         "preset": "paper",
@@ -234,7 +235,8 @@ def test_an_optimizee_without_a_rival():
     page = exporting.markdown(cards.Card("m", "rnnprop", {}, results=(row, other)))
     assert "| adam 1.0000 | –          |" in page
     assert "| adam 1.0000 | her 0.5000 |" in page
-    assert "None: no run diverged, and no mean is more than 10% above" in page
+    assert "None: all runs learned, and no mean is more than 10% above" in page
+    assert "; seeds 7; losses at the best of 3 epochs" in page
 
 
 def test_a_refused_call_leaves_what_made_a_folder(run):
@@ -275,10 +277,11 @@ def test_no_failure_is_claimed_where_nothing_was_compared():
     row |= {"epochs": 3, "diverged": 0, "validation_loss": 0.2, "validation_sd": 0.1}
     row |= {"test_loss": 0.2, "test_accuracy": 0.9, "oracle": "", "oracle_loss": ""}
     row |= {"preset": "paper", "warmup_steps": 1, "warmup_learning_rate": 0.1}
+    row |= {"not_learned": 0, "seed_numbers": "0 1 2"}
     beside = {**row, "optimizee": "MLP", "oracle": "adam", "oracle_loss": 0.3}
     card = cards.Card("mine", "rnnprop", {}, results=(row,))
     assert exporting.markdown(card).endswith(
-        "None: no run diverged; there was no oracle on Train.\n"
+        "None: all runs learned; there was no oracle on Train.\n"
     )
     card = cards.Card("mine", "rnnprop", {}, results=(row, beside))
     assert exporting.markdown(card).endswith(
@@ -288,8 +291,16 @@ def test_no_failure_is_claimed_where_nothing_was_compared():
 
 def test_diverged_runs_are_failures():
     row = {"optimizee": "MLP", "diverged": 1, "seeds": 3, "validation_loss": ""}
+    row["not_learned"] = 0
     fine = {"optimizee": "CIFAR", "diverged": 0, "validation_loss": 1.05}
-    fine |= {"oracle": "adam", "oracle_loss": 1.0}
+    fine |= {"oracle": "adam", "oracle_loss": 1.0, "not_learned": 0}
     alone = {"optimizee": "FMNIST", "diverged": 0, "oracle": "", "oracle_loss": ""}
+    alone["not_learned"] = 0
     card = cards.Card("mine", "rnnprop", {}, results=(row, fine, alone))
-    assert cards.failures(card) == ["MLP: 1 of 3 runs diverged"]
+    told = ["MLP: 1 of 3 runs diverged"]
+    assert cards.failures(card) == told
+    older = tuple({**found, "not_learned": ""} for found in (fine, alone))
+    card = cards.Card("mine", "rnnprop", {}, results=(row, *older))
+    told.append("runs that did not learn: not counted on CIFAR, FMNIST")
+    assert cards.failures(card) == told
+    assert exporting.as_json(card)["known_failures"] == told

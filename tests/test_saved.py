@@ -1,8 +1,12 @@
 """Trained optimizers on disk, and `load`."""
 
+import hashlib
 import json
 import pathlib
 import re
+import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -78,6 +82,61 @@ def test_a_path_is_no_name(tmp_path, monkeypatch):
         for path in (pathlib.Path(name), f"./{name}"):
             assert tf_amalgam.load(path).warmup_steps == 7
         assert tf_amalgam.load(name).warmup_steps != 7
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    """A folder of what ships, of which something may be missing."""
+    folder = tmp_path / "zoo"
+    shutil.copytree(saved.ZOO, folder)
+    monkeypatch.setattr(saved, "ZOO", folder)
+    return folder
+
+
+def test_a_name_stands_for_one_file(zoo):
+    """Not for another optimizer, nor for a header with other hyperparameters."""
+    assert tf_amalgam.load("choice-small").rule.alpha == 0.1
+    rewritten(
+        zoo / "choice-small.npz",
+        lambda header, _: header["hyperparameters"].update(alpha=0.5),
+    )
+    assert tf_amalgam.load(zoo / "choice-small.npz").rule.alpha == 0.5
+    shutil.copy(zoo / "stronger.npz", zoo / "choice-large.npz")
+    (zoo / "mean-small.npz").unlink()
+    for name, told in [
+        ("choice-small", "its SHA-256 is"),
+        ("choice-large", f"in SHA256SUMS stands {saved._sums()['choice-large']}"),
+        ("mean-small", "there is no such file"),
+    ]:
+        with pytest.raises(ValueError, match=f"{told}.*Install tf_amalgam again"):
+            tf_amalgam.load(name)
+    assert tf_amalgam.load("min-max-small")
+
+
+def test_all_that_ships_is_listed_with_its_hash():
+    files = {path.stem: path.read_bytes() for path in saved.ZOO.glob("*.npz")}
+    hashes = {name: hashlib.sha256(held).hexdigest() for name, held in files.items()}
+    assert saved._sums() == hashes
+    assert tuple(sorted(hashes)) == saved.shipped_names()
+
+
+def test_a_preset_is_a_known_one_even_where_none_is_needed():
+    with pytest.raises(ValueError, match="Unknown preset 'papr'.*Did you mean 'paper'"):
+        tf_amalgam.load("choice-small", preset="papr")
+    trained = tf_amalgam.load("choice-small", preset="released")
+    assert trained.rule == saved.find("choice-small")[0]
+
+
+def test_loading_needs_no_locks():
+    """Windows has none of the kind that meta-training and evaluations take."""
+    code = (
+        "import sys; sys.modules['fcntl'] = None\n"
+        "import tf_amalgam; print(type(tf_amalgam.load()).__name__)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["Choice"]
 
 
 def test_everything_available_loads():

@@ -36,10 +36,13 @@ class Card:
         meta_updates: how many its weights have seen; None where that is not known.
         meta_updates_in_all: of the whole training, out of which they are the best.
         validation: mean log improvement of held-out loss then (lower is better).
+        validation_steps: after how many inner steps that was; None if not known.
+        validation_optimizees: mean over how many; None if not known.
         begun_from: the weights that it began with, in words; empty for fresh ones.
         preset: of its training.
         seed: root of its training's randomness; None where that is not known.
         hours: that the whole training took, on this `machine`; NaN where not known.
+        hours_before: of the trainings that made what it began with; NaN as before.
         with_choice: whether that holds the training of the Choice rule that taught it.
         finished: False if the training was stopped; None where that is not known.
         machine: number and kind of processor cores.
@@ -61,10 +64,13 @@ class Card:
     meta_updates: int | None = None
     meta_updates_in_all: int | None = None
     validation: float = math.nan
+    validation_steps: int | None = None
+    validation_optimizees: int | None = None
     begun_from: str = ""
     preset: str = ""
     seed: int | None = None
     hours: float = math.nan
+    hours_before: float = math.nan
     with_choice: bool = False
     finished: bool | None = None
     machine: str = ""
@@ -88,7 +94,6 @@ class Card:
 
     def facts(self) -> dict:
         """Returns what is known beside what it is, in words, by title."""
-        numbers = [f"{key} {value}" for key, value in self.hyperparameters.items()]
         found = {
             "trained on": self.trained_on,
             "meta-updates": self._training(),
@@ -97,7 +102,7 @@ class Card:
             "made by": self.command,
             "licence": self.licence,
             "SHA-256": self.sha256,
-            "hyperparameters": "" if self.sha256 else ", ".join(numbers),
+            "hyperparameters": _numbers(self.hyperparameters),
         }
         return {fact: told for fact, told in found.items() if told}
 
@@ -107,7 +112,12 @@ class Card:
         if not self.sha256:
             return f"the analytic rule {self.rule}"
         if self.rule == "choice":
-            return f"a Choice rule that mixes {', '.join(self.teachers)}"
+            rates = ""
+            if self.hyperparameters.get("rate_range"):
+                rates = ", with learned rates"
+            if self.hyperparameters.get("rate_agreement"):
+                rates += " that follow how far gradients agree"
+            return f"a Choice rule that mixes {', '.join(self.teachers)}{rates}"
         noise = f", under noise ({self.noise})" if self.noise else ""
         if not self.teachers:
             return f"{self.rule}, without teachers{noise}"
@@ -117,12 +127,19 @@ class Card:
     def _training(self):
         if self.meta_updates is None:
             return ""
-        told = f"{self.meta_updates}"
-        if self.meta_updates_in_all not in (None, self.meta_updates):
-            told = f"the first {told} of {self.meta_updates_in_all}"
-        return (
-            f"{told}; held-out log improvement {self.validation:.2f} (lower is better)"
-        )
+        told, last = f"{self.meta_updates}", self.meta_updates_in_all
+        if self.meta_updates == 0 != last:
+            told = f"none of {last}: what it began with was the best"
+        elif last not in (None, self.meta_updates):
+            told = f"the first {told} of {last}"
+        elif last:
+            told += ", the last of which were the best"
+        told += f"; held-out log improvement {self.validation:.2f} (lower is better)"
+        if self.validation_steps:
+            told += f" after {self.validation_steps} steps"
+        if self.validation_optimizees:
+            told += f", mean of {self.validation_optimizees} optimizees"
+        return told
 
     def _effort(self):
         told = [f"{self.preset} preset"] if self.preset else []
@@ -131,8 +148,11 @@ class Card:
             told += [f"{60.0 * self.hours:.0f} minutes on {self.machine}"]
             if self.with_choice:
                 told[-1] += " with the Choice rule"
+            if math.isfinite(self.hours_before):
+                whole = 60.0 * (self.hours + self.hours_before)
+                told[-1] += f", {whole:.0f} with what made the weights it began with"
         if self.finished is False:
-            told += ["not finished"]
+            told += ["not finished (the command goes on where this was stopped)"]
         if len(self.replicates) > 1:
             told += [f"the best of {len(self.replicates)} replicates"]
         return ", ".join(told)
@@ -161,7 +181,14 @@ class Cards(Mapping):
     def __str__(self):
         """Returns a line for each."""
         width = max(map(len, self._names))
-        return "\n".join(f"{name:{width}}  {self[name].what}" for name in self)
+        return "\n".join(f"{name:{width}}  {self._line(name)}" for name in self)
+
+    def _line(self, name):
+        default = " (the default)" if name == saved.DEFAULT else ""
+        try:
+            return self[name].what + default
+        except ValueError as error:  # one damaged file hides no other
+            return f"cannot be loaded: {error}"
 
     __repr__ = __str__
 
@@ -176,7 +203,7 @@ def available() -> Cards:
     return Cards((*saved.shipped_names(), *rules.TEACHERS))
 
 
-def card(name_or_path) -> Card:
+def card(name_or_path=saved.DEFAULT) -> Card:
     """Returns the card of an optimizer by name or from disk, as `load` takes it.
 
     Raises:
@@ -193,6 +220,7 @@ def card(name_or_path) -> Card:
     if "validations" in about:
         finished = bool(validations) and validations[-1]["then"] == "finish"
     updates = about.get("best_after_meta_updates", about.get("meta_updates"))
+    origin, hours_before = _origin(about.get("initial_weights"))
     return Card(
         name,
         rule.name,
@@ -208,10 +236,13 @@ def card(name_or_path) -> Card:
         meta_updates=updates,
         meta_updates_in_all=about.get("meta_updates"),
         validation=about.get("best_validation", math.nan),
-        begun_from=_origin(about.get("initial_weights")),
+        validation_steps=_validation_steps(about),
+        validation_optimizees=about.get("validation_optimizees"),
+        begun_from=origin,
         preset=about.get("preset", ""),
         seed=about.get("root_seed", about.get("seed")),
         hours=about.get("seconds", math.nan) / 3600.0,
+        hours_before=hours_before,
         with_choice="choice" in about,
         finished=finished,
         machine=about.get("versions", {}).get("machine", ""),
@@ -220,7 +251,7 @@ def card(name_or_path) -> Card:
         sha256=header["sha256"],
         validations=tuple(validations),
         replicates=tuple(about.get("replicates", ())),
-        results=_results(name) if known else (),
+        results=_results(name, header["sha256"]) if known else (),
     )
 
 
@@ -236,10 +267,48 @@ def _optimizee(task):
 
 
 def _origin(weights):
-    """Returns in words what a header says of the weights that training began with."""
+    """Returns what a header says of the weights that training began with.
+
+    In words, and the hours that made them; NaN where they do not ship.
+    """
     if not isinstance(weights, dict):
-        return ""
-    return f"trained ones, SHA-256 {weights['sha256']}"
+        return "", math.nan
+    name, sha256 = weights["path"], weights["sha256"]
+    if name not in saved.shipped_names():
+        return f"trained ones, SHA-256 {sha256}", math.nan
+    before = card(name)
+    if before.sha256 != sha256:
+        return f"an older {name}, SHA-256 {sha256}", math.nan
+    earlier = 0.0 if math.isnan(before.hours_before) else before.hours_before
+    return f"{name}, SHA-256 {sha256}", before.hours + earlier
+
+
+def _validation_steps(about):
+    """Returns the inner steps of the validation by which weights were the best."""
+    if best := [
+        row
+        for row in about.get("validations", ())
+        if row["score"] == about.get("best_validation")
+    ]:
+        return int(best[-1]["steps"])
+    if "validations" in about or "curriculum" not in about:
+        return None
+    # Older files: the best of the last stage that has been reached, which is the last.
+    return about["curriculum"]["stages"][-1]["unroll"]
+
+
+def _numbers(hyperparameters):
+    """Returns hyperparameters in words; those of a pool's members in brackets."""
+    told = []
+    for key, value in hyperparameters.items():
+        if isinstance(value, (list, tuple)):
+            members = [
+                f"{rule['rule']} ({_numbers({**rule, 'rule': None})})" for rule in value
+            ]
+            told.append(f"{key} {', '.join(members)}")
+        elif value is not None:
+            told.append(f"{key} {value}")
+    return ", ".join(told)
 
 
 def _command(made):
@@ -267,9 +336,13 @@ def terms(row) -> str:
         oracle = f"; oracle of the {row['preset']} preset"
     return (
         f"measured ({given}warm-up of {row['warmup_steps']:.0f} steps at "
-        f"{row['warmup_learning_rate']}; losses at the best of {row['epochs']:.0f} "
-        f"epochs{oracle})"
+        f"{row['warmup_learning_rate']}; seeds {_seeds(row)}; losses at the best of "
+        f"{row['epochs']:.0f} epochs{oracle})"
     )
+
+
+def _seeds(row):
+    return ", ".join(str(row["seed_numbers"]).split())
 
 
 def loss(value, deviation="") -> str:
@@ -283,17 +356,21 @@ def failures(card) -> list[str]:
     A failure is a run that diverged or did not learn, or a mean validation loss that is
     more than a tenth above the oracle's.
     """
-    found = []
+    found, uncounted = [], []
     for row in card.results:
         where, diverged = row["optimizee"], row["diverged"]
         if diverged:
             found.append(f"{where}: {diverged:.0f} of {row['seeds']:.0f} runs diverged")
-        if lost := row.get("not_learned"):
+        if (lost := row["not_learned"]) == "":
+            uncounted.append(where)
+        elif lost:
             found.append(f"{where}: {lost:.0f} of {row['seeds']:.0f} did not learn")
         if not diverged and row["oracle"]:
             above = row["validation_loss"] / row["oracle_loss"] - 1.0
             if above > BEHIND:
                 found.append(f"{where}: {above:.1%} above {row['oracle']}, the oracle")
+    if uncounted:
+        found.append(f"runs that did not learn: not counted on {', '.join(uncounted)}")
     return found
 
 
@@ -304,7 +381,7 @@ def _result(row):
         told += f", accuracy {accuracy}"
     if row["diverged"]:
         told += f", {row['diverged']:.0f} diverged"
-    if row.get("not_learned"):
+    if row["not_learned"]:
         told += f", {row['not_learned']:.0f} not learned"
     told += f" ({row['seeds']:.0f} seeds)"
     for kind in ("oracle", "rival"):
@@ -315,11 +392,16 @@ def _result(row):
 
 @functools.cache
 def measurements() -> tuple[dict, ...]:
-    """Returns the rows of `zoo/results.csv`, none where there is no such file."""
+    """Returns the rows of `RESULTS`, none where there is no such file."""
     if not RESULTS.is_file():
         return ()
     return tuple(files.read_csv(RESULTS))
 
 
-def _results(name):
-    return tuple(row for row in measurements() if row["optimizer"] == name)
+def _results(name, sha256=""):
+    """Returns the rows of a name, if they are of these weights."""
+    return tuple(
+        row
+        for row in measurements()
+        if (row["optimizer"], row["weights_sha256"]) == (name, sha256)
+    )

@@ -78,7 +78,8 @@ def write_card(card, path):
 
 def as_json(card) -> dict:
     """Returns a card ready for JSON; what is not known is null."""
-    told = json.dumps({**dataclasses.asdict(card), "what": card.what})
+    derived = {"what": card.what, "known_failures": cards.failures(card)}
+    told = json.dumps({**dataclasses.asdict(card), **derived})
     return json.loads(told, parse_constant=lambda _: None)
 
 
@@ -103,7 +104,7 @@ def markdown(card) -> str:
 
 def _no_failures(rows):
     compared = [row for row in rows if row["oracle"]]
-    told = "None: no run diverged"
+    told = "None: all runs learned"
     if compared:
         told += f", and no mean is more than {cards.BEHIND:.0%} above the oracle's"
     if alone := [row["optimizee"] for row in rows if not row["oracle"]]:
@@ -153,7 +154,7 @@ def _measured(rows):
 
 def _lost(row):
     told = f"{row['diverged']:.0f} of {row['seeds']:.0f}"
-    if row.get("not_learned"):
+    if row["not_learned"]:
         told += f", {row['not_learned']:.0f} more did not learn"
     return told
 

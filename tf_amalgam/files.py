@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import errno
-import fcntl
 import io
 import json
 import os
@@ -165,6 +164,8 @@ def locked(path, wait=True):
         path: of an empty file that stands for the lock.
         wait: whether to wait for it; if not, and another process has it, yields False.
     """
+    import fcntl  # Windows, where one can load and use optimizers, has no such thing
+
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:

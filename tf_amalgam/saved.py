@@ -1,5 +1,6 @@
 """Trained optimizers on disk: one small `.npz` file that says all about itself."""
 
+import functools
 import hashlib
 import io
 import json
@@ -26,6 +27,7 @@ PARTS = {
     "about": dict,
 }
 ZOO = pathlib.Path(__file__).parent / "zoo"
+SUMS = ZOO / "SHA256SUMS"  # of the files that ship, as `sha256sum` writes them
 # What `load` takes if nothing is named; a test holds it to `zoo/results.csv`.
 DEFAULT = "choice-agreement-small"
 
@@ -144,19 +146,25 @@ def load(name_or_path=DEFAULT, *, preset="paper", **kwargs):
             of `zoo/results.csv`; an analytic one (`"adam"`, `"sgd"`, …); or the path
             of a saved optimizer or of the folder that `amalgamate` wrote it to. A text
             that is a name is one; a folder called so is a `pathlib.Path` or "./name".
-        preset: `"paper"` or `"released"`: hyperparameters of an analytic one.
+        preset: `"paper"` or `"released"`: hyperparameters of an analytic one; a
+            trained one has its own, whatever is given here.
         **kwargs: override what the optimizer is built with: `learning_rate`,
             `warmup_steps`, `clipnorm`, ….
 
     Raises:
-        ValueError: for an unknown name (near matches are suggested) or a damaged
-            file.
+        ValueError: for an unknown name (near matches are suggested), an unknown
+            preset, a damaged file, or one that is not what ships under its name.
         FileNotFoundError: for a path where there is none.
+
+    A model that was saved with one of these optimizers is loaded by Keras after
+    `import tf_amalgam`, which tells Keras of its classes.
 
     Example:
         >>> type(load("adam", learning_rate=0.001)).__name__
         'Adam'
     """
+    if preset not in rules.PRESETS:
+        raise ValueError(unknown("preset", preset, rules.PRESETS))
     if is_name(name_or_path) and name_or_path in rules.TEACHERS:
         rule = rules.make_rule(name_or_path, preset)
         return optimizers.optimizer_for(rule, {}, **kwargs)
@@ -178,10 +186,32 @@ def find(name_or_path):
         return read(name_or_path)
     text = name_or_path
     if text in shipped_names():
+        check_shipped(text)
         return read(ZOO / f"{text}.npz")
     if os.sep in text or text.endswith(".npz") or os.path.exists(text):
         return read(text)
     raise ValueError(unknown("optimizer", text, (*shipped_names(), *rules.TEACHERS)))
+
+
+def check_shipped(name):
+    """Raises ValueError where a shipped file is missing, or is not what shipped."""
+    path, expected, told = ZOO / f"{name}.npz", _sums()[name], "there is no such file"
+    if path.is_file():
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found == expected:
+            return
+        told = f"its SHA-256 is {found}, in {SUMS.name} stands {expected}"
+    raise ValueError(
+        f"{path} is not what ships with tf_amalgam as {name!r}: {told}. Install "
+        "tf_amalgam again; an optimizer of your own is loaded by its path."
+    )
+
+
+@functools.cache
+def _sums():
+    """Returns the SHA-256 of each file that ships, by the optimizer's name."""
+    lines = [line.split() for line in SUMS.read_text().splitlines()]
+    return {name.removesuffix(".npz"): sha256 for sha256, name in lines}
 
 
 def is_name(given) -> bool:
@@ -191,7 +221,7 @@ def is_name(given) -> bool:
 
 def shipped_names() -> tuple[str, ...]:
     """Returns the names of the trained optimizers that ship with the package."""
-    return tuple(sorted(path.stem for path in ZOO.glob("*.npz")))
+    return tuple(sorted(_sums()))
 
 
 def teachers(about) -> list[str]:
