@@ -13,9 +13,11 @@ import tensorflow as tf
 import tf_amalgam
 from tests import helpers, keras_adam
 from tests.test_optimizer import DATA, model
+from tf_amalgam import saved
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 SHIPPED = "choice-large"
+BOTH = pytest.mark.parametrize("name", [SHIPPED, saved.DEFAULT])
 
 
 def fit(net, optimizer, epochs=2, callbacks=(), **options):
@@ -277,40 +279,42 @@ SAME = [
 ]
 
 
-def by_a_student(way, **options):
+def by_a_trained_one(name, way, **options):
     return WAYS[way](
-        lambda **kwargs: tf_amalgam.load(SHIPPED, warmup_steps=4, **options, **kwargs)
+        lambda **kwargs: tf_amalgam.load(name, warmup_steps=4, **options, **kwargs)
     )
 
 
 @functools.cache
-def fitted():
-    return by_a_student("fit", guard=True)
+def fitted(name):
+    return by_a_trained_one(name, "fit", guard=True)
 
 
 # Ways on which a guard has something of its own to do.
 GUARDED = ["fit", "frozen later", "mixed_float16", "float16 overflows"]
 
 
+@BOTH
 @pytest.mark.parametrize("way", helpers.slow_if(lambda way: way not in GUARDED, WAYS))
-def test_a_guarded_optimizer_goes_every_way(way):
-    found = by_a_student(way, guard=True)
+def test_a_guarded_optimizer_goes_every_way(way, name):
+    found = by_a_trained_one(name, way, guard=True)
     assert np.all(np.isfinite(found))
     assert np.abs(found - by_sgd(way)).max() > 0.02
     if way in SAME:
-        np.testing.assert_allclose(found, fitted(), atol=2e-4)
+        np.testing.assert_allclose(found, fitted(name), atol=2e-4)
 
 
 # Ways on which a step is told other gradients, or of other variables.
 OTHER_GRADIENTS = ["mixed_float16", "frozen later"]
 
 
+@BOTH
 @pytest.mark.parametrize(
     "way", helpers.slow_if(lambda way: way not in OTHER_GRADIENTS, WAYS)
 )
-def test_a_model_in_blocks_goes_every_way(way):
+def test_a_model_in_blocks_goes_every_way(way, name):
     """Of two rows each, against all coordinates at once."""
-    blocks, whole = (by_a_student(way, chunk_size=n) for n in (20, None))
+    blocks, whole = (by_a_trained_one(name, way, chunk_size=n) for n in (20, None))
     assert np.all(np.isfinite(whole))
     moved = np.abs(whole - by_sgd(way)).max()
     assert moved > 0.02

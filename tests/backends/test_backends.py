@@ -35,7 +35,7 @@ def test_every_rule_walks_alike(name, expected):
 
 
 @pytest.mark.parametrize("chunk_size", [5, 16])
-@pytest.mark.parametrize("name", walks.SHIPPED)
+@pytest.mark.parametrize("name", walks.FITTED)
 def test_in_chunks(name, chunk_size, expected):
     found = walks.applied(name, chunk_size=chunk_size)
     close(found, expected[f"applied/{name}"])
@@ -44,6 +44,11 @@ def test_in_chunks(name, chunk_size, expected):
 @pytest.mark.parametrize("options", walks.OPTIONS)
 def test_fit_trains_alike(options, expected):
     close(walks.fitted(walks.OPTIONS[options]), expected[f"fitted/{options}"], 1e-4)
+
+
+@pytest.mark.parametrize("name", walks.FITTED)
+def test_all_kinds_fit_alike(name, expected):
+    close(walks.fitted({}, name), expected[f"fitted by/{name}"], 1e-4)
 
 
 def test_a_guard_takes_over_alike(expected):
@@ -61,6 +66,9 @@ def test_walks_differ(expected):
     kinds = [expected[f"fitted/{key}"] for key in walks.OPTIONS if key != "guarded"]
     for i, one in enumerate(kinds):
         assert all(np.abs(one - other).max() > 3e-4 for other in kinds[:i])
+    applied = [expected[f"applied/{name}"] for name in walks.NAMES]
+    for i, one in enumerate(applied):
+        assert all(np.abs(one - other).max() > 1e-4 for other in applied[:i])
 
 
 @pytest.mark.parametrize("epochs_before", [0, 1, 2])

@@ -13,14 +13,15 @@ import numpy as np
 from keras import ops
 
 import tf_amalgam
-from tf_amalgam import rules
+from tf_amalgam import rules, saved
 from tf_amalgam.optimizers import optimizer_for
 
 FILE = pathlib.Path(__file__).with_name("walks.npz")
 SHAPES = [(4, 3), (3,), (2, 3, 2), ()]
 STEPS = 12
 WARM_UP = {"warmup_steps": 3, "warmup_learning_rate": 0.05}
-SHIPPED = ("choice-large", "choice-rule-small")
+# Beside rules some of which are called the same.
+SHIPPED = [f"shipped {name}" for name in saved.shipped_names()]
 # What `fit` of Keras does beside the step itself.
 OPTIONS = {
     "plain": {},
@@ -31,6 +32,11 @@ OPTIONS = {
     "guarded": {"guard": True},
     "half": {"state_dtype": "bfloat16"},
 }
+# Of one kind each: of a student, of a mixture, with rates, by its own global step.
+FITTED = [
+    f"shipped {name}"
+    for name in ("choice-large", "choice-rule-small", saved.DEFAULT, "scale")
+]
 NAMES = [*rules.RULES, *SHIPPED]
 UNTRAINED = "rnnprop"  # with drawn weights, whose steps a guard does not let pass
 # But those of a gentle warm-up.
@@ -40,7 +46,7 @@ GUARDED = {"guard": True, "warmup_learning_rate": 0.005}
 def optimizer_of(name, **options):
     """Returns a shipped optimizer, or one of a rule with weights drawn by NumPy."""
     if name in SHIPPED:
-        return tf_amalgam.load(name, **{**WARM_UP, **options})
+        return tf_amalgam.load(name.split()[1], **{**WARM_UP, **options})
     rule = (
         rules.make_rule(name, pool=("adam", "rmsprop"))
         if name == "choice"
@@ -91,7 +97,7 @@ def model_of(optimizer):
     return model, x, y
 
 
-def fitted(options, name=SHIPPED[0]):
+def fitted(options, name=FITTED[0]):
     """Returns the weights after `fit`, `[P]`."""
     model, x, y = model_of(optimizer_of(name, **options))
     model.fit(x, y, batch_size=16, epochs=3, shuffle=False, verbose=0)
@@ -107,6 +113,7 @@ def main():
     """Writes the file."""
     found = {f"applied/{name}": applied(name) for name in NAMES}
     found |= {f"fitted/{key}": fitted(options) for key, options in OPTIONS.items()}
+    found |= {f"fitted by/{name}": fitted({}, name) for name in FITTED}
     found["guarded"] = applied(UNTRAINED, **GUARDED)
     np.savez_compressed(FILE, **found)
 
