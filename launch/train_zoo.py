@@ -3,9 +3,11 @@
     amalgam-train-zoo --workdir=runs/zoo --gin_bindings='data_dir="…"' [--only=…]
 
 By default in the form that fits one machine with two cores (gin_configs/forms/cpu.gin);
---gin_file=gin_configs/forms/released.gin --replicates=8 is the paper's scale. The same
-command continues; --list says how far each has come. --export=FOLDER writes those that
-are finished there, each with its card.
+--gin_file=gin_configs/forms/released.gin --replicates=8 is the paper's scale; Choice of
+the large pool needs --gin_bindings='amalgamate.choice_rates="direct"' there, as the
+released code's rates kill the Train net (docs/experiments.md). The same command
+continues; --list says how far each has come. --export=FOLDER writes those that are
+finished there, each with its card.
 """
 
 from absl import flags

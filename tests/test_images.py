@@ -3,8 +3,11 @@
 import json
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 import types
+import zipfile
 
 import pytest
 
@@ -170,3 +173,25 @@ def test_the_image_holds_what_setup_needs(tmp_path, monkeypatch):
     for name in names:  # none is there for nothing
         with pytest.raises(FileNotFoundError):
             packaged(image(names - {name}))
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_what_ships(tmp_path):
+    """All that `load` finds by name, and all gin files; other tests see the sources."""
+    folder = tmp_path / "sources"
+    skipped = shutil.ignore_patterns(".*", "runs", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, folder, ignore=skipped)
+    command = ("-m", "pip", "wheel", "--quiet", "--no-deps", str(folder))
+    subprocess.run([sys.executable, *command], cwd=tmp_path, check=True)
+    (wheel,) = tmp_path.glob("tf_amalgam-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {n: archive.read(n) for n in archive.namelist() if n[-1] != "/"}
+    there = [
+        *(ROOT / "tf_amalgam/zoo").iterdir(),
+        *(ROOT / "gin_configs").rglob("*.gin"),
+    ]
+    there = [path for path in there if path.is_file()]
+    assert len(there) > 100
+    for path in there:
+        name = str(path.relative_to(ROOT)).removeprefix("tf_amalgam/")
+        assert held[f"tf_amalgam/{name}"] == path.read_bytes()

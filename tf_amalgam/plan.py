@@ -76,27 +76,35 @@ def train(names, workdir, one, into=None):
         ValueError: for an unknown name, before any work.
         RuntimeError: naming those that failed, after all others have ended.
     """
-    workdir, failed = pathlib.Path(workdir), []
+    workdir, failed, refused = pathlib.Path(workdir), [], []
     wanted = chosen(names)
     for run in dict.fromkeys(entry.run for entry in wanted):
         try:
             one(entries()[run].gin_file, workdir / run)
         except (RuntimeError, ValueError) as error:
             logging.error("%s: %s", run, error)
-            failed.append(run)
             if isinstance(error, ValueError):  # what is there is not of this plan
+                refused.append(run)
                 continue
+            failed.append(run)
         for entry in wanted:
             if into is None or entry.run != run:
                 continue
             if run not in failed or _has_finished(workdir / run):
                 ship(entry, workdir, into)
+    told = []
     if failed:
-        raise RuntimeError(
-            f"These failed: {', '.join(failed)}. All others have ended; the same "
-            "command continues these from their last checkpoint, where what diverged "
-            "will do so again."
+        told.append(
+            f"These failed: {', '.join(failed)}; the same command continues these from "
+            "their last checkpoint, where what diverged will do so again."
         )
+    if refused:
+        told.append(
+            f"These could not be trained: {', '.join(refused)}; what was wrong stands "
+            "above, and the same command will meet it again."
+        )
+    if told:
+        raise RuntimeError(" ".join([*told, "All others have ended."]))
 
 
 def _has_finished(run):
