@@ -125,7 +125,9 @@ def report(options):
                 continue
             if label == STUDENT:
                 what = f"{size / 1e6:.0f} M parameters in fit, GB in all"
-                ratios.append(Ratio(what, "", found["gigabytes"], None, 12, 12, False))
+                most = 1.0 + 0.44 * millions  # 12 with 25 million
+                gigabytes = found["gigabytes"]
+                ratios.append(Ratio(what, "", gigabytes, None, most, most, False))
                 float32 = slower
             elif "state_dtype" in given:
                 what = f"{size / 1e6:.0f} M parameters in fit, bfloat16 state, time"

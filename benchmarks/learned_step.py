@@ -24,6 +24,8 @@ STEPS = {"Train": 32, "Wider": 32, "ResNet-28": 4, "5M": 4, "25M": 2}  # of a tu
 LARGE = ("25M",)
 FIRST_STEP = "ResNet-28"  # has so many tensors that Adam's program is long
 WIDER = ((32, 3), (64, 5))
+# Times the floor: a fifth or so above what was measured on a slow day.
+FLOORS = {"Train": 2.6, "Wider": 1.9, "ResNet-28": 2.1, "5M": 1.8, "25M": 1.8}
 
 
 def models():
@@ -236,7 +238,8 @@ def report(options):
         )
         share = measuring.spread([one / least for one in ours for least in floors])
         ratios.append(Ratio(what, "tensor by tensor", *ratio, 0.5, 0.55, False))
-        ratios.append(Ratio(what, "its floor", *share, 1.5, 2.2, False))
+        dearest = FLOORS.get(model, 2.2)
+        ratios.append(Ratio(what, "its floor", *share, 1.5, dearest, False))
         what = f"learned step of the default, {model}"
         ratios.append(Ratio(what, f"of {STUDENT}", *dearer, 1.5, 1.6, False))
         starts = [found]

@@ -100,6 +100,20 @@ def verdicts(ratios):
     return "\n".join(lines)
 
 
+def end(ratios, failed=()):
+    """Prints the verdicts; exits with a message if something broke or failed."""
+    print(f"\n{verdicts(ratios)}", flush=True)
+    wrong = {
+        "Failed": failed,
+        "Worse than the floor by more than the noise": [
+            one.what for one in ratios if one.broke
+        ],
+    }
+    told = [f"{how}: {'; '.join(names)}." for how, names in wrong.items() if names]
+    if told:
+        sys.exit(" ".join(told))
+
+
 def machine():
     """Returns a sentence: processor, load, versions; Keras may be on any backend."""
     import keras
@@ -212,7 +226,7 @@ def command(parser, report, *measurements):
     print(f"{machine()}\n", flush=True)
     ratios = report(options)
     if ratios:
-        print(f"\n{verdicts(ratios)}")
+        end(ratios)
 
 
 def child(file, *arguments):

@@ -74,7 +74,7 @@ def train_net(model_fn=None):
 class Program:
     """One truncation, compiled: `"ours"`, `"plain"` or `"plain, set up"`."""
 
-    def __init__(self, which, teachers, steps, first_order=False):
+    def __init__(self, which, teachers, steps, first_order=False, segment=None):
         if which != "plain":
             processors.set_up()  # as `amalgamate` does
 
@@ -93,7 +93,7 @@ class Program:
         carry = meta_step.initial_carry(task, players, 0, 1.0)
         batches = task.minibatches(0, 0, steps)
         self.arguments = tf.nest.map_structure(tf.constant, (weights, carry, batches))
-        objective = Objective(second_order=not first_order)
+        objective = Objective(second_order=not first_order, segment=segment)
         function = (meta_step if which == "ours" else plain).truncation
         self.program = tf.function(
             lambda w, c, b: function(task, players, objective, w, c, b),
@@ -106,6 +106,15 @@ class Program:
         _, carry, batches = self.arguments
         for _ in range(3):
             gradient(carry.start_params_P, tuple(b[0] for b in batches))
+
+    def operations(self):
+        """Returns how many operations its graph has, those of its functions included.
+
+        What is done for each of them is most of what comes before a first call.
+        """
+        graph = self.program.get_concrete_function(*self.arguments).graph.as_graph_def()
+        functions = graph.library.function
+        return len(graph.node) + sum(len(one.node_def) for one in functions)
 
     def build(self):
         """Returns seconds until the program is a graph."""

@@ -11,6 +11,10 @@ def test_mean_and_min_max_by_hand():
     distances = tf.constant([1.0, -2.0, 4.0])
     assert float(amalgamation.combine(distances, "mean")) == 1.0
     assert float(amalgamation.combine(distances, "min_max")) == 4.0
+    several = tf.stack([distances, 2.0 * distances])
+    for scheme, losses in (("mean", [1.0, 2.0]), ("min_max", [4.0, 8.0])):
+        found = amalgamation.combine(several, scheme)
+        np.testing.assert_array_equal(found, losses)
 
 
 def test_min_max_pulls_towards_the_farthest_alone():

@@ -1,6 +1,7 @@
 """What the benchmarks say of a measurement, and when they fail."""
 
 import argparse
+import functools
 import importlib
 import json
 import math
@@ -17,7 +18,9 @@ import tensorflow as tf
 
 import tf_amalgam
 from benchmarks import plain
-from tf_amalgam import chunks
+from tf_amalgam import chunks, lanes, meta_step, rules
+from tf_amalgam.layout import Layout
+from tf_amalgam.objective import Objective
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -148,6 +151,24 @@ def test_a_step_of_first_order_has_no_second_derivatives(benchmark):
     assert saved == pytest.approx(6 * 0.2917, rel=1e-3)
 
 
+@pytest.mark.parametrize(("pool", "most"), [(0, 1640), (2, 2000)])
+def test_a_truncation_is_traced_as_few_operations(pool, most, benchmark, monkeypatch):
+    """Each is a millisecond of the first call; bounds are some 5 % above today's."""
+    meta_step = benchmark("meta_step")
+    monkeypatch.setattr(meta_step.processors, "set_up", lambda: None)
+    monkeypatch.setattr(lanes, "cores", lambda: 2)
+    program = meta_step.Program("ours", pool, 100)
+    assert 1000 < program.operations() < most
+
+
+def test_what_is_profiled_has_the_segments_of_a_whole_truncation(benchmark):
+    where = benchmark("where_time_goes")
+    state = rules.RNNProp().init_state(Layout(("all",), ((18_122,),)))
+    for pool, segment in where.SEGMENTS.items():
+        given = (Objective(), 100, state, ("somebody",) * pool)
+        assert meta_step.segment_length(*given) == segment
+
+
 @pytest.mark.parametrize("pool", [0, 2, 6])
 def test_no_floor_is_stricter_than_its_goal(pool, benchmark):
     for pools in benchmark("meta_step").GOALS.values():
@@ -201,17 +222,22 @@ def test_a_measurement_that_fails_costs_no_other(benchmark, monkeypatch, capsys)
     def killed(_):
         raise RuntimeError("A measurement failed:\nout of memory")
 
-    for name, report in (("killed", killed), ("next", lambda _: [one])):
+    def mistaken(_):
+        raise FileNotFoundError("There is no mnist in such a folder")
+
+    several = {"killed": killed, "mistaken": mistaken, "next": lambda _: [one]}
+    for name, report in several.items():
         module = types.SimpleNamespace(
             __doc__=f"The {name}.", parser=argparse.ArgumentParser, report=report
         )
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(run, "BENCHMARKS", {"killed": [], "next": []})
+    monkeypatch.setattr(run, "BENCHMARKS", {name: [] for name in several})
     monkeypatch.setattr(sys, "argv", ["run.py"])
-    with pytest.raises(SystemExit, match=r"^Failed: killed\.$"):
+    with pytest.raises(SystemExit, match=r"^Failed: killed; mistaken\.$"):
         run.main()
     told = capsys.readouterr().out
     assert "out of memory" in told
+    assert "There is no mnist" in told
     assert "| size | – | 0.20 | ≤ 0.1 | no | 0.3 |" in told
 
 
@@ -448,6 +474,33 @@ def test_time_to_quality_needs_real_data(benchmark, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run.main()
     assert "give --data_dir" in capsys.readouterr().err
+
+
+def test_a_folder_without_mnist_is_refused_before_hours(
+    benchmark, monkeypatch, tmp_path, capsys
+):
+    run = benchmark("run")
+    monkeypatch.setattr(sys, "argv", ["run.py", "--data_dir", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "There is no folder mnist in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("value", "ends"), [(0.2, False), (0.5, True)])
+def test_a_command_of_its_own_fails_where_something_broke(
+    value, ends, benchmark, monkeypatch, capsys
+):
+    measuring = benchmark("measuring")
+    one = measuring.Ratio("size", "the other", value, None, 0.1, 0.3, False)
+    monkeypatch.setattr(measuring, "machine", lambda: "A machine.")
+    monkeypatch.setattr(sys, "argv", ["size.py"])
+    parser = functools.partial(measuring.parser, "Size.")
+    if ends:
+        with pytest.raises(SystemExit, match="Worse than the floor .*: size."):
+            measuring.command(parser, lambda _: [one])
+    else:
+        measuring.command(parser, lambda _: [one])
+    assert "| size | the other |" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -58,7 +58,8 @@ def step_and_back(way, weights, state, generator):
         with tf.GradientTape() as tape:
             tape.watch(sources)
             step = tf.constant(3.0, "float64")
-            found = way.update(weights, grads_P, params_P, way.cut(state), step)
+            given = (weights, grads_P, params_P, way.cut(state), step)
+            found = way.update(*given, taped=True)
             delta_P, after = found[0], way.joined(found[1])
         bars = tape.gradient(
             (delta_P, after),
@@ -113,7 +114,8 @@ def test_lanes_may_be_taken_eagerly(float64, small):
         with tf.GradientTape() as tape:
             tape.watch(weights)
             step = tf.constant(1.0, "float64")
-            delta_P, _ = way.update(weights, grads_P, grads_P, way.cut(state), step)
+            given = (weights, grads_P, grads_P, way.cut(state), step)
+            delta_P, _ = way.update(*given, taped=True)
         return helpers.flat(tape.gradient(delta_P, weights))
 
     usual = gradient(lanes.Whole(rule, LAYOUT))

@@ -35,12 +35,12 @@ def log_distance(student_P, teacher_P, scale_P, distance="paper", huber_delta=No
 
 
 def combine(distances_K, scheme):
-    """Returns the amalgamation loss of one step.
+    """Returns the amalgamation loss of one step, or `[T]` of several, `[T, K]`.
 
     `mean`: Σ dₖ / K (Eq. 2, additive). `min_max`: max dₖ (Eq. 3): the student is
     drawn to the teacher it is farthest from. `choice` (Eq. 4): there is one teacher,
     a trained Choice rule.
     """
     if scheme == "min_max":
-        return ops.max(distances_K)
-    return ops.mean(distances_K)
+        return ops.max(distances_K, axis=-1)
+    return ops.mean(distances_K, axis=-1)

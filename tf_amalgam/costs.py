@@ -131,7 +131,7 @@ def pieces_of_a_step(task, players, objective, weights, carry, batches):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             sources = (phi, params_P, grads_P, rule_state)
             tape.watch(sources)
-            moved = step_fn(grads_P, params_P, rule_state, step)
+            moved = step_fn(grads_P, params_P, rule_state, step, taped=True)
         return tape.gradient(moved, sources, unconnected_gradients="zero")
 
     def rules(params_P, grads_P):

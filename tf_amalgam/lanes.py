@@ -10,6 +10,7 @@ core, up to a number.
 
 import functools
 import logging
+import math
 import threading
 import weakref
 
@@ -17,6 +18,7 @@ import tensorflow as tf
 
 from tf_amalgam import compiled
 from tf_amalgam.chunks import MULTIPLE, Chunk, available, cores, flat, in_rows
+from tf_amalgam.layout import Layout
 
 SIZE = 512  # coordinates of a chunk at most
 LEAST = 4096  # coordinates from which on it is worth while
@@ -55,8 +57,8 @@ class Whole:
     def compile_ahead(self, weights, state, dtype, back):
         """Does nothing: there are no programs of its own."""
 
-    def update(self, weights, grads_P, params_P, state, step, **noise):
-        """Returns what `Rule.update` returns."""
+    def update(self, weights, grads_P, params_P, state, step, taped=False, **noise):
+        """Returns what `Rule.update` returns, `taped` or not."""
         return self._rule.update(
             weights, grads_P, params_P, state, self._layout, step, **noise
         )
@@ -65,8 +67,9 @@ class Whole:
 class Lanes:
     """Chunks of coordinates; the same results to rounding.
 
-    A state is a tuple of the lanes' ones, whose parts are `[C, …, S]`: C chunks of S
-    coordinates, padded with zeros behind the last one.
+    A state is a tuple of the lanes' ones, each one tensor `[C, F, S]`: all F numbers of
+    a coordinate, in C chunks of S coordinates, padded with zeros behind the last one.
+    (A tensor for each part of a state would be one more for every loop to carry.)
     """
 
     def __init__(self, rule, layout):
@@ -80,14 +83,11 @@ class Lanes:
 
     def cut(self, state):
         """Returns a rule's state as `update` takes it."""
-        cut = [self._cut(part) for part in tf.nest.flatten(state)]
-        lanes = [[parts[n] for parts in cut] for n in range(self._lanes)]
-        return tuple(tf.nest.pack_sequence_as(state, lane) for lane in lanes)
+        return tuple(self._cut(_packed(state, self._layout.size)))
 
     def joined(self, lanes):
         """Returns the state as the rule knows it."""
-        flat = zip(*map(tf.nest.flatten, lanes), strict=True)
-        return tf.nest.pack_sequence_as(lanes[0], list(map(self._joined, flat)))
+        return _unpacked(self._joined(lanes), self._rule)
 
     def compile_ahead(self, weights, state, dtype, back):
         """Has XLA compile beside the tracing of what comes, in a thread.
@@ -102,13 +102,13 @@ class Lanes:
         if not tf.inside_function():
             return
         vector = tf.TensorSpec((self._chunks, self._size), dtype)
-        parts = [_spec(part) for part in tf.nest.flatten(state[0])]
+        part = _spec(state[0])
         phi = [_spec(tensor) for tensor in weights.values()]
         seen = [list(weights), tf.TensorSpec((), tf.int32), tf.TensorSpec((), dtype)]
-        seen.append([*phi, vector, vector, *parts])
+        seen.append([*phi, vector, vector, part])
         programs = [self._forth.get_concrete_function(*seen)]
         if back:
-            adjoints = [vector, *parts]
+            adjoints = [vector, part]
             programs.append(self._back.get_concrete_function(*seen, adjoints))
         device = tf.zeros(()).device
         new = [p for p in programs if device not in _begun.setdefault(p, set())]
@@ -117,41 +117,57 @@ class Lanes:
         if new:
             _begin(new, device)
 
-    def update(self, weights, grads_P, params_P, state, step):
-        """Returns what `Rule.update` returns; differentiable once."""
+    def update(self, weights, grads_P, params_P, state, step, taped=False):
+        """Returns what `Rule.update` returns.
+
+        Under a tape that is to differentiate it, once, it must be `taped`.
+        """
         names, phi = list(weights), list(weights.values())
-        starts = [tf.constant(n * self._width) for n in range(self._lanes)]
+        if not taped:
+            pieces = self._pieces(grads_P, params_P, state)
+            return self._joined_step(names, phi, pieces, step)
 
         @tf.custom_gradient
-        def lanes(step, phi, *pieces):
+        def stepped(step, phi, grads_P, params_P, *state):
             # A tape that records what is in here would need the loop's every number.
-            fixed, untaped = tf.nest.map_structure(tf.stop_gradient, (phi, pieces))
+            phi, grads_P, params_P, state = tf.nest.map_structure(
+                tf.stop_gradient, (phi, grads_P, params_P, state)
+            )
+            pieces = self._pieces(grads_P, params_P, state)
+            delta_P, after = self._joined_step(names, phi, pieces, step)
 
-            def back(*adjoints):
-                adjoints = tf.nest.pack_sequence_as(found, adjoints)
+            def back(delta_bar_P, *after_bars):
+                lanes = zip(self._cut(delta_bar_P), after_bars, strict=True)
                 bars = [
-                    self._back(names, start, step, [*phi, *piece], adjoint)
-                    for start, piece, adjoint in zip(
-                        starts, pieces, adjoints, strict=True
-                    )
+                    self._back(names, start, step, [*phi, *piece], list(adjoints))
+                    for (start, piece), adjoints in zip(pieces, lanes, strict=True)
                 ]
-                shares = zip(*(bar[: len(phi)] for bar in bars), strict=True)
+                *shares, grads, params, states = zip(*bars, strict=True)
                 return (
                     None,
                     list(map(tf.add_n, shares)),
-                    *(b[len(phi) :] for b in bars),
+                    self._joined(grads),
+                    self._joined(params),
+                    *states,
                 )
 
-            found = [
-                self._forth(names, start, step, [*fixed, *piece])
-                for start, piece in zip(starts, untaped, strict=True)
-            ]
-            return found, back
+            return (delta_P, *after), back
 
-        pieces = zip(self._cut(grads_P), self._cut(params_P), state, strict=True)
-        found = lanes(step, phi, *([g, p, *tf.nest.flatten(s)] for g, p, s in pieces))
-        after = [tf.nest.pack_sequence_as(state[0], parts) for _, *parts in found]
-        return self._joined([delta_CS for delta_CS, *_ in found]), tuple(after)
+        delta_P, *after = stepped(step, phi, grads_P, params_P, *state)
+        return delta_P, tuple(after)
+
+    def _joined_step(self, names, phi, pieces, step):
+        """Returns the delta `[P]`, and the state of each lane."""
+        found = [
+            self._forth(names, start, step, [*phi, *piece]) for start, piece in pieces
+        ]
+        deltas, after = zip(*found, strict=True)
+        return self._joined(deltas), after
+
+    def _pieces(self, grads_P, params_P, state):
+        """Returns first coordinate, gradients, parameters and state of each lane."""
+        cut = zip(self._cut(grads_P), self._cut(params_P), state, strict=True)
+        return [(tf.constant(n * self._width), p) for n, p in enumerate(cut)]
 
     def _cut(self, values):
         """Returns `[…, P]` as the lanes' `[C, …, S]`."""
@@ -163,6 +179,26 @@ class Lanes:
     def _joined(self, lanes):
         """Returns the lanes' `[C, …, S]` as `[…, P]`."""
         return flat(tf.concat(lanes, axis=0))[..., : self._layout.size]
+
+
+def _packed(state, size):
+    """Returns a rule's state, parts of `[…, P]`, as one tensor `[F, P]`.
+
+    That of a rule without a state has one row of zeros.
+    """
+    parts = tf.nest.flatten(state) or [tf.zeros(size)]
+    return tf.concat([tf.reshape(part, (-1, size)) for part in parts], axis=0)
+
+
+def _unpacked(state, rule):
+    """Returns the state as the rule knows it."""
+    form = rule.init_state(Layout((), ()))
+    leading = [part.shape[:-1] for part in tf.nest.flatten(form)]
+    if not leading:
+        return form
+    parts = tf.split(state, [math.prod(shape) for shape in leading])
+    shaped = [tf.reshape(p, (*s, -1)) for p, s in zip(parts, leading, strict=True)]
+    return tf.nest.pack_sequence_as(form, shaped)
 
 
 # The devices that a program is compiled for ahead, or about to be.
@@ -207,21 +243,20 @@ def _programs(rule, layout, chunks, size):
     """Returns the compiled step of a lane, and its vector-Jacobian product.
 
     Both take the names of the weights, the lane's first coordinate, the step's number,
-    and a list of the weights, gradients, parameters and parts of the state; the second
-    one the adjoints of what the first returns (deltas and parts of the state), too.
+    and a list of the weights, gradients, parameters and state; the second one the
+    adjoints of what the first returns (deltas and state), too.
     """
-    nothing = layout.only(())
-    structure = tf.nest.map_structure(lambda _: None, rule.init_state(nothing))
 
     def taken(names, start, step, tensors):
         """Returns the step of one chunk, as a list."""
         count = len(names)
         weights = dict(zip(names, tensors[:count], strict=True))
-        grads, params, *state = tensors[count:]
-        state = tf.nest.pack_sequence_as(structure, state)
+        grads, params, state = tensors[count:]
         part = Chunk(layout, start, size)
-        delta, state = rule.update(weights, grads, params, state, part, step)
-        return [delta, *tf.nest.flatten(state)]
+        delta, state = rule.update(
+            weights, grads, params, _unpacked(state, rule), part, step
+        )
+        return [delta, _packed(state, size)]
 
     def at(i, count, tensors):
         """Returns the weights, and chunk i of what belongs to coordinates."""

@@ -129,7 +129,7 @@ def student_step(task, rule, weights, scale_P, noise=None, coordinates=None):
     """Returns `step(grads_P, params_P, state, step) -> (params_P, state)`.
 
     The student works on θ/s and sees s·g; its step counts s-fold (Lv et al. 2017).
-    States are cut as by `lanes.way_of`.
+    States are cut as by `lanes.way_of`. A tape differentiates it with `taped=True`.
 
     Args:
         noise: `(objective, seed)` in meta-training, None without any noise. The same
@@ -143,7 +143,7 @@ def student_step(task, rule, weights, scale_P, noise=None, coordinates=None):
     way = lanes.way_of(rule, weights, layout)
     scale_S = coordinates.of(scale_P)
 
-    def step_fn(grads_P, params_P, state, step):
+    def step_fn(grads_P, params_P, state, step, taped=False):
         params_S = coordinates.of(params_P)
         phi, seen_S, options = weights, scale_S * coordinates.of(grads_P), {}
         if noise is not None:
@@ -162,7 +162,7 @@ def student_step(task, rule, weights, scale_P, noise=None, coordinates=None):
                     shape, seed, RULE_STREAM, seen_S.dtype
                 )
         delta_S, state = way.update(
-            phi, seen_S, params_S / scale_S, state, step, **options
+            phi, seen_S, params_S / scale_S, state, step, taped, **options
         )
         return coordinates.into(params_P, params_S + scale_S * delta_S), state
 
@@ -336,9 +336,7 @@ def _metrics(objective, forward):
     meta_loss = tf.reduce_mean(improvement_T)
     teachers = len(forward.teachers)
     if teachers:
-        imitation = tf.reduce_mean(
-            tf.map_fn(lambda d: amalgamation.combine(d, objective.scheme), distances_TK)
-        )
+        imitation = tf.reduce_mean(amalgamation.combine(distances_TK, objective.scheme))
         farthest_TK = tf.one_hot(tf.argmax(distances_TK, axis=1), teachers)
         teacher_losses_KT = tf.stack([a.stack() for a in forward.teacher_losses])
     else:

@@ -278,7 +278,8 @@ def student_adjoint(
     A step loss is a function of the point after the step; `trace` has its gradient.
 
     Args:
-        step_fn: as in `unroll_forward`, reading the tensors of `weights`.
+        step_fn: as in `unroll_forward`, reading the tensors of `weights`; with
+            `taped=True` under a tape.
         weights: dict of the tensors φ.
         rule_state: any state of the rule: its structure, shapes and dtypes.
         second_order: whether g_t's dependence on θ_t counts.
@@ -303,7 +304,7 @@ def student_adjoint(
             sources = (phi, params_P, grads_P, state)
             tape.watch(sources)
             next_P, next_state = step_fn(
-                grads_P, params_P, state, step_count(start, i, dtype)
+                grads_P, params_P, state, step_count(start, i, dtype), taped=True
             )
         phi_bar, params_bar, grads_bar, state_bar = tape.gradient(
             (next_P, next_state),
