@@ -77,6 +77,27 @@ def test_scaling_is_a_change_of_coordinates(float64):
     np.testing.assert_allclose(moved - theta, s * delta.numpy(), rtol=1e-9)
 
 
+def test_alpha_may_be_given_to_a_program(float64):
+    """As a stage's objective has it, to the last digit."""
+    task, who = helpers.tiny_task(), helpers.players(teachers=("adam", "sgd"))
+    weights, carry = helpers.weights_of(who.student), helpers.started(task, who)
+    batches = helpers.constants(task.minibatches(0, 3, 4))
+
+    def outcome(objective, *given):
+        found = meta_step.truncation(
+            task, who, objective, weights, carry, batches, True, *given
+        )
+        return helpers.flat([found[0], found[2].loss])
+
+    for alpha in (0.3, 0.0):
+        objective = Objective(alpha=alpha)
+        given = outcome(objective.alike(), tf.constant(alpha, tf.float64))
+        np.testing.assert_array_equal(given, outcome(objective))
+    assert Objective(alpha=0.3).alike() == Objective(alpha=7.0).alike()
+    assert Objective(alpha=0.3).alike() != Objective(alpha=0.0).alike()
+    assert np.abs(given - outcome(Objective(alpha=0.3))).max() > 1e-3
+
+
 @pytest.mark.parametrize("start", ["unroll", "truncation"])
 def test_losses_by_hand(float64, start):
     """Every number of one truncation again, step by step, in NumPy."""

@@ -229,6 +229,9 @@ def test_one_trace_per_program(monkeypatch):
     monkeypatch.setattr(meta_step, "truncation", counted)
     amalgamated(**SIMPLE, stages=((12, 3),))
     assert len(traces) == 1
+    # One for two stages whose α differ; another, without an imitation loss.
+    amalgamated(**SIMPLE, stages=((12, 1, 0.1), (12, 1, 0.3), (12, 1, 0.0)))
+    assert len(traces) == 3
 
 
 def poisoned(monkeypatch, bad):
@@ -358,9 +361,9 @@ def test_one_exploding_optimizee_does_not_drown_the_others(monkeypatch):
         derive_seed(0, "optimizee", "training", 0, 0),
     )
 
-    def exploding(task, players, objective, weights, carry, batches):
+    def exploding(task, players, objective, weights, carry, *others):
         gradient, after, metrics = truncation(
-            task, players, objective, weights, carry, batches
+            task, players, objective, weights, carry, *others
         )
         factor = tf.where(carry.seed == first.seed, 1e8, 1.0)
         return {k: factor * g for k, g in gradient.items()}, after, metrics

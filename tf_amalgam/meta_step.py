@@ -205,7 +205,16 @@ def segment_length(objective, steps, rule_state, teachers):
     return max(1, min(shortest, math.isqrt(steps - 1) + 1))
 
 
-def truncation(task, players, objective, weights, carry, batches, with_gradient=True):
+def truncation(
+    task,
+    players,
+    objective,
+    weights,
+    carry,
+    batches,
+    with_gradient=True,
+    alpha=None,
+):
     """Runs one truncation; returns `(meta_gradient, carry, metrics)`.
 
     Student and teachers go forward side by side, outside any tape; then comes the
@@ -224,10 +233,15 @@ def truncation(task, players, objective, weights, carry, batches, with_gradient=
         carry: where the last truncation ended; cut off there (truncated BPTT).
         batches: arrays `[T, B, …]`; teachers and student see the same ones.
         with_gradient: False leaves the meta-gradient out (`{}`).
+        alpha: `[]`, in place of the objective's, which then says only whether it is 0:
+            one program for stages that differ in it.
     """
+    alpha = objective.alpha if alpha is None else alpha
 
     def at(phi, gradient):
-        return _truncation(task, players, objective, phi, carry, batches, gradient)
+        return _truncation(
+            task, players, objective, alpha, phi, carry, batches, gradient
+        )
 
     noise = objective.perturbation
     if noise is not None and noise.draws("meta_step"):
@@ -242,7 +256,9 @@ def truncation(task, players, objective, weights, carry, batches, with_gradient=
     return at(weights, with_gradient)
 
 
-def _truncation(task, players, objective, weights, carry, batches, with_gradient):
+def _truncation(
+    task, players, objective, alpha, weights, carry, batches, with_gradient
+):
     coordinates = taught(task, players.student, objective, carry.seed)
     leader = None
     if objective.teacher_forcing:
@@ -276,7 +292,7 @@ def _truncation(task, players, objective, weights, carry, batches, with_gradient
                 objective.distance,
                 objective.huber_delta,
             )
-            loss = objective.alpha * amalgamation.combine(distances_K, objective.scheme)
+            loss = alpha * amalgamation.combine(distances_K, objective.scheme)
         if not objective.alpha:  # a teacher that is lost costs nothing then
             return distances_K, tf.zeros_like(params_P)
         return distances_K, tape.gradient(loss, params_P)
@@ -322,10 +338,10 @@ def _truncation(task, players, objective, weights, carry, batches, with_gradient
         teachers=forward.teachers,
         step=carry.step + batches[0].shape[0],
     )
-    return gradient, carry, _metrics(objective, forward)
+    return gradient, carry, _metrics(objective, alpha, forward)
 
 
-def _metrics(objective, forward):
+def _metrics(objective, alpha, forward):
     losses_T, start_losses_T, distances_TK = (
         array.stack()
         for array in (forward.trace.losses, forward.start_losses, forward.distances)
@@ -343,7 +359,7 @@ def _metrics(objective, forward):
         imitation = tf.zeros((), losses_T.dtype)
         farthest_TK = distances_TK
         teacher_losses_KT = tf.zeros((0, losses_T.shape[0]), losses_T.dtype)
-    loss = objective.alpha * imitation if objective.alpha else tf.zeros_like(meta_loss)
+    loss = alpha * imitation if objective.alpha else tf.zeros_like(meta_loss)
     return Metrics(
         loss=loss if objective.teacher_forcing else meta_loss + loss,
         meta_loss=meta_loss,

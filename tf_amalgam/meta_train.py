@@ -58,7 +58,7 @@ class Trainer:
     def has_built(self, state: State) -> bool:
         """Whether the next truncation's program has been built."""
         objective = self.settings.objective(state.progress.stage)
-        return ("truncation", objective) in self.programs
+        return ("truncation", objective.alike()) in self.programs
 
     def step(self, state: State) -> State:
         """Returns the state one truncation (and meta-update) later."""
@@ -68,10 +68,11 @@ class Trainer:
             state = state._replace(carries=self._start(state), truncation=0)
         weights = {k: tf.constant(v) for k, v in state.now.weights.items()}
         objective, steps = settings.objective(stage), settings.truncation_steps
+        alike, alpha = objective.alike(), tf.constant(objective.alpha, tf.float32)
         start = settings.warmup_steps + state.truncation * steps
         gradients, carries, metrics = [], [], []
         for places in programs.rounds():
-            new = ("truncation", objective) not in programs
+            new = ("truncation", alike) not in programs
             with self.clock.on("building" if new else "data"):
                 batches = programs.per_replica(
                     lambda r, places=places: self._batches(
@@ -83,12 +84,12 @@ class Trainer:
             )
             counts = programs.counts(places)
             with self.clock.on("building" if new else "steps"):
-                program = programs.of("truncation", objective)
-                found = program(weights, carry, batches, counts)
+                program = programs.of("truncation", alike)
+                found = program(weights, carry, batches, counts, alpha)
                 gradients.append({k: g.numpy() for k, g in found[0].items()})
             wanted = sum(place.counts for place in places)
             if not new:
-                self.clock.inner_steps[objective] += wanted * steps
+                self.clock.inner_steps[alike] += wanted * steps
             carries += programs.parts(found[1])[:wanted]
             metrics += programs.parts(found[2])[:wanted]
         total = {k: sum(g[k] for g in gradients) for k in self._names}

@@ -44,6 +44,10 @@ class Objective:
     input_noise: float = 0.0
     teacher_forcing: bool = False
 
+    def alike(self):
+        """Returns what stands for all that differ in α alone: 1 for any but 0."""
+        return dataclasses.replace(self, alpha=float(self.alpha > 0))
+
     def __post_init__(self):
         amalgamation.check_scheme(self.scheme)
         amalgamation.check_distance(self.distance)

@@ -41,8 +41,8 @@ class Programs:
 
         Args:
             kind: which.
-            key: of a truncation its objective, of a warm-up whether the student is
-                alone.
+            key: of a truncation its objective's `alike`, since it is given α; of a
+                warm-up whether the student is alone.
         """
         if (kind, *key) not in self._made:
             make = getattr(self, f"_make_{kind}")
@@ -52,9 +52,10 @@ class Programs:
     def _make_truncation(self, objective):
         clip = self._settings.adaptive_clip
 
-        def on_replica(weights, carry, batches, counts):
+        def on_replica(weights, carry, batches, counts, alpha):
+            seen = (weights, carry, batches, True, alpha)
             gradient, carry, metrics = meta_step.truncation(
-                self._task, self._players, objective, weights, carry, batches
+                self._task, self._players, objective, *seen
             )
             norm = tf.linalg.global_norm(list(gradient.values()))
             if clip:
@@ -69,9 +70,9 @@ class Programs:
                 }
             return gradient, carry, (metrics, norm)
 
-        def program(weights, carry, batches, counts):
+        def program(weights, carry, batches, counts, alpha):
             gradient, carry, metrics = self._strategy.run(
-                on_replica, args=(weights, carry, batches, counts)
+                on_replica, args=(weights, carry, batches, counts, alpha)
             )
             reduce = self._strategy.reduce
             total = {k: reduce("SUM", g, axis=None) for k, g in gradient.items()}
