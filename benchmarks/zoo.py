@@ -1,6 +1,7 @@
 """Measured results of the shipped optimizers, and their cards.
 
-    python benchmarks/zoo.py runs/evaluate_cpu [--rivals authors-mean …] [--add]
+    python benchmarks/zoo.py runs/evaluate_cpu [--rivals authors-mean …]
+        [--add | --held-out]
 
 Reads the records of an evaluation (`amalgam-evaluate`) and writes
 `tf_amalgam/zoo/results.csv`, a row for each shipped optimizer and teacher on each
@@ -8,6 +9,8 @@ optimizee, and a card for each shipped optimizer into `docs/zoo`. What has a shi
 optimizer's name but not its weights, or other options, is refused. With --add rows of
 shipped optimizers are added, or take the place of older ones, beside the oracle of
 those that are there; with rivals, whose records may be alone, theirs stand beside all.
+With --held-out the records are of seeds that nothing was chosen by, and go into
+`held_out.csv`.
 """
 
 import argparse
@@ -142,6 +145,28 @@ def added(there, found, rivals=()):
     return rows.drop_duplicates(["optimizer", "optimizee"], keep="last")
 
 
+def check_held_out(table, chosen_by):
+    """Raises ValueError if some seeds are among those that optimizers were chosen by.
+
+    Args:
+        table: the rows of `results`.
+        chosen_by: the rows that the cards have already.
+    """
+    seeds, others = (
+        {int(n) for numbers in rows["seed_numbers"] for n in numbers.split()}
+        for rows in (table, chosen_by)
+    )
+    if shared := sorted(seeds & others):
+        raise ValueError(
+            f"Seeds {shared} are among those of {cards.RESULTS.name}, by which "
+            "optimizers were chosen. Evaluate by others (evaluate.seeds)."
+        )
+
+
+def _read(path):
+    return pd.read_csv(path, keep_default_na=False, dtype={"seed_numbers": str})
+
+
 def write_cards(folder=CARDS):
     """Writes the card of each shipped optimizer; returns their names."""
     cards.measurements.cache_clear()
@@ -155,21 +180,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", help="of the evaluation")
     parser.add_argument("--rivals", nargs="*", default=[], help="labels of records")
-    parser.add_argument("--add", action="store_true", help="keep the rows there are")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--add", action="store_true", help="keep the rows there are")
+    how.add_argument("--held-out", action="store_true", help="of seeds of their own")
     given = parser.parse_args()
+    path = cards.HELD_OUT if given.held_out else cards.RESULTS
     found = records.read_all(given.folder)
     if not found:
         sys.exit("There are no records in this folder. Run amalgam-evaluate first.")
     if given.add:
-        there = pd.read_csv(
-            cards.RESULTS, keep_default_na=False, dtype={"seed_numbers": str}
-        )
-        table = added(there, found, given.rivals)
+        table = added(_read(path), found, given.rivals)
     else:
         table = results(found, given.rivals)
+    if given.held_out:
+        check_held_out(table, _read(cards.RESULTS))
     text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
-    files.write_text(cards.RESULTS, text)
-    print(f"{len(table)} rows: {cards.RESULTS}")
+    files.write_text(path, text)
+    print(f"{len(table)} rows: {path}")
     print(f"{len(write_cards())} cards: {CARDS}")
 
 

@@ -13,7 +13,7 @@ import pytest
 import tf_amalgam
 from benchmarks import zoo
 from tests.test_reporting import planted
-from tf_amalgam import cards, exporting, plan, rules, saved
+from tf_amalgam import cards, exporting, files, plan, rules, saved
 from tf_amalgam.lineup import lineup
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -231,6 +231,7 @@ def test_what_a_training_took(tmp_path, about, told):
 def no_results(monkeypatch, tmp_path):
     """The folder of a file of results, which is not there yet."""
     monkeypatch.setattr(cards, "RESULTS", tmp_path / "results.csv")
+    monkeypatch.setattr(cards, "HELD_OUT", tmp_path / "held_out.csv")
     cards.measurements.cache_clear()
     yield tmp_path
     cards.measurements.cache_clear()
@@ -274,6 +275,36 @@ def test_measured_results_are_read(no_results):
         "  known failures: MLP: 1 of 2 runs diverged",
         "  known failures: MLP: 1 of 2 did not learn",
     ]
+
+
+def test_held_out_seeds_stand_beside_the_others(no_results):
+    """With failures of their own."""
+    row = {"optimizer": "adam", "kind": "analytic", "optimizee": "MLP", "seeds": 2}
+    row |= {"validation_loss": 0.25, "validation_sd": 0.015, "test_loss": 0.26}
+    row |= {"test_accuracy": 0.9, "diverged": 0, "epochs": 3, "preset": "released"}
+    row |= {"warmup_steps": 100, "warmup_learning_rate": 0.05, "oracle": "rmsprop"}
+    row |= {"oracle_loss": 0.25, "not_learned": 0, "seed_numbers": "0 1"}
+    row["weights_sha256"] = ""
+    held_out = {**row, "seed_numbers": "3 4", "diverged": 1}
+    for name, one in (("results.csv", row), ("held_out.csv", held_out)):
+        (no_results / name).write_text(files.as_csv([one]))
+    card = tf_amalgam.card("adam")
+    told = str(card)
+    assert "seeds 0, 1; losses" in told.replace("\n    ", " ")
+    assert "held-out seeds: measured (load" in told
+    assert cards.failures(card) == ["MLP (held-out seeds): 1 of 2 runs diverged"]
+    page = exporting.markdown(card)
+    assert page.index("## Results") < page.index("## Held-out seeds")
+    assert page.index("seeds 0, 1") < page.index("seeds 3, 4")
+    assert page.endswith("- MLP (held-out seeds): 1 of 2 runs diverged\n")
+    assert exporting.as_json(card)["held_out"][0]["diverged"] == 1
+
+
+def test_seeds_that_something_was_chosen_by_are_not_held_out():
+    table = pd.DataFrame({"seed_numbers": ["3 4 5", "3 4 5"]})
+    zoo.check_held_out(table, pd.DataFrame({"seed_numbers": ["0 1 2"]}))
+    with pytest.raises(ValueError, match=r"Seeds \[3, 5\] are among those of res"):
+        zoo.check_held_out(table, pd.DataFrame({"seed_numbers": ["0 1", "5 3"]}))
 
 
 def made_up():
@@ -459,7 +490,7 @@ def test_there_is_no_page_of_anything_else():
 def test_the_default_validates_best_over_all_optimizees():
     """The mean over optimizees of the log loss, as everybody is on all of them."""
     scores: dict = {}
-    for row in cards.measurements():
+    for row in cards.measurements(cards.RESULTS):
         if row["optimizer"] in SHIPPED:
             loss = float(row["validation_loss"] or "inf")
             scores.setdefault(row["optimizer"], []).append(math.log(loss))

@@ -14,6 +14,8 @@ from tf_amalgam.rules.choice import Choice
 
 # What was measured of the shipped ones and the teachers, by `benchmarks/zoo.py`.
 RESULTS = saved.ZOO / "results.csv"
+# Of the default, by seeds that it was not chosen by, beside others.
+HELD_OUT = saved.ZOO / "held_out.csv"
 BEHIND = 0.1  # share of the oracle's loss above which it is a failure
 SCHEMES = {"mean": "mean", "min_max": "min-max", "choice": "optimal choice"}
 
@@ -52,6 +54,7 @@ class Card:
         validations: dicts of meta-update, stage, steps, score and what followed.
         replicates: dicts of what became of the runs out of which it was chosen.
         results: what it reached on fresh optimizees, rows of `measured.results`.
+        held_out: the same by seeds that nothing was chosen by, where there are some.
     """
 
     name: str
@@ -80,16 +83,18 @@ class Card:
     validations: tuple[dict, ...] = ()
     replicates: tuple[dict, ...] = ()
     results: tuple[dict, ...] = ()
+    held_out: tuple[dict, ...] = ()
 
     def __str__(self):
         """Returns the card as text, a fact a line."""
         lines = [self.name]
         for fact, told in {"what": self.what, **self.facts()}.items():
             lines += _wrapped(f"{fact}: {told}")
-        if self.results:
-            lines += _wrapped(f"{terms(self.results[0])}:")
-            lines += [f"    {_result(row)}" for row in self.results]
-            lines += [f"  known failures: {line}" for line in failures(self)]
+        for rows, seeds in ((self.results, ""), (self.held_out, "held-out seeds: ")):
+            if rows:
+                lines += _wrapped(f"{seeds}{terms(rows[0])}:")
+                lines += [f"    {_result(row)}" for row in rows]
+        lines += [f"  known failures: {line}" for line in failures(self)]
         return "\n".join(lines)
 
     def facts(self) -> dict:
@@ -212,7 +217,8 @@ def card(name_or_path=saved.DEFAULT) -> Card:
     name, known = os.fspath(name_or_path), saved.is_name(name_or_path)
     if known and name in rules.TEACHERS:
         rule = rules.make_rule(name)
-        return Card(name, rule.name, rule.get_config(), results=_results(name))
+        found = {key: _rows(file, name) for key, file in _files().items()}
+        return Card(name, rule.name, rule.get_config(), **found)
     rule, _, header = saved.find(name_or_path)
     about = header["about"]
     validations = about.get("validations", ())
@@ -221,6 +227,8 @@ def card(name_or_path=saved.DEFAULT) -> Card:
         finished = bool(validations) and validations[-1]["then"] == "finish"
     updates = about.get("best_after_meta_updates", about.get("meta_updates"))
     origin, hours_before = _origin(about.get("initial_weights"))
+    files = _files() if known else {}
+    found = {key: _rows(file, name, header["sha256"]) for key, file in files.items()}
     return Card(
         name,
         rule.name,
@@ -251,7 +259,7 @@ def card(name_or_path=saved.DEFAULT) -> Card:
         sha256=header["sha256"],
         validations=tuple(validations),
         replicates=tuple(about.get("replicates", ())),
-        results=_results(name, header["sha256"]) if known else (),
+        **found,
     )
 
 
@@ -354,11 +362,13 @@ def failures(card) -> list[str]:
     """Returns where an optimizer fails, by its results, a line for each optimizee.
 
     A failure is a run that diverged or did not learn, or a mean validation loss that is
-    more than a tenth above the oracle's.
+    more than a tenth above the oracle's; by held-out seeds, too.
     """
     found, uncounted = [], []
-    for row in card.results:
-        where, diverged = row["optimizee"], row["diverged"]
+    several = [(row, "") for row in card.results]
+    several += [(row, " (held-out seeds)") for row in card.held_out]
+    for row, seeds in several:
+        where, diverged = row["optimizee"] + seeds, row["diverged"]
         if diverged:
             found.append(f"{where}: {diverged:.0f} of {row['seeds']:.0f} runs diverged")
         if (lost := row["not_learned"]) == "":
@@ -390,18 +400,21 @@ def _result(row):
     return told
 
 
+def _files():
+    """Returns the files of rows by the attribute of a card that has them."""
+    return {"results": RESULTS, "held_out": HELD_OUT}
+
+
 @functools.cache
-def measurements() -> tuple[dict, ...]:
-    """Returns the rows of `RESULTS`, none where there is no such file."""
-    if not RESULTS.is_file():
-        return ()
-    return tuple(files.read_csv(RESULTS))
+def measurements(path) -> tuple[dict, ...]:
+    """Returns the rows of such a file, none where there is none."""
+    return tuple(files.read_csv(path)) if path.is_file() else ()
 
 
-def _results(name, sha256=""):
+def _rows(path, name, sha256=""):
     """Returns the rows of a name, if they are of these weights."""
     return tuple(
         row
-        for row in measurements()
+        for row in measurements(path)
         if (row["optimizer"], row["weights_sha256"]) == (name, sha256)
     )

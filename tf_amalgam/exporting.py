@@ -96,9 +96,14 @@ def markdown(card) -> str:
         parts += ["## Replicates", _replicates(card.replicates)]
     if card.results:
         parts += ["## Results", f"{cards.terms(card.results[0])}."]
-        parts += [_measured(card.results), "## Known failures"]
+        parts.append(_measured(card.results))
+    if card.held_out:
+        parts += ["## Held-out seeds", f"{cards.terms(card.held_out[0])}."]
+        parts.append(_measured(card.held_out))
+    if rows := (*card.results, *card.held_out):
+        parts.append("## Known failures")
         lines = [f"- {line}" for line in cards.failures(card)]
-        parts.append("\n".join(lines) or _no_failures(card.results))
+        parts.append("\n".join(lines) or _no_failures(rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -107,7 +112,8 @@ def _no_failures(rows):
     told = "None: all runs learned"
     if compared:
         told += f", and no mean is more than {cards.BEHIND:.0%} above the oracle's"
-    if alone := [row["optimizee"] for row in rows if not row["oracle"]]:
+    alone = dict.fromkeys(row["optimizee"] for row in rows if not row["oracle"])
+    if alone:
         told += f"; there was no oracle on {', '.join(alone)}"
     return f"{told}."
 
