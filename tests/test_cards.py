@@ -296,6 +296,7 @@ def test_held_out_seeds_stand_beside_the_others(no_results):
     page = exporting.markdown(card)
     assert page.index("## Results") < page.index("## Held-out seeds")
     assert page.index("seeds 0, 1") < page.index("seeds 3, 4")
+    assert page.index("0 of 2") < page.index("seeds 3, 4") < page.index("1 of 2")
     assert page.endswith("- MLP (held-out seeds): 1 of 2 runs diverged\n")
     assert exporting.as_json(card)["held_out"][0]["diverged"] == 1
 
@@ -358,7 +359,9 @@ def test_results_under_other_options_are_refused():
     with pytest.raises(ValueError, match=message):
         zoo.results(found)
     (other,) = lineup([name], **{**options, "warmup_steps": 5})
-    found[-1]["optimizer_config"] = other.config
+    for record in found:  # an evaluation with another warm-up of all
+        record["optimizer_config"] = other.config
+        record["settings"] |= {"warmup_steps": 5}
     message = "choice-small was made with warmup_steps 5, where load gives 100"
     with pytest.raises(ValueError, match=message):
         zoo.results(found)
@@ -448,6 +451,8 @@ def test_rows_of_shipped_optimizers_take_the_place_of_older_ones():
             sha256 = saved.find("choice-small")[2]["sha256"]
             record["optimizer_config"] = {"weights_sha256": sha256}
     new = zoo.results(found)
+    hashes = new.drop_duplicates("optimizer").set_index("optimizer")["weights_sha256"]
+    assert dict(hashes) == {"adam": "", "sgd": "", "choice-small": sha256}
     older = new.assign(validation_loss=9.0)
     grown = zoo.added(older, found).set_index("optimizer")["validation_loss"]
     assert (grown.drop("choice-small") == 9.0).all()
