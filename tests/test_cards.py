@@ -296,7 +296,7 @@ def test_held_out_seeds_stand_beside_the_others(no_results):
     page = exporting.markdown(card)
     assert page.index("## Results") < page.index("## Held-out seeds")
     assert page.index("seeds 0, 1") < page.index("seeds 3, 4")
-    assert page.index("0 of 2") < page.index("seeds 3, 4") < page.index("1 of 2")
+    assert page.index("| 0 of 2") < page.index("seeds 3, 4") < page.index("| 1 of 2")
     assert page.endswith("- MLP (held-out seeds): 1 of 2 runs diverged\n")
     assert exporting.as_json(card)["held_out"][0]["diverged"] == 1
 
