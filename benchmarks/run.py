@@ -54,7 +54,7 @@ def main():
         print(f"Load {os.getloadavg()[0]:.1f}.\n", flush=True)
         try:
             ratios += benchmark.report(benchmark.parser().parse_args(arguments[name]))
-        except Exception:  # hours of others are not lost by it
+        except (Exception, SystemExit):  # hours of others are not lost by it
             print(traceback.format_exc(), flush=True)
             failed.append(name)
     print("\n## Goals")

@@ -2,6 +2,7 @@
 
     python benchmarks/zoo.py runs/evaluate_cpu [--rivals authors-mean …]
         [--add | --held-out]
+    python benchmarks/zoo.py --cards
 
 Reads the records of an evaluation (`amalgam-evaluate`) and writes
 `tf_amalgam/zoo/results.csv`, a row for each shipped optimizer and teacher on each
@@ -10,7 +11,7 @@ optimizer's name but not its weights, or other options, is refused. With --add r
 shipped optimizers are added, or take the place of older ones, beside the oracle of
 those that are there; with rivals, whose records may be alone, theirs stand beside all.
 With --held-out the records are of seeds that nothing was chosen by, and go into
-`held_out.csv`.
+`held_out.csv`. --cards writes the cards anew, out of files that are there.
 """
 
 import argparse
@@ -178,12 +179,18 @@ def write_cards(folder=CARDS):
 def main():
     """Writes the files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", help="of the evaluation")
+    parser.add_argument("folder", nargs="?", help="of the evaluation")
     parser.add_argument("--rivals", nargs="*", default=[], help="labels of records")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--add", action="store_true", help="keep the rows there are")
     how.add_argument("--held-out", action="store_true", help="of seeds of their own")
+    how.add_argument("--cards", action="store_true", help="write nothing but cards")
     given = parser.parse_args()
+    if given.cards:
+        print(f"{len(write_cards())} cards: {CARDS}")
+        return
+    if not given.folder:
+        parser.error("Give the folder of an evaluation's records, or --cards.")
     path = cards.HELD_OUT if given.held_out else cards.RESULTS
     found = records.read_all(given.folder)
     if not found:

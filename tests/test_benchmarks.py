@@ -157,6 +157,7 @@ def test_a_truncation_is_traced_as_few_operations(pool, most, benchmark, monkeyp
     meta_step = benchmark("meta_step")
     monkeypatch.setattr(meta_step.processors, "set_up", lambda: None)
     monkeypatch.setattr(lanes, "cores", lambda: 2)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
     program = meta_step.Program("ours", pool, 100)
     assert 1000 < program.operations() < most
 
@@ -225,7 +226,11 @@ def test_a_measurement_that_fails_costs_no_other(benchmark, monkeypatch, capsys)
     def mistaken(_):
         raise FileNotFoundError("There is no mnist in such a folder")
 
-    several = {"killed": killed, "mistaken": mistaken, "next": lambda _: [one]}
+    def refused(_):
+        raise SystemExit("--rows 3: give two numbers")
+
+    several = {"killed": killed, "mistaken": mistaken, "refused": refused}
+    several["next"] = lambda _: [one]
     for name, report in several.items():
         module = types.SimpleNamespace(
             __doc__=f"The {name}.", parser=argparse.ArgumentParser, report=report
@@ -233,7 +238,7 @@ def test_a_measurement_that_fails_costs_no_other(benchmark, monkeypatch, capsys)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(run, "BENCHMARKS", {name: [] for name in several})
     monkeypatch.setattr(sys, "argv", ["run.py"])
-    with pytest.raises(SystemExit, match=r"^Failed: killed; mistaken\.$"):
+    with pytest.raises(SystemExit, match=r"^Failed: killed; mistaken; refused\.$"):
         run.main()
     told = capsys.readouterr().out
     assert "out of memory" in told
@@ -609,8 +614,16 @@ def test_a_profile_tells_of_xlas_compiler(benchmark, tmp_path):
     assert spent[where.COMPILER] > spent[where.FUSIONS] > 1e6
 
 
-@pytest.mark.parametrize("in_turn", [False, True])
-def test_the_plain_optimizer_takes_the_students_steps(in_turn):
+@pytest.mark.parametrize(
+    ("in_turn", "width", "blocks"),
+    [
+        (True, 4, 1),
+        (False, 4, 1),
+        (False, 2000, 2),  # 10,001 parameters, in the blocks that are timed
+        pytest.param(False, 14_000, 8, marks=pytest.mark.slow),
+    ],
+)
+def test_the_plain_optimizer_takes_the_students_steps(in_turn, width, blocks):
     """Tensor by tensor, with a row a coordinate."""
     student = tf_amalgam.load("choice-large", warmup_steps=0)
     rule = plain.Rows(**student.rule.get_config())
@@ -618,17 +631,19 @@ def test_the_plain_optimizer_takes_the_students_steps(in_turn):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(24, 3)).astype("float32")
     start, *ends = (
-        trained(optimizer, x, x[:, :1] - x[:, 1:2])
+        trained(optimizer, x, x[:, :1] - x[:, 1:2], width)
         for optimizer in (keras.optimizers.SGD(0.0), student, written)
     )
+    found = chunks.arranged(tf.Variable(0.0), 5 * width + 1, None, recurrent=True)
+    assert found[0] == blocks
     assert np.abs(ends[0] - start).max() > 0.01
     np.testing.assert_allclose(ends[1], ends[0], atol=1e-5)
 
 
-def trained(optimizer, x, y):
+def trained(optimizer, x, y, width):
     """Returns the weights of a small net after some steps."""
     keras.utils.set_random_seed(0)
-    layers = [keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1)]
+    layers = [keras.layers.Dense(width, activation="tanh"), keras.layers.Dense(1)]
     net = keras.Sequential([keras.Input((3,)), *layers])
     net.compile(optimizer=optimizer, loss="mse")
     net.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)

@@ -1,19 +1,21 @@
 """Cards of optimizers, and the file of measured results behind them."""
 
 import csv
+import itertools
 import json
 import math
 import pathlib
 import subprocess
 import sys
+import types
 
 import pandas as pd
 import pytest
 
 import tf_amalgam
-from benchmarks import zoo
+from benchmarks import limits, zoo
 from tests.test_reporting import planted
-from tf_amalgam import cards, exporting, files, plan, rules, saved
+from tf_amalgam import cards, exporting, files, measured, plan, rules, saved
 from tf_amalgam.lineup import lineup
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -57,7 +59,9 @@ def test_what_ships_tells_where_it_comes_from(name):
     _, weights, header = saved.find(name)
     assert card.name == name
     assert card.sha256 == saved.digest(weights)
-    assert (card.validation_steps, card.validation_optimizees) in [(500, 2), (1000, 3)]
+    terms = (card.validation_steps, card.validation_optimizees)
+    assert terms in [(500, 2), (1000, 3), (None, 2)]
+    assert (card.validation_steps is None) == (name == "choice-large")
     for key in header["hyperparameters"]:
         assert key in card.facts()["hyperparameters"]
     assert card.licence == "Apache-2.0"
@@ -119,12 +123,35 @@ def test_a_training_that_went_on_from_a_shipped_one_tells_of_it():
     assert told.endswith(" after 1000 steps, mean of 3 optimizees")
 
 
+def test_trainings_may_go_round_and_files_be_damaged(tmp_path, monkeypatch):
+    """One that ships, trained on from itself; one that began with a damaged file."""
+    monkeypatch.setattr(saved, "ZOO", tmp_path)
+    monkeypatch.setattr(saved, "check_shipped", lambda name: None)
+    origin = {"path": "mean-small", "sha256": ""}
+    path = written(tmp_path, {"initial_weights": origin, "seconds": 3600.0})
+    origin["sha256"] = saved.read(path)[2]["sha256"]
+    path = written(tmp_path, {"initial_weights": origin, "seconds": 3600.0})
+    path.rename(tmp_path / "mean-small.npz")
+    card = tf_amalgam.card("mean-small")
+    assert card.begun_from == f"mean-small, SHA-256 {card.sha256}"
+    assert math.isnan(card.hours_before)
+    later = tf_amalgam.card(written(tmp_path, {"initial_weights": origin}))
+    assert later.begun_from == card.begun_from
+    (tmp_path / "mean-small.npz").write_text("damaged")
+    later = tf_amalgam.card(tmp_path / "mine.npz")
+    assert later.begun_from.startswith("other weights called mean-small, SHA-256")
+    assert math.isnan(later.hours_before)
+
+
 @pytest.mark.parametrize(
     ("origin", "told"),
     [
         ("fresh", ""),
         ({"path": "student.npz", "sha256": "ab"}, "trained ones, SHA-256 ab"),
-        ({"path": "choice-small", "sha256": "ab"}, "an older choice-small, SHA-256 ab"),
+        (
+            {"path": "choice-small", "sha256": "ab"},
+            "other weights called choice-small, SHA-256 ab",
+        ),
     ],
 )
 def test_weights_that_a_training_began_with(tmp_path, origin, told):
@@ -136,7 +163,11 @@ def test_weights_that_a_training_began_with(tmp_path, origin, told):
 @pytest.mark.parametrize(
     ("about", "told"),
     [
-        ({"meta_updates": 9}, "9, the last of which were the best; held-out log imp"),
+        ({"meta_updates": 9}, "9; held-out log improvement nan (lower is better)"),
+        (
+            {"best_after_meta_updates": 9, "meta_updates": 9},
+            "9, the last of which were the best; held-out log improvement nan",
+        ),
         ({"best_after_meta_updates": 3, "meta_updates": 9}, "the first 3 of 9; held-"),
         ({"meta_updates": 0}, "0; held-out log improvement nan (lower is better)"),
     ],
@@ -157,6 +188,8 @@ def test_the_steps_of_a_validation(tmp_path):
         ({"validations": rows, "best_validation": -7.0, "curriculum": stages}, None),
         ({"best_validation": -1.0, "curriculum": stages}, 500),
         ({"best_validation": -1.0}, None),
+        ({"curriculum": stages, "validation_steps": 50}, 50),
+        ({"curriculum": stages, "finished": False}, None),
     ]:
         assert tf_amalgam.card(written(tmp_path, about)).validation_steps == steps
 
@@ -232,6 +265,7 @@ def no_results(monkeypatch, tmp_path):
     """The folder of a file of results, which is not there yet."""
     monkeypatch.setattr(cards, "RESULTS", tmp_path / "results.csv")
     monkeypatch.setattr(cards, "HELD_OUT", tmp_path / "held_out.csv")
+    monkeypatch.setattr(cards, "LIMITS", tmp_path / "limits.csv")
     cards.measurements.cache_clear()
     yield tmp_path
     cards.measurements.cache_clear()
@@ -301,6 +335,67 @@ def test_held_out_seeds_stand_beside_the_others(no_results):
     assert exporting.as_json(card)["held_out"][0]["diverged"] == 1
 
 
+def test_limits_are_failures(no_results):
+    """Of the weights that ship, where they are far above Adam; none is no number."""
+    sha256 = saved.find("stronger")[2]["sha256"]
+    row = {"optimizer": "stronger", "weights_sha256": sha256, "scenario": "long"}
+    row |= {"alone": 7.14, "guarded": 0.001, "adam": 0.002}
+    rows = [row, {**row, "scenario": "a little worse", "alone": 0.4}]
+    rows += [{**row, "scenario": "lost", "alone": math.nan}]
+    rows += [{**row, "scenario": "of others", "weights_sha256": "ab"}]
+    (no_results / "limits.csv").write_text(files.as_csv(rows))
+    card = tf_amalgam.card("stronger")
+    told = [
+        "long: loss 7.14 at the end, Adam 0.002, with guard=True 0.001",
+        "lost: loss nan at the end, Adam 0.002, with guard=True 0.001",
+    ]
+    assert cards.failures(card) == told
+    assert f"  known failures: {told[0]}" in str(card)
+    assert exporting.markdown(card).endswith(f"- {told[0]}\n- {told[1]}\n")
+    assert exporting.as_json(card)["limits"][2]["alone"] is None
+
+
+def test_every_limit_of_what_ships_is_known():
+    found = {
+        (row["optimizer"], row["scenario"]) for row in files.read_csv(cards.LIMITS)
+    }
+    assert found == set(itertools.product(SHIPPED, limits.SCENARIOS))
+    for name in SHIPPED:
+        assert len(tf_amalgam.card(name).limits) == len(limits.SCENARIOS)
+
+
+def test_limits_are_measured_of_those_asked_for(no_results, monkeypatch, capsys):
+    """The others' rows stay; the losses are of a few steps here."""
+    short = {"inputs too large": (1000.0, 2), "as they are": (1.0, 2)}
+    monkeypatch.setattr(limits, "SCENARIOS", short)
+    monkeypatch.setattr(sys, "argv", ["limits.py", "--only", "choice-small"])
+    older = {"optimizer": "stronger", "scenario": "as they are", "alone": 7.0}
+    gone = {**older, "optimizer": "no-more"}, {**older, "scenario": "no more"}
+    monkeypatch.setattr(files, "read_csv", lambda _: [older, *gone])
+    (no_results / "limits.csv").touch()
+    written = []
+    monkeypatch.setattr(files, "as_csv", lambda rows: written.append(rows) or "")
+    limits.main()
+    first, written = written  # after each of the two, so that nothing is lost
+    assert [row["optimizer"] for row in first] == ["choice-small", "stronger"]
+    assert [row["optimizer"] for row in written] == ["choice-small"] * 2 + ["stronger"]
+    (absurd, fine, same) = written
+    assert same is older
+    assert absurd["alone"] > fine["alone"]
+    assert absurd["adam"] != fine["adam"]
+    assert absurd["guarded"] != absurd["alone"]
+    assert fine["weights_sha256"] == saved.find("choice-small")[2]["sha256"]
+    assert "3 rows" in capsys.readouterr().out
+
+
+def test_the_worst_loss_is_that_of_the_last_tenth(monkeypatch):
+    losses = [9.0, *range(17, -1, -1), 0.5]
+    fit = types.SimpleNamespace(history={"loss": losses})
+    net = types.SimpleNamespace(compile=lambda **_: None, fit=lambda *_, **__: fit)
+    for epochs, expected in ((20, 0.5), (10, 0.5), (5, 0.5), (30, 1.0)):
+        assert limits.worst(lambda: net, None, ((), ()), epochs) == expected
+
+
 def test_seeds_that_something_was_chosen_by_are_not_held_out():
     table = pd.DataFrame({"seed_numbers": ["3 4 5", "3 4 5"]})
     zoo.check_held_out(table, pd.DataFrame({"seed_numbers": ["0 1 2"]}))
@@ -312,6 +407,7 @@ def made_up():
     """Returns records, none of which has a shipped optimizer's name."""
     found = planted()
     for record in found:
+        record["constant_loss"] = None  # as of regression
         if record["optimizer"] in SHIPPED:
             record["optimizer"] = "alone"
     return found
@@ -329,6 +425,21 @@ def test_results_come_out_of_records():
     assert row["seeds"] == len(here)
     assert row["oracle_loss"] == min(table.xs("Train", level=1)["validation_loss"])
     assert (row["kind"], row["epochs"]) == ("analytic", len(here[0]["curves"]["loss"]))
+
+
+def test_seeds_that_differ_are_told_by_optimizee():
+    row = {"optimizee": "MLP", "seed_numbers": "0 1", "kind": "learned", "oracle": ""}
+    row |= {"warmup_steps": 1, "warmup_learning_rate": 0.1, "epochs": 3}
+    other = {**row, "optimizee": "CIFAR"}
+    assert "; seeds 0, 1; losses" in cards.terms([row, other])
+    other["seed_numbers"] = 7
+    assert "; seeds MLP 0, 1; CIFAR 7; losses" in cards.terms([row, other])
+
+
+def test_hyperparameters_of_any_kind_are_told():
+    pool = [{"rule": "sgd", "learning_rate": 0.1}]
+    found = cards._numbers({"units": (20, 10), "pool": pool, "none": None, "a": 1.0})
+    assert found == "units 20, 10, pool sgd (learning_rate 0.1), a 1.0"
 
 
 def test_results_of_other_weights_are_refused():
@@ -379,6 +490,11 @@ def test_runs_that_did_not_learn_are_counted():
     assert table.loc[("adam", "Train"), "not_learned"] == 1
     assert table["not_learned"].sum() == 1
     assert table["diverged"].sum() == zoo.results(made_up())["diverged"].sum()
+    del here["constant_loss"]  # an older record, with which nothing is known
+    table = zoo.results(found)
+    there = (table["optimizer"] == "adam") & (table["optimizee"] == "Train")
+    assert list(table["not_learned"].isna()) == list(there)
+    assert measured.rows(table[there], "adam")[0]["not_learned"] == ""
 
 
 def test_runs_that_diverge_at_once_leave_the_number_of_epochs():

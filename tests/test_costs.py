@@ -23,7 +23,8 @@ def test_shares_add_up():
     clock = costs.Clock()
     clock.seconds.update(steps=9.0, data=1.0, building=5.0)
     # Twice as many steps, at half the seconds of each.
-    clock.inner_steps.update({Objective(): 200, Objective(teacher_forcing=True): 400})
+    clock.inner_steps.update({Objective(): 40, Objective(alpha=0.0): 160})
+    clock.inner_steps.update({Objective(teacher_forcing=True): 400})
     pieces = {False: {"optimizee": 2.0, "student": 1.0}, True: {"optimizee": 0.5}}
     asked = []
 

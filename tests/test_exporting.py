@@ -179,6 +179,7 @@ def test_results_of_an_evaluation(run, tmp_path):
         last = known[one["optimizer"]]
         losses = one["curves"]["val_loss"]
         losses[:] = [*[0.9] * (len(losses) - 1), last]
+        one["constant_loss"] = 1.0
     folder = written(found, tmp_path / "evaluation")
     given = {"evaluation": folder, "rivals": ["sgd"]}
     output = tmp_path / "mine.npz"

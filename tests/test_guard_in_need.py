@@ -5,48 +5,12 @@ the worst training loss under guard is above the fallback's by at most a fifth o
 there is to gain, the loss of knowing nothing (log 10 of ten classes).
 """
 
-import math
-
-import keras
-import numpy as np
 import pytest
 
 import tf_amalgam
-from tf_amalgam.guard import ADAM
+from benchmarks.limits import SCENARIOS, digits, fallback, mlp, worst
+from tf_amalgam.cards import MARGIN
 from tf_amalgam.tasks.resnet import resnet_model
-
-MARGIN = 0.2 * math.log(10)
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def digits(scale):
-    data = tf_amalgam.load_dataset("digits").train
-    return scale * data.x.astype("float32") / 255, data.y
-
-
-def mlp():
-    return keras.Sequential(
-        [
-            keras.Input((64,)),
-            keras.layers.Dense(32, activation="relu"),
-            keras.layers.Dense(32, activation="relu"),
-            keras.layers.Dense(10),
-        ]
-    )
-
-
-def worst(make_net, optimizer, data, epochs, batch_size=64):
-    """Returns the highest training loss of the last tenth of the epochs."""
-    keras.utils.set_random_seed(0)
-    net = make_net()
-    net.compile(optimizer=optimizer, loss=LOSS)
-    fitted = net.fit(*data, batch_size=batch_size, epochs=epochs, verbose=0)
-    return np.max(fitted.history["loss"][-(epochs // 10) :])  # NaN where one is
-
-
-def fallback():
-    """Returns what the guard falls back on, as an optimizer of its own."""
-    return tf_amalgam.Adam(ADAM.learning_rate)
 
 
 def check(name, make_net, data, epochs, **options):
@@ -68,15 +32,16 @@ def check(name, make_net, data, epochs, **options):
 @pytest.mark.parametrize("name", ["rnnprop", "choice-large"])
 def test_absurd_input_scale(name):
     """Inputs a thousand times too large: the warm-up alone would kill the net."""
-    report = check(name, mlp, digits(1000.0), epochs=20)
+    scale, epochs = SCENARIOS["inputs 1,000 times too large"]
+    report = check(name, mlp, digits(scale), epochs)
     assert report["out_of_bounds"] > 0
 
 
 @pytest.mark.slow
 def test_ten_times_the_horizon():
     """Unrolls of meta-training had 500 steps; here are 5,000."""
-    data = digits(1.0)
-    report = check("stronger", mlp, data, epochs=-(-5000 // (len(data[0]) // 64)))
+    scale, epochs = SCENARIOS["5,000 steps"]
+    report = check("stronger", mlp, digits(scale), epochs)
     assert report["loss_climbed"] > 0
 
 

@@ -78,7 +78,6 @@ RULES = {
     "original": make_rule("original"),
     "choice": Choice(SMALL_POOL),
     "learned scalars": make_rule("learned_scalars"),
-    "without a state": make_rule("learned_scalars", base="sgd"),
 }
 
 
@@ -161,6 +160,7 @@ def test_who_takes_all_coordinates_at_once(monkeypatch):
     assert way(RULES["rnnprop"]) is lanes.Lanes
     assert way(RULES["rnnprop"], LAYOUT) is lanes.Whole
     assert way(SMALL_POOL[0]) is lanes.Whole
+    assert way(make_rule("learned_scalars", base="sgd")) is lanes.Whole  # no state
     assert way(Scale()) is lanes.Whole
     assert way(Choice(SMALL_POOL, hardness=10.0)) is lanes.Whole
     for where, name, answer in (

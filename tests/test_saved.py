@@ -113,6 +113,20 @@ def test_a_name_stands_for_one_file(zoo):
     assert tf_amalgam.load("min-max-small")
 
 
+def test_a_list_that_is_missing_is_told(zoo, monkeypatch):
+    monkeypatch.setattr(saved, "SUMS", zoo / "no")
+    saved._sums.cache_clear()
+    try:
+        with pytest.raises(
+            ValueError, match="There is no .*/no.*Install tf_amalgam ag"
+        ):
+            tf_amalgam.load("adam")
+        (zoo / "no").write_text("ab *mine.npz\n\n")
+        assert saved.shipped_names() == ("mine",)
+    finally:
+        saved._sums.cache_clear()
+
+
 def test_all_that_ships_is_listed_with_its_hash():
     files = {path.stem: path.read_bytes() for path in saved.ZOO.glob("*.npz")}
     hashes = {name: hashlib.sha256(held).hexdigest() for name, held in files.items()}

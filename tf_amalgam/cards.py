@@ -16,6 +16,9 @@ from tf_amalgam.rules.choice import Choice
 RESULTS = saved.ZOO / "results.csv"
 # Of the default, by seeds that it was not chosen by, beside others.
 HELD_OUT = saved.ZOO / "held_out.csv"
+# Where they fail, by `benchmarks/limits.py`.
+LIMITS = saved.ZOO / "limits.csv"
+MARGIN = 0.2 * math.log(10)  # above Adam's loss there, from which on it is a failure
 BEHIND = 0.1  # share of the oracle's loss above which it is a failure
 SCHEMES = {"mean": "mean", "min_max": "min-max", "choice": "optimal choice"}
 
@@ -55,6 +58,7 @@ class Card:
         replicates: dicts of what became of the runs out of which it was chosen.
         results: what it reached on fresh optimizees, rows of `measured.results`.
         held_out: the same by seeds that nothing was chosen by, where there are some.
+        limits: dicts of what became of it where it was not made for.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Card:
     replicates: tuple[dict, ...] = ()
     results: tuple[dict, ...] = ()
     held_out: tuple[dict, ...] = ()
+    limits: tuple[dict, ...] = ()
 
     def __str__(self):
         """Returns the card as text, a fact a line."""
@@ -92,7 +97,7 @@ class Card:
             lines += _wrapped(f"{fact}: {told}")
         for rows, seeds in ((self.results, ""), (self.held_out, "held-out seeds: ")):
             if rows:
-                lines += _wrapped(f"{seeds}{terms(rows[0])}:")
+                lines += _wrapped(f"{seeds}{terms(rows)}:")
                 lines += [f"    {_result(row)}" for row in rows]
         lines += [f"  known failures: {line}" for line in failures(self)]
         return "\n".join(lines)
@@ -133,7 +138,7 @@ class Card:
         if self.meta_updates is None:
             return ""
         told, last = f"{self.meta_updates}", self.meta_updates_in_all
-        if self.meta_updates == 0 != last:
+        if self.meta_updates == 0 and last:
             told = f"none of {last}: what it began with was the best"
         elif last not in (None, self.meta_updates):
             told = f"the first {told} of {last}"
@@ -226,7 +231,7 @@ def card(name_or_path=saved.DEFAULT) -> Card:
     if "validations" in about:
         finished = bool(validations) and validations[-1]["then"] == "finish"
     updates = about.get("best_after_meta_updates", about.get("meta_updates"))
-    origin, hours_before = _origin(about.get("initial_weights"))
+    origin = about.get("initial_weights")
     files = _files() if known else {}
     found = {key: _rows(file, name, header["sha256"]) for key, file in files.items()}
     return Card(
@@ -242,15 +247,17 @@ def card(name_or_path=saved.DEFAULT) -> Card:
         noise=words.noise(about),
         trained_on=_optimizee(about.get("task")),
         meta_updates=updates,
-        meta_updates_in_all=about.get("meta_updates"),
+        meta_updates_in_all=(
+            about.get("meta_updates") if "best_after_meta_updates" in about else None
+        ),
         validation=about.get("best_validation", math.nan),
         validation_steps=_validation_steps(about),
         validation_optimizees=about.get("validation_optimizees"),
-        begun_from=origin,
+        begun_from=_origin(origin),
         preset=about.get("preset", ""),
         seed=about.get("root_seed", about.get("seed")),
         hours=about.get("seconds", math.nan) / 3600.0,
-        hours_before=hours_before,
+        hours_before=_hours_before(origin),
         with_choice="choice" in about,
         finished=finished,
         machine=about.get("versions", {}).get("machine", ""),
@@ -275,33 +282,57 @@ def _optimizee(task):
 
 
 def _origin(weights):
-    """Returns what a header says of the weights that training began with.
-
-    In words, and the hours that made them; NaN where they do not ship.
-    """
+    """Returns in words what a header says of the weights that training began with."""
     if not isinstance(weights, dict):
-        return "", math.nan
+        return ""
     name, sha256 = weights["path"], weights["sha256"]
-    if name not in saved.shipped_names():
-        return f"trained ones, SHA-256 {sha256}", math.nan
-    before = card(name)
-    if before.sha256 != sha256:
-        return f"an older {name}, SHA-256 {sha256}", math.nan
-    earlier = 0.0 if math.isnan(before.hours_before) else before.hours_before
-    return f"{name}, SHA-256 {sha256}", before.hours + earlier
+    called = "trained ones"
+    if name in saved.shipped_names():
+        called = name if _shipped(weights) else f"other weights called {name}"
+    return f"{called}, SHA-256 {sha256}"
+
+
+def _hours_before(weights, seen=frozenset()):
+    """Returns the hours of all trainings, one after another, that made such weights.
+
+    NaN for fresh ones, and where one of them is not known.
+    """
+    header = _shipped(weights) if isinstance(weights, dict) else None
+    key = (weights["path"], weights["sha256"]) if header else None
+    if header is None or key in seen:
+        return math.nan
+    origin = header["about"].get("initial_weights")
+    earlier = 0.0
+    if isinstance(origin, dict):
+        earlier = _hours_before(origin, seen | {key})
+    return header["about"].get("seconds", math.nan) / 3600.0 + earlier
+
+
+def _shipped(weights):
+    """Returns the header of the shipped optimizer of such weights; None if none is."""
+    if weights["path"] not in saved.shipped_names():
+        return None
+    try:
+        _, _, header = saved.find(weights["path"])
+    except ValueError:  # a damaged file hides no other
+        return None
+    return header if header["sha256"] == weights["sha256"] else None
 
 
 def _validation_steps(about):
     """Returns the inner steps of the validation by which weights were the best."""
+    if about.get("validation_steps"):
+        return about["validation_steps"]
     if best := [
         row
         for row in about.get("validations", ())
         if row["score"] == about.get("best_validation")
     ]:
         return int(best[-1]["steps"])
-    if "validations" in about or "curriculum" not in about:
+    told = "validations" in about or "curriculum" not in about
+    if told or about.get("finished") is False:
         return None
-    # Older files: the best of the last stage that has been reached, which is the last.
+    # Older files: scores compare within a stage, so the best is of the last one.
     return about["curriculum"]["stages"][-1]["unroll"]
 
 
@@ -310,13 +341,16 @@ def _numbers(hyperparameters):
     told = []
     for key, value in hyperparameters.items():
         if isinstance(value, (list, tuple)):
-            members = [
-                f"{rule['rule']} ({_numbers({**rule, 'rule': None})})" for rule in value
-            ]
-            told.append(f"{key} {', '.join(members)}")
+            told.append(f"{key} {', '.join(map(_member, value))}")
         elif value is not None:
             told.append(f"{key} {value}")
     return ", ".join(told)
+
+
+def _member(value):
+    if not isinstance(value, dict):
+        return str(value)
+    return f"{value['rule']} ({_numbers({**value, 'rule': None})})"
 
 
 def _command(made):
@@ -335,8 +369,9 @@ def _wrapped(line):
     )
 
 
-def terms(row) -> str:
-    """Returns in words how results were measured."""
+def terms(rows) -> str:
+    """Returns in words how the results of an optimizer were measured."""
+    row = rows[0]
     given = oracle = ""
     if row["kind"] == "analytic":
         given = f'load("{row["optimizer"]}", preset="{row["preset"]}"), '
@@ -344,13 +379,18 @@ def terms(row) -> str:
         oracle = f"; oracle of the {row['preset']} preset"
     return (
         f"measured ({given}warm-up of {row['warmup_steps']:.0f} steps at "
-        f"{row['warmup_learning_rate']}; seeds {_seeds(row)}; losses at the best of "
+        f"{row['warmup_learning_rate']}; {_seeds(rows)}; losses at the best of "
         f"{row['epochs']:.0f} epochs{oracle})"
     )
 
 
-def _seeds(row):
-    return ", ".join(str(row["seed_numbers"]).split())
+def _seeds(rows):
+    """Returns the seeds, by optimizee where they are not the same of all."""
+    seeds = {row["optimizee"]: str(row["seed_numbers"]).split() for row in rows}
+    told = {where: ", ".join(numbers) for where, numbers in seeds.items()}
+    if len({*told.values()}) == 1:
+        return f"seeds {told[rows[0]['optimizee']]}"
+    return "seeds " + "; ".join(f"{where} {found}" for where, found in told.items())
 
 
 def loss(value, deviation="") -> str:
@@ -362,7 +402,8 @@ def failures(card) -> list[str]:
     """Returns where an optimizer fails, by its results, a line for each optimizee.
 
     A failure is a run that diverged or did not learn, or a mean validation loss that is
-    more than a tenth above the oracle's; by held-out seeds, too.
+    more than a tenth above the oracle's, by held-out seeds, too; and a loss far above
+    Adam's where inputs are not scaled, or training is long.
     """
     found, uncounted = [], []
     several = [(row, "") for row in card.results]
@@ -381,6 +422,12 @@ def failures(card) -> list[str]:
                 found.append(f"{where}: {above:.1%} above {row['oracle']}, the oracle")
     if uncounted:
         found.append(f"runs that did not learn: not counted on {', '.join(uncounted)}")
+    for row in card.limits:
+        if not row["alone"] <= row["adam"] + MARGIN:  # or it is no number
+            found.append(
+                f"{row['scenario']}: loss {row['alone']:.3g} at the end, Adam "
+                f"{row['adam']:.3g}, with guard=True {row['guarded']:.3g}"
+            )
     return found
 
 
@@ -402,7 +449,7 @@ def _result(row):
 
 def _files():
     """Returns the files of rows by the attribute of a card that has them."""
-    return {"results": RESULTS, "held_out": HELD_OUT}
+    return {"results": RESULTS, "held_out": HELD_OUT, "limits": LIMITS}
 
 
 @functools.cache

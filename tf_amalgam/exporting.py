@@ -95,12 +95,13 @@ def markdown(card) -> str:
     if card.replicates:
         parts += ["## Replicates", _replicates(card.replicates)]
     if card.results:
-        parts += ["## Results", f"{cards.terms(card.results[0])}."]
+        parts += ["## Results", f"{cards.terms(card.results)}."]
         parts.append(_measured(card.results))
     if card.held_out:
-        parts += ["## Held-out seeds", f"{cards.terms(card.held_out[0])}."]
+        parts += ["## Held-out seeds", f"{cards.terms(card.held_out)}."]
         parts.append(_measured(card.held_out))
-    if rows := (*card.results, *card.held_out):
+    if card.results or card.held_out or card.limits:
+        rows = (*card.results, *card.held_out)
         parts.append("## Known failures")
         lines = [f"- {line}" for line in cards.failures(card)]
         parts.append("\n".join(lines) or _no_failures(rows))

@@ -32,12 +32,18 @@ def way_of(rule, weights, layout):
         or not rule.coordinatewise
         or rule.noise_shape(layout) is not None
         or layout.size < LEAST
+        or len(_kinds(rule)) != 1  # no state, which is cheap, or parts of several
         or not available()
         or tf.config.functions_run_eagerly()  # chunks are a gain only if compiled
         # A GPU has other caches, and is idle between small chunks.
         or bool(tf.config.list_logical_devices("GPU"))
     )
     return Whole(rule, layout) if usual else Lanes(rule, layout)
+
+
+def _kinds(rule):
+    """Returns the kinds of numbers in a rule's state."""
+    return {part.dtype for part in tf.nest.flatten(rule.init_state(Layout((), ())))}
 
 
 class Whole:
@@ -182,20 +188,15 @@ class Lanes:
 
 
 def _packed(state, size):
-    """Returns a rule's state, parts of `[…, P]`, as one tensor `[F, P]`.
-
-    That of a rule without a state has one row of zeros.
-    """
-    parts = tf.nest.flatten(state) or [tf.zeros(size)]
-    return tf.concat([tf.reshape(part, (-1, size)) for part in parts], axis=0)
+    """Returns a rule's state, parts of `[…, P]`, as one tensor `[F, P]`."""
+    parts = [tf.reshape(part, (-1, size)) for part in tf.nest.flatten(state)]
+    return tf.concat(parts, axis=0)
 
 
 def _unpacked(state, rule):
     """Returns the state as the rule knows it."""
     form = rule.init_state(Layout((), ()))
     leading = [part.shape[:-1] for part in tf.nest.flatten(form)]
-    if not leading:
-        return form
     parts = tf.split(state, [math.prod(shape) for shape in leading])
     shaped = [tf.reshape(p, (*s, -1)) for p, s in zip(parts, leading, strict=True)]
     return tf.nest.pack_sequence_as(form, shaped)

@@ -16,7 +16,8 @@ def results(records, rivals=()):
     all epochs, `test_…` of that epoch's weights. `oracle` is the best of the pool by
     validation on that optimizee, `rival` the best of some others; each with its mean
     validation loss. `not_learned` counts runs that stayed above the loss of a net that
-    always says the same, though they did not diverge.
+    always says the same, though they did not diverge; none where older records do not
+    tell that loss.
 
     Args:
         records: as `records.read_all` returns them.
@@ -46,6 +47,14 @@ def results(records, rivals=()):
         test_loss=("test_at_best_loss", "mean"),
         test_accuracy=("test_at_best_accuracy", "mean"),
     )
+    untold = {
+        (record["task"], record["optimizer"])
+        for record in records
+        if "constant_loss" not in record
+    }
+    pairs = zip(table["task"], table["optimizer"], strict=True)
+    table["not_learned"] = table["not_learned"].astype(object)
+    table.loc[[pair in untold for pair in pairs], "not_learned"] = math.nan
     pools = {"oracle": frames.pool_of(runs), "rival": list(rivals)}
     for name, pool in pools.items():
         best = frames.oracle(runs, pool)

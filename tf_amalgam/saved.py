@@ -210,8 +210,13 @@ def check_shipped(name):
 @functools.cache
 def _sums():
     """Returns the SHA-256 of each file that ships, by the optimizer's name."""
-    lines = [line.split() for line in SUMS.read_text().splitlines()]
-    return {name.removesuffix(".npz"): sha256 for sha256, name in lines}
+    if not SUMS.is_file():
+        raise ValueError(
+            f"There is no {SUMS}, which lists the optimizers that ship. Install "
+            "tf_amalgam again."
+        )
+    lines = [line.split() for line in SUMS.read_text().splitlines() if line.strip()]
+    return {name.lstrip("*").removesuffix(".npz"): sha256 for sha256, name in lines}
 
 
 def is_name(given) -> bool:
