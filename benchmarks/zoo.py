@@ -100,21 +100,14 @@ def added(there, found, rivals=()):
 
     Args:
         there: the table, with the oracle of each optimizee, and the teachers' rows.
-        found: records.
+        found: records; those of optimizees that the table does not have are left out.
         rivals: labels of others' optimizers, the best of which takes the place of that
             which stands in the rows of an optimizee.
 
     Raises:
-        ValueError: where they are of other seeds, epochs or terms than the table, or
-            of optimizees that it does not have.
+        ValueError: where they are of other seeds, epochs or terms than the table.
     """
-    known = set(there["optimizee"])
-    if others := {record["task"] for record in found} - known:
-        raise ValueError(
-            f"The records are of {', '.join(sorted(others))}, too; the table has "
-            f"{', '.join(sorted(known))}. Evaluate all optimizers there, or give a "
-            "folder without those records."
-        )
+    found = [record for record in found if record["task"] in set(there["optimizee"])]
     mine = results(found)
     # A teacher's row that is there belongs to the oracle.
     shipped = mine["optimizer"].isin(saved.shipped_names())
@@ -196,7 +189,10 @@ def main():
     if not found:
         sys.exit("There are no records in this folder. Run amalgam-evaluate first.")
     if given.add:
-        table = added(_read(path), found, given.rivals)
+        there = _read(path)
+        table = added(there, found, given.rivals)
+        if others := {record["task"] for record in found} - {*there["optimizee"]}:
+            print(f"Left out, since not all are there: {', '.join(sorted(others))}.")
     else:
         table = results(found, given.rivals)
     if given.held_out:

@@ -14,6 +14,7 @@ import pytest
 
 import tf_amalgam
 from benchmarks import limits, zoo
+from tests.test_exporting import written as recorded
 from tests.test_reporting import planted
 from tf_amalgam import cards, exporting, files, measured, plan, rules, saved
 from tf_amalgam.lineup import lineup
@@ -533,8 +534,25 @@ def test_rows_are_added_beside_the_oracle_that_is_there():
         with pytest.raises(ValueError, match=f"The records' {name} is"):
             zoo.added(known.assign(**{name: value}), found)
     fewer = known[known["optimizee"] != "Train"]
-    with pytest.raises(ValueError, match="The records are of Train, too; the table"):
-        zoo.added(fewer, found)
+    expected = grown[grown["optimizee"] != "Train"]
+    found = zoo.added(fewer, found).reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, expected.reset_index(drop=True))
+
+
+def test_what_is_left_out_of_the_table_is_told(
+    no_results, tmp_path, monkeypatch, capsys
+):
+    found = made_up()
+    table = zoo.results(found)
+    fewer = table[table["optimizee"] != "Train"]
+    fewer.to_csv(no_results / "results.csv", index=False)
+    folder = recorded(found, tmp_path / "runs")
+    monkeypatch.setattr(zoo, "write_cards", tuple)
+    monkeypatch.setattr(sys, "argv", ["zoo.py", str(folder), "--add"])
+    zoo.main()
+    told = capsys.readouterr().out
+    assert "Left out, since not all are there: Train." in told
+    assert f"{len(fewer)} rows: {no_results / 'results.csv'}" in told
 
 
 def test_rivals_are_added_beside_rows_that_are_there():
