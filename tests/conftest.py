@@ -1,4 +1,7 @@
-"""Two logical CPU devices for every test, so that distribution is tested everywhere."""
+"""Four logical CPU devices for every test, so that distribution is tested everywhere.
+
+And no GPU: tests are of devices that every machine has.
+"""
 
 import os
 
@@ -12,6 +15,7 @@ import tensorflow as tf
 
 from tests import helpers
 
+tf.config.set_visible_devices([], "GPU")
 CPUS = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(
     CPUS[0], [tf.config.LogicalDeviceConfiguration()] * 4

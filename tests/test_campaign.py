@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import tracemalloc
+import types
 
 import gin
 import pytest
@@ -405,6 +406,21 @@ def test_rates_are_measured(small, tmp_path):
     hours = rates.hours(small, tmp_path)
     for job in campaign.planned(small, tmp_path):
         assert 0 < hours(job) < 1
+
+
+@pytest.mark.parametrize("looks", [(0.0, 2.0, 10.0, 15.0), (0.0, 5.0, 10.0, 12.0)])
+def test_an_inner_step_is_what_a_longer_training_takes_more(small, monkeypatch, looks):
+    """Both build as much: (5 - 2) s for eight steps more. One may not be shorter."""
+    steps, now = iter([4, 12]), iter(looks)
+    monkeypatch.setattr(rates.bindings, "amalgamate", lambda: None)
+    monkeypatch.setattr(rates, "_bound_inner_steps", lambda: next(steps))
+    clock = types.SimpleNamespace(perf_counter=lambda: next(now))
+    monkeypatch.setattr(rates, "time", clock)
+    if looks[1] == 2.0:
+        assert rates._seconds_of_an_inner_step(small, "mine") == 0.375
+    else:
+        with pytest.raises(ValueError, match="12 inner steps took no longer than 4"):
+            rates._seconds_of_an_inner_step(small, "mine")
 
 
 def test_what_was_measured_here_stays_until_it_is_anew(small, tmp_path, monkeypatch):

@@ -93,9 +93,11 @@ def test_softmax_is_safe_for_huge_logits():
     np.testing.assert_allclose(mixture.delta_P, -0.1 * g, rtol=1e-5)
 
 
-def test_the_optimizer_tells_its_mixing_weights():
+@pytest.mark.parametrize("chunk_size", [None, 4])
+def test_the_optimizer_tells_its_mixing_weights(chunk_size):
     """After two steps: those of the second, worked out by the rule itself."""
-    optimizer = tf_amalgam.load("choice-rule-small", warmup_steps=0)
+    options = {"warmup_steps": 0, "chunk_size": chunk_size}
+    optimizer = tf_amalgam.load("choice-rule-small", **options)
     with pytest.raises(ValueError, match="no mixing weights yet"):
         optimizer.mixing_weights()
     # Two variables of one path are two entries all the same.

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -230,6 +231,16 @@ def test_mistakes_in_devices(monkeypatch):
 def test_as_many_devices_as_save_a_round(meta_batch, replicas):
     found = cluster.strategy("mirrored", None, meta_batch)
     assert found.num_replicas_in_sync == replicas
+
+
+def test_gpus_are_taken_where_there_are_some(monkeypatch):
+    gpus = [types.SimpleNamespace(name=f"/device:GPU:{i}") for i in range(2)]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", list)
+    found = cluster.strategy("mirrored", None, 4)
+    assert found == ["/device:GPU:0", "/device:GPU:1"]
+    with pytest.raises(ValueError, match="there are 2 GPU devices"):
+        cluster.strategy("mirrored", 3, 4)
 
 
 def test_workers_that_have_nothing_to_do_are_told_of(monkeypatch, caplog):

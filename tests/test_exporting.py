@@ -110,9 +110,12 @@ def test_weights_that_training_began_with_are_said(run, tmp_path):
 def test_a_command_names_a_shipped_optimizer_but_no_path(tmp_path):
     lines = ["data_dir = '/home/me'", "amalgamate.initial_weights = 'me/mine.npz'"]
     kept = ['amalgamate.initial_weights = "min-max-small"', "amalgamate.seed = 3"]
-    made = {"gin_files": [], "gin_bindings": [*lines, *kept]}
+    paths = ["/home/me/mine.gin", "gin_configs/forms/cpu.gin"]
+    made = {"gin_files": paths, "gin_bindings": [*lines, *kept]}
     (tmp_path / exporting.MADE_FILE).write_text(json.dumps(made))
-    assert exporting._made(tmp_path, "")["made"]["gin_bindings"] == kept
+    told = exporting._made(tmp_path, "")["made"]
+    assert told["gin_bindings"] == kept
+    assert told["gin_files"] == ["mine.gin", "gin_configs/forms/cpu.gin"]
 
 
 def test_the_choice_rule_of_a_run(run, tmp_path):

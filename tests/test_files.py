@@ -37,6 +37,8 @@ def test_the_name_is_on_disk_too(tmp_path, synced):
     assert first == "file"
     assert [name.endswith(".tmp") for name in unfinished] == [True]
     assert second == ("folder", ["a.json"])
+    # Others may read it, unlike a temporary file.
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o644
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EPERM])

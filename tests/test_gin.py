@@ -144,7 +144,9 @@ def test_every_experiment_is_on_the_page():
     docs = pathlib.Path(__file__).resolve().parents[1] / "docs" / "experiments.md"
     text = docs.read_text()
     ends = {"gaussian": ("5e-4", "1e-1"), "adversarial": ("1e-4", "1e-2")}
-    for name in (*NAMED, *EVALUATED, *FORMS):
+    for name in FORMS:
+        assert f"`{name}`" in text or f"forms/{name}.gin" in text, name
+    for name in (*NAMED, *EVALUATED):
         kind, _, size = name.removeprefix("figure6_").partition("_")
         if name.startswith("figure6_") and size not in ends[kind]:
             continue

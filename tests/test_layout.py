@@ -34,6 +34,13 @@ def test_segment_mean_by_hand():
     )
 
 
+def test_the_mean_of_nothing_is_zero():
+    layout = Layout(("none", "bias"), ((0,), (3,)))
+    values_FP = np.array([[1.0, 2.0, 6.0], [2.0, 2.0, 2.0]])
+    found = layout.segment_mean(values_FP)
+    np.testing.assert_array_equal(found, [[0.0, 3.0], [0.0, 2.0]])
+
+
 def test_spread_repeats_a_column_for_each_coordinate():
     values_FN = np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]])
     np.testing.assert_array_equal(

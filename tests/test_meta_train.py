@@ -270,6 +270,25 @@ def test_an_unroll_whose_meta_gradient_is_lost_ends(monkeypatch):
     assert [row["meta_epoch"] for row in rows] == [0, 0, 1, 1, 1, 2, 2, 2]
 
 
+def test_a_lost_student_ends_its_unroll(monkeypatch):
+    """At the last step of the first of three truncations, so that no gradient tells."""
+    truncation = meta_step.truncation
+    calls = tf.Variable(0)
+
+    def losing(*arguments):
+        gradient, carry, metrics = truncation(*arguments)
+        first = tf.equal(calls.assign_add(1), 1)
+        student = carry.student
+        params_P = tf.where(first, np.float32("nan"), student.params_P)
+        carry = carry._replace(student=student._replace(params_P=params_P))
+        return gradient, carry, metrics
+
+    monkeypatch.setattr(meta_step, "truncation", losing)
+    rows = amalgamated(**SIMPLE, stages=((18, 2),)).history
+    assert not any(row["skipped"] for row in rows)
+    assert [row["meta_epoch"] for row in rows] == [0, 1, 1, 1]
+
+
 def test_a_lost_teacher_ends_its_unroll(monkeypatch):
     """Its parameters stay lost, and with them every meta-gradient after that."""
     start, lost = Trainer._start, []

@@ -244,11 +244,27 @@ def test_noisy_meta_gradient_equals_finite_differences(float64, objective):
 
 
 def test_noise_differs_between_steps_and_optimizees(float64):
-    inner = Objective(input_noise=0.5, alpha=0.0)
-    clean = np.asarray(truncation(Objective(alpha=0.0))[0][2].student_losses_T)
-    first = np.asarray(truncation(inner)[0][2].student_losses_T)
-    # One noise for all steps would be a constant shift of the gradient's mean.
-    assert len(set(np.round((first - clean)[1:], 12))) == 4
+    """Read off the steps of a rule that takes what it sees times -1."""
+    task = TASK()
+    rule = rules.make_rule("learned_scalars", base="sgd", initial_learning_rate=1.0)
+    weights, state = helpers.weights_of(rule), rule.init_state(task.layout, "float64")
+    ones_P = tf.ones(task.layout.size, tf.float64)
+
+    def noise(root, step):
+        noisy = (Objective(input_noise=0.5), tf.constant(root))
+        step_fn = meta_step.student_step(task, rule, weights, ones_P, noisy)
+        moved_P, _ = step_fn(0.0 * ones_P, 0.0 * ones_P, state, tf.constant(step))
+        return -np.asarray(moved_P) / 0.5
+
+    drawn = {(r, t): noise(r, t) for r in (3, 4) for t in (1.0, 2.0)}
+    for (root, step), found in drawn.items():
+        seed = tf.constant([root, int(step)])
+        expected = perturbation.normal(
+            ones_P.shape, seed, meta_step.INPUT_STREAM, tf.float64
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    apart = np.corrcoef(list(drawn.values())) - np.eye(4)
+    assert np.abs(apart).max() < 0.9
     who = helpers.players()
     carries = [helpers.started(TASK(), who, seed) for seed in (0, 1)]
     assert int(carries[0].seed) != int(carries[1].seed)

@@ -61,6 +61,11 @@ def test_a_run_is_done_when_nothing_is_left_to_do(tmp_path, monkeypatch):
         amalgamated(stages=((6, 1),), workdir=tmp_path, progress=True)
     assert (tmp_path / "student.npz").exists()
     assert not (tmp_path / "curves.png").exists()
+    monkeypatch.undo()
+    # The same call has no step left to take, and ends all the same.
+    monkeypatch.setattr(Trainer, "step", None)
+    amalgamated(stages=((6, 1),), workdir=tmp_path, progress=True)
+    assert (tmp_path / "curves.png").exists()
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,18 @@ def test_load_by_name():
     assert float(released.learning_rate) == pytest.approx(0.005)
 
 
+def test_paths_in_the_folder_and_at_home(path, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    path.rename(tmp_path / "mine" / "student.npz")
+    monkeypatch.chdir(tmp_path)
+    assert tf_amalgam.load("mine").rule == RULE  # neither a name nor with a separator
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tf_amalgam.load("~/mine").rule == RULE
+    terms = {"warmup_steps": 7, "warmup_learning_rate": 0.05}
+    saved.save("~/again.npz", RULE, RULE.init_weights(5), **terms)
+    assert (tmp_path / "again.npz").is_file()
+
+
 def test_a_path_is_no_name(tmp_path, monkeypatch):
     """Though a folder be called like what ships."""
     rule = rules.make_rule("rnnprop")

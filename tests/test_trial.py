@@ -1,5 +1,7 @@
 """One run: the test split at the last epoch's weights and at the best epoch's."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -109,3 +111,30 @@ def test_a_diverged_run_has_neither():
     assert record["test"] == record["test_at_best"] == {}
     row = frames.runs([{**record, **WHO}]).iloc[0]
     assert np.isnan(row["test_at_best_loss"])
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """A look at the clock is a second after the one before; 100 of the first eleven."""
+    looks = []
+
+    def now():
+        looks.append(1.0 if len(looks) >= 11 else 100.0)
+        return sum(looks)
+
+    monkeypatch.setattr(trial, "time", types.SimpleNamespace(perf_counter=now))
+    return looks
+
+
+def test_milliseconds_are_those_of_steps_that_build_nothing(ticking):
+    """A look before, and two of each step, of which five are not counted."""
+    optimizer = keras.optimizers.SGD(0.05)
+    record = trial.train_once(optimizer, helpers.tiny_task(), seed=0, epochs=2)
+    assert record["step_milliseconds"] == 1000.0
+    assert record["seconds"] == sum(ticking[1:])
+
+
+def test_an_epoch_is_all_its_steps_and_a_validation(ticking):
+    task = helpers.tiny_task()
+    found = trial.seconds_of_an_epoch(keras.optimizers.SGD(0.05), task)
+    assert found == len(task.dataset.train.x) // task.batch_size + 1.0
