@@ -1,6 +1,7 @@
 """What was really in force is in every record, and workers leave the folder's files."""
 
 import os
+import types
 
 import gin
 import pytest
@@ -60,6 +61,17 @@ def test_a_worker_does_its_share_and_leaves_the_folders_files(tmp_path):
         assert f"evaluate.{own}" not in record["configuration"]
     for name in ("config.gin", "operative_config.gin", "table.md"):
         assert (tmp_path / name).read_text() == "of the whole"
+
+
+@pytest.mark.parametrize("chief", [True, False])
+def test_of_several_machines_the_chief_alone_writes(tmp_path, monkeypatch, chief):
+    extended = types.SimpleNamespace(should_checkpoint=chief)
+    joined = types.SimpleNamespace(extended=extended)
+    monkeypatch.setattr(bindings.cluster, "_joined", [joined])
+    monkeypatch.setitem(bindings.REGISTERED, "amalgamate", lambda **_: None)
+    lines = ["amalgamate.strategy = 'multi_worker'", "amalgamate.task = 'none'"]
+    bindings.run("amalgamate", [], lines, tmp_path)
+    assert bool(list(tmp_path.iterdir())) == chief
 
 
 def test_a_worker_whose_parent_is_gone_does_nothing(tmp_path):

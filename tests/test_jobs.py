@@ -241,6 +241,29 @@ def test_what_ray_begins_again(monkeypatch, tmp_path, status, error, message):
         engines._on_ray(*arguments)
 
 
+@pytest.mark.parametrize(("gpus", "seen"), [(0, "-1"), (0.5, "3")])
+def test_a_job_on_ray_takes_what_it_was_given(monkeypatch, tmp_path, gpus, seen):
+    """No GPU unless it asked for one, then Ray's choice; threads as it has cores."""
+    found = []
+
+    def popen(command, cwd, env, **_):
+        found.append((command, cwd, env))
+        return type("Ended", (), {"poll": lambda self: 0})()
+
+    monkeypatch.setattr(processes.subprocess, "Popen", popen)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("KERAS_HOME", "there")  # and as it was afterwards
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    one = job("a")._replace(cpus=2.6, gpus=gpus)
+    engines._on_ray(one, tmp_path / "log.txt", tmp_path, {"KERAS_HOME": "here"})
+    ((command, cwd, env),) = found
+    assert (cwd, env["CUDA_VISIBLE_DEVICES"]) == (tmp_path, seen)
+    assert (env["TF_NUM_INTRAOP_THREADS"], env["KERAS_HOME"]) == ("3", "here")
+    assert "--noonednn" in command  # what is in force here is TensorFlow's own choice
+    with pytest.raises(engines.Failed, match="no is not on this machine"):
+        engines._on_ray(one, tmp_path / "log.txt", tmp_path / "no", {})
+
+
 def test_processes_that_share_a_gpu_take_what_they_need(monkeypatch, tmp_path):
     found = []
     monkeypatch.setattr(
