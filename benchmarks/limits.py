@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 import tf_amalgam
-from tf_amalgam import cards, files, guard, saved
+from tf_amalgam import files, guard, reached, saved
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 BATCH = 64
@@ -84,7 +84,7 @@ def main():
     names = saved.shipped_names()
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     chosen = parser.parse_args().only
-    there = files.read_csv(cards.LIMITS) if cards.LIMITS.is_file() else []
+    there = files.read_csv(reached.LIMITS) if reached.LIMITS.is_file() else []
     rows = {(row["optimizer"], row["scenario"]): row for row in there}
     for scenario, (scale, epochs) in SCENARIOS.items():
         adam = float(worst(mlp, fallback(), digits(scale), epochs))
@@ -97,8 +97,8 @@ def main():
             )
             known = itertools.product(names, SCENARIOS)
             kept = [rows[key] for key in known if key in rows]
-            files.write_text(cards.LIMITS, files.as_csv(kept))
-    print(f"{len(kept)} rows: {cards.LIMITS}. Now: python benchmarks/zoo.py --cards")
+            files.write_text(reached.LIMITS, files.as_csv(kept))
+    print(f"{len(kept)} rows: {reached.LIMITS}. Now: python benchmarks/zoo.py --cards")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from tf_amalgam import (
     files,
     lineup,
     measured,
+    reached,
     records,
     rules,
     saved,
@@ -152,7 +153,7 @@ def check_held_out(table, chosen_by):
     )
     if shared := sorted(seeds & others):
         raise ValueError(
-            f"Seeds {shared} are among those of {cards.RESULTS.name}, by which "
+            f"Seeds {shared} are among those of {reached.RESULTS.name}, by which "
             "optimizers were chosen. Evaluate by others (evaluate.seeds)."
         )
 
@@ -163,7 +164,7 @@ def _read(path):
 
 def write_cards(folder=CARDS):
     """Writes the card of each shipped optimizer; returns their names."""
-    cards.measurements.cache_clear()
+    reached.measurements.cache_clear()
     for name in saved.shipped_names():
         exporting.write_card(cards.card(name), folder / name)
     return saved.shipped_names()
@@ -184,7 +185,7 @@ def main():
         return
     if not given.folder:
         parser.error("Give the folder of an evaluation's records, or --cards.")
-    path = cards.HELD_OUT if given.held_out else cards.RESULTS
+    path = reached.HELD_OUT if given.held_out else reached.RESULTS
     found = records.read_all(given.folder)
     if not found:
         sys.exit("There are no records in this folder. Run amalgam-evaluate first.")
@@ -196,7 +197,7 @@ def main():
     else:
         table = results(found, given.rivals)
     if given.held_out:
-        check_held_out(table, _read(cards.RESULTS))
+        check_held_out(table, _read(reached.RESULTS))
     text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
     files.write_text(path, text)
     print(f"{len(table)} rows: {path}")

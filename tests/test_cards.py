@@ -16,7 +16,7 @@ import tf_amalgam
 from benchmarks import limits, zoo
 from tests.test_exporting import written as recorded
 from tests.test_reporting import planted
-from tf_amalgam import cards, exporting, files, measured, plan, rules, saved
+from tf_amalgam import cards, exporting, files, measured, plan, reached, rules, saved
 from tf_amalgam.lineup import lineup
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -264,18 +264,18 @@ def test_what_a_training_took(tmp_path, about, told):
 @pytest.fixture
 def no_results(monkeypatch, tmp_path):
     """The folder of a file of results, which is not there yet."""
-    monkeypatch.setattr(cards, "RESULTS", tmp_path / "results.csv")
-    monkeypatch.setattr(cards, "HELD_OUT", tmp_path / "held_out.csv")
-    monkeypatch.setattr(cards, "LIMITS", tmp_path / "limits.csv")
-    cards.measurements.cache_clear()
+    monkeypatch.setattr(reached, "RESULTS", tmp_path / "results.csv")
+    monkeypatch.setattr(reached, "HELD_OUT", tmp_path / "held_out.csv")
+    monkeypatch.setattr(reached, "LIMITS", tmp_path / "limits.csv")
+    reached.measurements.cache_clear()
     yield tmp_path
-    cards.measurements.cache_clear()
+    reached.measurements.cache_clear()
 
 
 def test_measured_results_are_read(no_results):
     """By hand: rows of two optimizers, one of them not the oracle."""
     assert tf_amalgam.card("adam").results == ()
-    cards.measurements.cache_clear()
+    reached.measurements.cache_clear()
     terms = {"epochs": 3, "preset": "released", "warmup_steps": 100}
     terms |= {"warmup_learning_rate": 0.05, "oracle": "adam", "oracle_loss": 0.25}
     row = {"optimizer": "adam", "kind": "analytic", "optimizee": "MLP", "seeds": 2}
@@ -327,7 +327,7 @@ def test_held_out_seeds_stand_beside_the_others(no_results):
     told = str(card)
     assert "seeds 0, 1; losses" in told.replace("\n    ", " ")
     assert "held-out seeds: measured (load" in told
-    assert cards.failures(card) == ["MLP (held-out seeds): 1 of 2 runs diverged"]
+    assert reached.failures(card) == ["MLP (held-out seeds): 1 of 2 runs diverged"]
     page = exporting.markdown(card)
     assert page.index("## Results") < page.index("## Held-out seeds")
     assert page.index("seeds 0, 1") < page.index("seeds 3, 4")
@@ -350,7 +350,7 @@ def test_limits_are_failures(no_results):
         "long: loss 7.14 at the end, Adam 0.002, with guard=True 0.001",
         "lost: loss nan at the end, Adam 0.002, with guard=True 0.001",
     ]
-    assert cards.failures(card) == told
+    assert reached.failures(card) == told
     assert f"  known failures: {told[0]}" in str(card)
     assert exporting.markdown(card).endswith(f"- {told[0]}\n- {told[1]}\n")
     assert exporting.as_json(card)["limits"][2]["alone"] is None
@@ -358,7 +358,7 @@ def test_limits_are_failures(no_results):
 
 def test_every_limit_of_what_ships_is_known():
     found = {
-        (row["optimizer"], row["scenario"]) for row in files.read_csv(cards.LIMITS)
+        (row["optimizer"], row["scenario"]) for row in files.read_csv(reached.LIMITS)
     }
     assert found == set(itertools.product(SHIPPED, limits.SCENARIOS))
     for name in SHIPPED:
@@ -432,9 +432,9 @@ def test_seeds_that_differ_are_told_by_optimizee():
     row = {"optimizee": "MLP", "seed_numbers": "0 1", "kind": "learned", "oracle": ""}
     row |= {"warmup_steps": 1, "warmup_learning_rate": 0.1, "epochs": 3}
     other = {**row, "optimizee": "CIFAR"}
-    assert "; seeds 0, 1; losses" in cards.terms([row, other])
+    assert "; seeds 0, 1; losses" in reached.terms([row, other])
     other["seed_numbers"] = 7
-    assert "; seeds MLP 0, 1; CIFAR 7; losses" in cards.terms([row, other])
+    assert "; seeds MLP 0, 1; CIFAR 7; losses" in reached.terms([row, other])
 
 
 def test_hyperparameters_of_any_kind_are_told():
@@ -596,7 +596,7 @@ def test_rows_of_shipped_optimizers_take_the_place_of_older_ones():
 
 
 def test_the_shipped_results_are_of_the_shipped_optimizers():
-    with open(cards.RESULTS, newline="") as file:
+    with open(reached.RESULTS, newline="") as file:
         rows = list(csv.DictReader(file))
     names = {row["optimizer"] for row in rows}
     assert names == {*SHIPPED, *rules.TEACHERS}
@@ -629,7 +629,7 @@ def test_there_is_no_page_of_anything_else():
 def test_the_default_validates_best_over_all_optimizees():
     """The mean over optimizees of the log loss, as everybody is on all of them."""
     scores: dict = {}
-    for row in cards.measurements(cards.RESULTS):
+    for row in reached.measurements(reached.RESULTS):
         if row["optimizer"] in SHIPPED:
             loss = float(row["validation_loss"] or "inf")
             scores.setdefault(row["optimizer"], []).append(math.log(loss))

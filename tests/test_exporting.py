@@ -13,7 +13,7 @@ import tf_amalgam
 from tests import helpers
 from tests.test_gin import TINY
 from tests.test_reporting import few, record, written
-from tf_amalgam import bindings, cards, exporting, files, saved
+from tf_amalgam import bindings, cards, exporting, files, reached, saved
 from tf_amalgam.workdir import Busy
 
 FILES = ["gin_configs/experiments/quickstart.gin"]
@@ -191,7 +191,7 @@ def test_results_of_an_evaluation(run, tmp_path):
     assert row["validation_loss"] == pytest.approx(0.5)
     assert (row["oracle"], row["rival"], row["seeds"]) == ("adam", "sgd", 2)
     assert row["oracle_loss"] == pytest.approx(0.4)
-    assert cards.failures(card) == ["Train: 25.0% above adam, the oracle"]
+    assert reached.failures(card) == ["Train: 25.0% above adam, the oracle"]
     page = output.with_suffix(".md").read_text()
     cells = [cell.strip() for cell in page.split("| Train ")[1].split("|")]
     assert cells[1] == "0.5000 ± 0.1414"
@@ -302,9 +302,9 @@ def test_diverged_runs_are_failures():
     alone["not_learned"] = 0
     card = cards.Card("mine", "rnnprop", {}, results=(row, fine, alone))
     told = ["MLP: 1 of 3 runs diverged"]
-    assert cards.failures(card) == told
+    assert reached.failures(card) == told
     older = tuple({**found, "not_learned": ""} for found in (fine, alone))
     card = cards.Card("mine", "rnnprop", {}, results=(row, *older))
     told.append("runs that did not learn: not counted on CIFAR, FMNIST")
-    assert cards.failures(card) == told
+    assert reached.failures(card) == told
     assert exporting.as_json(card)["known_failures"] == told

@@ -9,7 +9,7 @@ import pytest
 
 import tf_amalgam
 from benchmarks.limits import SCENARIOS, digits, fallback, mlp, worst
-from tf_amalgam.cards import MARGIN
+from tf_amalgam.reached import MARGIN
 from tf_amalgam.tasks.resnet import resnet_model
 
 

@@ -34,6 +34,7 @@ LAYERS = [
     {"optimizer"},
     {"optimizers"},
     {"saved", "unroll", "sample", "records"},
+    {"reached"},
     {"importing", "facts", "cards", "given"},
     {"objective", "intervals", "pages"},
     {

@@ -1,25 +1,16 @@
 """Cards: what is known of each optimizer that `load` knows by name."""
 
 import dataclasses
-import functools
 import math
 import os
 import shlex
 import textwrap
 from collections.abc import Mapping
 
-from tf_amalgam import files, rules, saved, words
+from tf_amalgam import reached, rules, saved, words
 from tf_amalgam.checks import unknown
 from tf_amalgam.rules.choice import Choice
 
-# What was measured of the shipped ones and the teachers, by `benchmarks/zoo.py`.
-RESULTS = saved.ZOO / "results.csv"
-# Of the default, by seeds that it was not chosen by, beside others.
-HELD_OUT = saved.ZOO / "held_out.csv"
-# Where they fail, by `benchmarks/limits.py`.
-LIMITS = saved.ZOO / "limits.csv"
-MARGIN = 0.2 * math.log(10)  # above Adam's loss there, from which on it is a failure
-BEHIND = 0.1  # share of the oracle's loss above which it is a failure
 SCHEMES = {"mean": "mean", "min_max": "min-max", "choice": "optimal choice"}
 
 
@@ -97,9 +88,9 @@ class Card:
             lines += _wrapped(f"{fact}: {told}")
         for rows, seeds in ((self.results, ""), (self.held_out, "held-out seeds: ")):
             if rows:
-                lines += _wrapped(f"{seeds}{terms(rows)}:")
-                lines += [f"    {_result(row)}" for row in rows]
-        lines += [f"  known failures: {line}" for line in failures(self)]
+                lines += _wrapped(f"{seeds}{reached.terms(rows)}:")
+                lines += [f"    {reached.result(row)}" for row in rows]
+        lines += [f"  known failures: {line}" for line in reached.failures(self)]
         return "\n".join(lines)
 
     def facts(self) -> dict:
@@ -222,8 +213,7 @@ def card(name_or_path=saved.DEFAULT) -> Card:
     name, known = os.fspath(name_or_path), saved.is_name(name_or_path)
     if known and name in rules.TEACHERS:
         rule = rules.make_rule(name)
-        found = {key: _rows(file, name) for key, file in _files().items()}
-        return Card(name, rule.name, rule.get_config(), **found)
+        return Card(name, rule.name, rule.get_config(), **reached.of(name))
     rule, _, header = saved.find(name_or_path)
     about = header["about"]
     validations = about.get("validations", ())
@@ -232,8 +222,6 @@ def card(name_or_path=saved.DEFAULT) -> Card:
         finished = bool(validations) and validations[-1]["then"] == "finish"
     updates = about.get("best_after_meta_updates", about.get("meta_updates"))
     origin = about.get("initial_weights")
-    files = _files() if known else {}
-    found = {key: _rows(file, name, header["sha256"]) for key, file in files.items()}
     return Card(
         name,
         rule.name,
@@ -266,7 +254,7 @@ def card(name_or_path=saved.DEFAULT) -> Card:
         sha256=header["sha256"],
         validations=tuple(validations),
         replicates=tuple(about.get("replicates", ())),
-        **found,
+        **(reached.of(name, header["sha256"]) if known else {}),
     )
 
 
@@ -366,102 +354,4 @@ def _command(made):
 def _wrapped(line):
     return textwrap.wrap(
         line, 88, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-    )
-
-
-def terms(rows) -> str:
-    """Returns in words how the results of an optimizer were measured."""
-    row = rows[0]
-    given = oracle = ""
-    if row["kind"] == "analytic":
-        given = f'load("{row["optimizer"]}", preset="{row["preset"]}"), '
-    elif row["oracle"]:
-        oracle = f"; oracle of the {row['preset']} preset"
-    return (
-        f"measured ({given}warm-up of {row['warmup_steps']:.0f} steps at "
-        f"{row['warmup_learning_rate']}; {_seeds(rows)}; losses at the best of "
-        f"{row['epochs']:.0f} epochs{oracle})"
-    )
-
-
-def _seeds(rows):
-    """Returns the seeds, by optimizee where they are not the same of all."""
-    seeds = {row["optimizee"]: str(row["seed_numbers"]).split() for row in rows}
-    told = {where: ", ".join(numbers) for where, numbers in seeds.items()}
-    if len({*told.values()}) == 1:
-        return f"seeds {told[rows[0]['optimizee']]}"
-    return "seeds " + "; ".join(f"{where} {found}" for where, found in told.items())
-
-
-def loss(value, deviation="") -> str:
-    """Returns a loss, and its standard deviation where there is one."""
-    return " ± ".join(f"{v:.4f}" for v in (value, deviation) if v != "")
-
-
-def failures(card) -> list[str]:
-    """Returns where an optimizer fails, by its results, a line for each optimizee.
-
-    A failure is a run that diverged or did not learn, or a mean validation loss that is
-    more than a tenth above the oracle's, by held-out seeds, too; and a loss far above
-    Adam's where inputs are not scaled, or training is long.
-    """
-    found, uncounted = [], []
-    several = [(row, "") for row in card.results]
-    several += [(row, " (held-out seeds)") for row in card.held_out]
-    for row, seeds in several:
-        where, diverged = row["optimizee"] + seeds, row["diverged"]
-        if diverged:
-            found.append(f"{where}: {diverged:.0f} of {row['seeds']:.0f} runs diverged")
-        if (lost := row["not_learned"]) == "":
-            uncounted.append(where)
-        elif lost:
-            found.append(f"{where}: {lost:.0f} of {row['seeds']:.0f} did not learn")
-        if not diverged and row["oracle"]:
-            above = row["validation_loss"] / row["oracle_loss"] - 1.0
-            if above > BEHIND:
-                found.append(f"{where}: {above:.1%} above {row['oracle']}, the oracle")
-    if uncounted:
-        found.append(f"runs that did not learn: not counted on {', '.join(uncounted)}")
-    for row in card.limits:
-        if not row["alone"] <= row["adam"] + MARGIN:  # or it is no number
-            found.append(
-                f"{row['scenario']}: loss {row['alone']:.3g} at the end, Adam "
-                f"{row['adam']:.3g}, with guard=True {row['guarded']:.3g}"
-            )
-    return found
-
-
-def _result(row):
-    told = f"{row['optimizee']}: {loss(row['validation_loss'], row['validation_sd'])}"
-    told += f" validation, {loss(row['test_loss'])} test"
-    if accuracy := loss(row["test_accuracy"]):
-        told += f", accuracy {accuracy}"
-    if row["diverged"]:
-        told += f", {row['diverged']:.0f} diverged"
-    if row["not_learned"]:
-        told += f", {row['not_learned']:.0f} not learned"
-    told += f" ({row['seeds']:.0f} seeds)"
-    for kind in ("oracle", "rival"):
-        if row.get(kind) and row[kind] != row["optimizer"]:
-            told += f"; {kind} {row[kind]} {loss(row[f'{kind}_loss'])}"
-    return told
-
-
-def _files():
-    """Returns the files of rows by the attribute of a card that has them."""
-    return {"results": RESULTS, "held_out": HELD_OUT, "limits": LIMITS}
-
-
-@functools.cache
-def measurements(path) -> tuple[dict, ...]:
-    """Returns the rows of such a file, none where there is none."""
-    return tuple(files.read_csv(path)) if path.is_file() else ()
-
-
-def _rows(path, name, sha256=""):
-    """Returns the rows of a name, if they are of these weights."""
-    return tuple(
-        row
-        for row in measurements(path)
-        if (row["optimizer"], row["weights_sha256"]) == (name, sha256)
     )

@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 
-from tf_amalgam import cards, files, plots, records, replicates, saved
+from tf_amalgam import cards, files, plots, reached, records, replicates, saved
 from tf_amalgam.workdir import MADE_FILE, VALIDATION_FILE
 
 # Parameters that say where somebody's files lie, or how a run is shown.
@@ -78,7 +78,7 @@ def write_card(card, path):
 
 def as_json(card) -> dict:
     """Returns a card ready for JSON; what is not known is null."""
-    derived = {"what": card.what, "known_failures": cards.failures(card)}
+    derived = {"what": card.what, "known_failures": reached.failures(card)}
     told = json.dumps({**dataclasses.asdict(card), **derived})
     return json.loads(told, parse_constant=lambda _: None)
 
@@ -95,15 +95,15 @@ def markdown(card) -> str:
     if card.replicates:
         parts += ["## Replicates", _replicates(card.replicates)]
     if card.results:
-        parts += ["## Results", f"{cards.terms(card.results)}."]
+        parts += ["## Results", f"{reached.terms(card.results)}."]
         parts.append(_measured(card.results))
     if card.held_out:
-        parts += ["## Held-out seeds", f"{cards.terms(card.held_out)}."]
+        parts += ["## Held-out seeds", f"{reached.terms(card.held_out)}."]
         parts.append(_measured(card.held_out))
     if card.results or card.held_out or card.limits:
         rows = (*card.results, *card.held_out)
         parts.append("## Known failures")
-        lines = [f"- {line}" for line in cards.failures(card)]
+        lines = [f"- {line}" for line in reached.failures(card)]
         parts.append("\n".join(lines) or _no_failures(rows))
     return "\n\n".join(parts) + "\n"
 
@@ -112,7 +112,7 @@ def _no_failures(rows):
     compared = [row for row in rows if row["oracle"]]
     told = "None: all runs learned"
     if compared:
-        told += f", and no mean is more than {cards.BEHIND:.0%} above the oracle's"
+        told += f", and no mean is more than {reached.BEHIND:.0%} above the oracle's"
     alone = dict.fromkeys(row["optimizee"] for row in rows if not row["oracle"])
     if alone:
         told += f"; there was no oracle on {', '.join(alone)}"
@@ -143,9 +143,9 @@ def _measured(rows):
     lines = [
         [
             row["optimizee"],
-            cards.loss(row["validation_loss"], row["validation_sd"]),
-            cards.loss(row["test_loss"]),
-            cards.loss(row["test_accuracy"]),
+            reached.loss(row["validation_loss"], row["validation_sd"]),
+            reached.loss(row["test_loss"]),
+            reached.loss(row["test_accuracy"]),
             _lost(row),
         ]
         for row in rows
@@ -154,7 +154,7 @@ def _measured(rows):
         if any(row.get(kind) for row in rows):
             head.append("oracle" if kind == "oracle" else "best rival")
             for line, row in zip(lines, rows, strict=True):
-                told = f"{row[kind]} {cards.loss(row[f'{kind}_loss'])}"
+                told = f"{row[kind]} {reached.loss(row[f'{kind}_loss'])}"
                 line.append(told if row[kind] else "–")
     return _table([head, *lines])
 
