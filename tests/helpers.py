@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import socket
+import time
 
 import keras
 import numpy as np
@@ -89,6 +90,14 @@ def eagerly():
         yield
     finally:
         tf.config.run_functions_eagerly(False)
+
+
+def wait_until(seen, seconds=60):
+    """Waits for something that another process does; fails if it never does."""
+    deadline = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager

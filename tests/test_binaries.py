@@ -368,6 +368,23 @@ binary.start(print)
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child")
+def test_a_process_whose_parent_is_gone_does_nothing(tmp_path):
+    """It could not be told any more."""
+    code = "binary.start(lambda argv: print('begun'), with_tensorflow=False)"
+    for parent, status, said in ((os.getpid(), 0, "begun"), (2**30, 1, "has ended")):
+        run = subprocess.run(
+            [sys.executable, "-c", f"from tf_amalgam_launch import binary; {code}"],
+            env={**os.environ, "TF_AMALGAM_PARENT": str(parent)},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == status
+        assert said in run.stdout + run.stderr
+        assert ("begun" in run.stdout) == (status == 0)
+
+
 @pytest.mark.parametrize(
     ("code", "said"), [(STOPPED_TWICE, "checkpoint written\n"), (STOPPED_EARLY, "")]
 )

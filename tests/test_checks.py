@@ -14,6 +14,12 @@ def test_unknown_names_suggest_a_near_one():
     assert "Did you mean" not in checks.unknown("teacher", "xyz", ("adam", "sgd"))
 
 
+def test_first_of_many():
+    assert checks.first_of("abcde") == "a, b, c, d, e"
+    assert checks.first_of(iter("abcdefg")) == "a, b, c, d, e and 2 more"
+    assert checks.first_of("abc", 2, "; ") == "a; b and 1 more"
+
+
 @pytest.mark.parametrize("value", [0, 1.0, "2", True, None, math.nan])
 def test_what_is_no_whole_number(value):
     with pytest.raises(ValueError, match=r"steps must be a whole number from 1, rec"):

@@ -1,5 +1,7 @@
 """Data sets, their splits, and the order of minibatches."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -127,6 +129,24 @@ def test_any_image_set_of_tfds_is_known(tmp_path):
 def test_mistakes_are_explained(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("imdb_reviews", "no image classification set.*'text', 'label'"),
+        ("titanic", "no image classification set.*'survived'"),  # nested keys
+        ("caltech101", "images of caltech101 differ in size"),
+    ],
+)
+def test_sets_that_are_no_images_of_one_size(name, message, tmp_path):
+    """By what TFDS knows of them without their data."""
+    import tensorflow_datasets as tfds
+
+    folder = tfds.builder(name, data_dir=tmp_path).data_path
+    pathlib.Path(folder).mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"{message}.*data.from_arrays"):
+        data.load_dataset(name, tmp_path)
 
 
 def test_missing_data_says_how_to_get_it(tmp_path):

@@ -232,6 +232,19 @@ def test_one_name_is_one_optimizee_whoever_trains_it(finished):
         tf_amalgam.evaluate({"momentum": "momentum"}, helpers.tiny_task(16), **options)
 
 
+def test_unreadable_terms_are_named(tmp_path):
+    for text in ("{", "[]"):
+        (tmp_path / "terms.json").write_text(text)
+        with pytest.raises(ValueError, match="terms.json cannot be read.*remove it"):
+            tf_amalgam.evaluate(
+                {"momentum": "momentum"},
+                helpers.tiny_task(),
+                workdir=tmp_path,
+                **OPTIONS,
+            )
+    assert not list(tmp_path.glob("*/*.json"))
+
+
 def test_records_of_other_terms_are_refused_without_their_terms_file(
     finished, tmp_path
 ):

@@ -13,7 +13,16 @@ import tf_amalgam
 from tests import helpers
 from tests.test_gin import TINY
 from tests.test_reporting import few, record, written
-from tf_amalgam import bindings, cards, exporting, files, reached, saved
+from tf_amalgam import (
+    bindings,
+    cards,
+    exporting,
+    files,
+    importing,
+    reached,
+    reporting,
+    saved,
+)
 from tf_amalgam.workdir import Busy
 
 FILES = ["gin_configs/experiments/quickstart.gin"]
@@ -274,6 +283,25 @@ def test_what_is_missing_is_said(run, tmp_path):
         exporting.export(run, tmp_path / "mine.npz", part="other")
     with pytest.raises(ValueError, match="output must end in .npz, received mine"):
         exporting.export(run, "mine")
+
+
+def test_home_is_understood(run, tmp_path, monkeypatch):
+    """As everywhere else in Python; shells leave ~ alone inside quotes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, tmp_path / "run")
+    written(few(), tmp_path / "records")
+    exporting.export("~/run", "~/out/mine.npz")
+    assert (tmp_path / "out" / "mine.md").is_file()
+    for evaluation in ("~/records", tmp_path / "records"):
+        with pytest.raises(ValueError, match="has no records of 'other'"):
+            exporting.export(run, "~/other.npz", evaluation=evaluation)
+    page = reporting.write_report("~/records", "~/report", markdown="~/page.md")
+    assert page.parent == tmp_path / "report"
+    assert (tmp_path / "page.md").is_file()
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "none")):
+        importing.import_checkpoint("~/none", "~/imported.npz")
+    assert not (tmp_path / "~").exists()
 
 
 def test_no_failure_is_claimed_where_nothing_was_compared():

@@ -221,6 +221,19 @@ def test_the_log_tells_of_each_reason(reason, told, caplog):
     assert told in caplog.text
 
 
+def test_the_log_tells_of_steps_that_were_left_out(caplog):
+    """A gradient that is not finite makes nobody fall back."""
+    optimizer = tf_amalgam.RNNProp(guard=True)
+    optimizer.build([variable := keras.Variable([1.0])])
+    with caplog.at_level(logging.WARNING):
+        optimizer.finalize_variable_values([])
+        assert not caplog.text
+        optimizer.apply([tf.constant([np.nan])], [variable])
+        optimizer.finalize_variable_values([])
+    assert "the guard left steps out: {'gradient_not_finite': 1" in caplog.text
+    assert "fell back" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("replicas", "compiled"),
     [(1, True), *(pytest.param(n, False, marks=pytest.mark.slow) for n in (1, 2))],

@@ -45,6 +45,15 @@ def in_one_program(optimizer, variable):
     return lambda loss: program(tf.constant(loss, "float32"))
 
 
+def until(seen):
+    """Yields until something is seen, for one step each; fails where it never is."""
+    for _ in range(2000):
+        if seen():
+            return
+        yield
+    raise AssertionError("2,000 steps in vain")
+
+
 def settle(optimizer, variables, grads=None):
     """Lets the loss fall until the guard knows it; returns the last loss.
 
@@ -172,7 +181,7 @@ def test_noise_of_an_explosion_is_forgotten():
     settle(optimizer, [variable])
     watch = optimizer._kept.watch
     before = float(watch.average), float(watch.variance)
-    while not optimizer.guard_report["loss_climbed"]:
+    for _ in until(lambda: optimizer.guard_report["loss_climbed"]):
         step(optimizer, [variable], [[0.01]], 1e6)
     # Where the average was lowest: a step earlier at most.
     after = float(watch.average), float(watch.variance)
@@ -199,10 +208,10 @@ def after_a_fall(optimizer, variable, gain):
     """
     settle(optimizer, [variable])
     take_step = in_one_program(optimizer, variable)
-    while not optimizer.guard_report["loss_climbed"]:
+    for _ in until(lambda: optimizer.guard_report["loss_climbed"]):
         take_step(1e6)
     loss, reports = float(optimizer._kept.watch.average), []
-    while optimizer.guard_report["fallback_left"]:
+    for _ in until(lambda: not optimizer.guard_report["fallback_left"]):
         take_step(loss := loss - 0.01)
     for _ in range(400):
         take_step(loss := loss - gain)
@@ -294,7 +303,7 @@ def test_who_fell_may_gain_little_where_the_fallback_lost(change, lagging):
     optimizer = learned_sgd(guard)
     settle(optimizer, [variable := keras.Variable([1.0])])
     take_step = in_one_program(optimizer, variable)
-    while not optimizer.guard_report["loss_climbed"]:
+    for _ in until(lambda: optimizer.guard_report["loss_climbed"]):
         take_step(1e6)
     loss = float(optimizer._kept.watch.average)
     for _ in range(300):
@@ -330,7 +339,7 @@ def test_the_average_goes_back_where_too_little_was_gained():
     guard = Guard(size=1e9, cosine=-1.0, patience=20)  # 60 steps are heard
     optimizer = learned_sgd(guard, use_ema=True, ema_momentum=0.5)
     optimizer.build([variable := keras.Variable([1.0, 2.0])])
-    while not optimizer.guard_report["gained_too_little"]:
+    for _ in until(lambda: optimizer.guard_report["gained_too_little"]):
         step(optimizer, [variable], [[0.1, 0.1]], 10.0)
     (average,) = optimizer._model_variables_moving_average
     np.testing.assert_array_equal(variable.numpy(), [1.0, 2.0])
@@ -343,7 +352,7 @@ def test_it_goes_back_to_what_was_best_before_the_step():
     optimizer = learned_sgd(guard)
     optimizer.build([variable := keras.Variable([1.0, 2.0])])
     loss, seen = 100.0, []
-    while optimizer.guard_report["gained_too_little"] < 2:
+    for _ in until(lambda: optimizer.guard_report["gained_too_little"] == 2):
         seen.append(variable.numpy())
         # The fallback gains a thousand times as much.
         loss -= 1.0 if optimizer.guard_report["fallback_left"] else 1e-3

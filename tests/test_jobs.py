@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import helpers
 from tests.test_gin import TINY
 from tf_amalgam import (
     bindings,
@@ -409,6 +410,23 @@ def test_what_ray_says_of_a_job():
         assert len(told) <= engines.SAID + 1
 
 
+def test_no_ray_cluster(monkeypatch):
+    ray = pytest.importorskip("ray")
+
+    def refused(address, **_):
+        asked.append(address)
+        raise ConnectionError("nobody there")
+
+    asked = []
+    monkeypatch.setattr(ray, "init", refused)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    for address in (None, "10.0.0.2:6379"):
+        with pytest.raises(ValueError, match="No Ray cluster answers.*ray start"):
+            engines.Ray(address)
+    assert asked == ["10.0.0.1:6379", "10.0.0.2:6379"]
+
+
 @pytest.mark.parametrize("kind", ["RaySystemError", "ConnectionError"])
 def test_a_ray_cluster_that_is_gone_is_told_of(tmp_path, caplog, kind):
     """No job that it had is taken for what killed it; ray:// has errors of its own."""
@@ -573,10 +591,8 @@ def test_a_ray_cluster_that_loses_a_worker_makes_the_same(cluster, alone, tmp_pa
     bindings.run_launched("evaluate", FILES, EVALUATION, tmp_path, on, 1.0, 0.0)
     child, worker = on.killed
     for number in (child, worker):  # what it had started did not outlive it
-        deadline = time.monotonic() + 10
-        while pathlib.Path(f"/proc/{number}").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        left = pathlib.Path(f"/proc/{number}")
+        helpers.wait_until(lambda left=left: not left.exists(), 10)
     same(tmp_path, alone)
     # The very list that Ray ran, on this machine.
     listed = jobs.read(tmp_path / "jobs.jsonl")
@@ -608,10 +624,7 @@ def test_an_interrupt_ends_what_ray_runs(cluster, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         launchers.run(several, on, tmp_path, progress=False)
     assert time.monotonic() < on.interrupted + 30
-    deadline = time.monotonic() + 30
-    while processes_of(tmp_path):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    helpers.wait_until(lambda: not processes_of(tmp_path), 30)
 
 
 def test_ray_is_told_how_to_compute_and_nothing_of_this_machine(monkeypatch):

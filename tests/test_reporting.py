@@ -584,6 +584,17 @@ def test_a_page_of_markdown(tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_labels_are_no_markdown(tmp_path):
+    """A label with a bar would be two cells."""
+    one = record("Train", "adam", 0, 0) | {"optimizer": r"a|b_*c*<i>[d]`\e"}
+    page = tmp_path / "results.md"
+    reporting.write_report(written([one], tmp_path / "records"), markdown=page)
+    text = page.read_text()
+    assert r"a\|b\_\*c\*\<i>\[d]\`\\e" in text
+    assert not re.search(r"(?<!\\)\|b", text)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_words_above_the_report_are_kept(tmp_path):
     page = tmp_path / "results.md"
     folder = written(few(), tmp_path / "records")

@@ -9,6 +9,7 @@ import types
 
 import pytest
 
+from tests import helpers
 from tf_amalgam import files
 from tf_amalgam.sweep import Job, blame, failures, sweep
 
@@ -268,10 +269,8 @@ def test_processes_on_one_folder_divide_the_work(tmp_path):
 
 def test_a_killed_process_loses_only_the_job_in_flight(tmp_path):
     worker = forked(noted, tmp_path, 3, 1.5)
-    while not (tmp_path / "task" / "0.json").is_file():
-        time.sleep(0.01)
-    while len((tmp_path / "log").read_text().splitlines()) < 2:
-        time.sleep(0.01)
+    helpers.wait_until((tmp_path / "task" / "0.json").is_file)
+    helpers.wait_until(lambda: len((tmp_path / "log").read_text().splitlines()) > 1)
     os.kill(worker.pid, signal.SIGKILL)
     worker.join(30)
     assert [job.path.is_file() for job in jobs_in(tmp_path, 3)] == [1, 0, 0]
@@ -282,8 +281,7 @@ def test_a_killed_process_loses_only_the_job_in_flight(tmp_path):
 
 def test_waits_for_what_another_process_runs(tmp_path):
     worker = forked(noted, tmp_path, 1, 1.5)
-    while not (tmp_path / "log").is_file():
-        time.sleep(0.01)
+    helpers.wait_until((tmp_path / "log").is_file)
     seen = []
     swept(tmp_path, 2, seen.append)
     assert seen == [1]

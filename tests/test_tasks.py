@@ -9,12 +9,13 @@ import pytest
 import tensorflow as tf
 
 from tests import helpers
-from tf_amalgam import tasks
+from tf_amalgam import data, tasks
 from tf_amalgam.data import Split
 from tf_amalgam.tasks import losses, networks
 from tf_amalgam.tasks.resnet import resnet_model
 from tf_amalgam.tasks.task import Task
 
+TWO = np.arange(40) % 2
 ONE_HOT = r"test.y has shape \(3,\), of train.y \(\)"
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -258,6 +259,14 @@ def made(metrics=(), **splits):
         (
             lambda: tasks.conv("digits", filters=((4, 7, 1), (4, 1, 3))),
             "nothing of its 2x2 images .kernel 1, stride 1, then pool 3",
+        ),
+        (
+            lambda: networks.image_shape(data.from_arrays(np.ones((40, 7)), TWO)),
+            r"needs images; received examples of shape \(7,\)",
+        ),
+        (
+            lambda: networks.image_shape(data.from_arrays(np.ones((40, 4, 4)), TWO)),
+            r"needs images; received examples of shape \(4, 4\)",
         ),
         (lambda: helpers.tiny_task(batch_size=500), "larger than its 96"),
         (lambda: helpers.tiny_task(batch_size=0), "a whole number from 1"),

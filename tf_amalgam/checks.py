@@ -12,6 +12,13 @@ def unknown(kind: str, name, known) -> str:
     return f"Unknown {kind} {name!r}. Known: {', '.join(known)}.{hint}"
 
 
+def first_of(names, most: int = 5, separator: str = ", ") -> str:
+    """Returns the first names as one text, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
+
+
 def check_whole(name: str, value, least: int, or_none=False):
     """Raises ValueError unless a value is a whole number from `least`, or None."""
     if or_none and value is None:

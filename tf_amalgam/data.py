@@ -187,7 +187,8 @@ def _image_set(name, data_dir, held_out):
     # Read by one thread, so that the order of examples is always the same.
     config = tfds.ReadConfig(interleave_cycle_length=1)
     supervised = builder.info.supervised_keys or ()
-    features = [builder.info.features[key] for key in supervised]
+    named = [key for key in supervised if isinstance(key, str)]
+    features = [builder.info.features[key] for key in named]
     kinds = (tfds.features.Image, tfds.features.ClassLabel)
     if len(features) != 2 or not all(map(isinstance, features, kinds)):
         raise ValueError(

@@ -37,13 +37,13 @@ def export(
         ValueError: if its file is damaged, `output` does not end in `.npz`, a label or
             rivals come without an evaluation, or that has no records of it.
     """
-    output = pathlib.Path(output)
+    output = pathlib.Path(output).expanduser()
     saved.check_ending(output)
     if evaluation is None and (label or rivals):
         raise ValueError(
             "A label or rivals are of an evaluation's records; give the evaluation."
         )
-    run, told = _best(pathlib.Path(workdir), part)
+    run, told = _best(pathlib.Path(workdir).expanduser(), part)
     rule, weights, header = saved.read(run / part)
     results = ()
     if evaluation is not None:
@@ -170,7 +170,7 @@ def _results(evaluation, label, sha256, rivals):
     """Returns rows for a card, out of an evaluation's records of these weights."""
     from tf_amalgam import measured  # statistics: half a second
 
-    found = records.read_all(evaluation)
+    found = records.read_all(pathlib.Path(evaluation).expanduser())
     labels = list(dict.fromkeys(record["optimizer"] for record in found))
     # Other replicates may stand under the same label.
     found = [

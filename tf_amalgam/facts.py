@@ -1,6 +1,7 @@
 """What was run, what is missing and what was chosen, in sentences."""
 
 from tf_amalgam import evaluated, sweep
+from tf_amalgam.checks import first_of
 
 NAMED = 10  # entries of a list before the others are only counted
 
@@ -40,11 +41,11 @@ def all_facts(given, found, missing, failed) -> list[str]:
         lines.append(f"Made with {', '.join(f'{k} {v}' for k, v in version)}.")
     if missing:
         rest = " (missing.csv)" if len(missing) > NAMED else ""
-        lines.append(f"Missing runs: {_capped(missing, '; ')}{rest}.")
+        lines.append(f"Missing runs: {first_of(missing, NAMED, '; ')}{rest}.")
     if failed:
         names = [path.name.removesuffix(sweep.FAILURE_SUFFIX) for path in failed]
         lines.append(
-            f"{len(failed)} runs failed and have no record: {_capped(names, ', ')}."
+            f"{len(failed)} runs failed and have no record: {first_of(names, NAMED)}."
         )
     return lines
 
@@ -95,15 +96,9 @@ def _replicates(runs):
     if len(single) == len(students):
         none = "no σ_α, so no Figure 6 and Table 6"
     return [
-        f"One replicate each: {_capped(single, ', ')}; intervals are over evaluations, "
-        f"not over retraining; {none}."
+        f"One replicate each: {first_of(single, NAMED)}; intervals are over "
+        f"evaluations, not over retraining; {none}."
     ]
-
-
-def _capped(names, separator):
-    """Returns the first names, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{separator.join(names[:NAMED])}{more}"
 
 
 def missing_runs(runs, order) -> list[str]:

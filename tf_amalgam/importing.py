@@ -74,7 +74,7 @@ def import_checkpoint(
         raise ValueError(unknown("rule to import", rule, tuple(VARIABLES)))
     saved.check_ending(output)
     made = rules.make_rule(rule, preset)
-    prefix = _prefix(pathlib.Path(path))
+    prefix = _prefix(pathlib.Path(path).expanduser())
     # The folders that tell schemes and replicates apart, not the whole path.
     parts = prefix.resolve().parts[-3:]
     training = _training(parts, scheme, teachers, preset)

@@ -5,6 +5,7 @@ from typing import Any
 
 from tf_amalgam import jobs as listed
 from tf_amalgam import upcoming
+from tf_amalgam.checks import first_of
 from tf_amalgam.engines import Local, Ray
 from tf_amalgam.processes import LOGS
 from tf_amalgam.progress import Bar
@@ -113,12 +114,11 @@ def check(failed, jobs, folder):
     if failed:
         first = next(iter(failed))
         by_name = {job.name: job for job in jobs}
-        named = ", ".join(list(failed)[:5])
-        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+        named = first_of(failed)
         left = sum(bool(j.after) and not j.done for j in jobs if j.name not in failed)
         after = f" {left} that come after them were left." if left else ""
         raise RuntimeError(
-            f"{len(failed)} of {len(jobs)} jobs failed: {named}{more}.{after} The "
+            f"{len(failed)} of {len(jobs)} jobs failed: {named}.{after} The "
             f"first: {failed[first]} (see {log_of(by_name[first], folder)}). What is "
             "done is kept; the same command tries the others again."
         )

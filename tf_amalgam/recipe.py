@@ -18,7 +18,7 @@ from tf_amalgam import (
     reporting,
     rules,
 )
-from tf_amalgam.checks import check_whole, is_number
+from tf_amalgam.checks import check_whole, first_of, is_number
 from tf_amalgam.lineup import check_named
 from tf_amalgam.workdir import differences
 
@@ -146,11 +146,10 @@ def run(what, several, workdir, on):
         raise
     launchers.check(failed, ready, workdir)
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise RuntimeError(
             f"{len(several) - len(ready)} of {len(several)} jobs were left: they "
             "evaluate students whose training has not ended "
-            f"({', '.join(missing[:5])}{more}). Run these first, or with them; "
+            f"({first_of(missing)}). Run these first, or with them; "
             f"amalgam-report {evaluation} reports what is there."
         )
 

@@ -77,7 +77,7 @@ def run_replicates(
         KeyboardInterrupt: on Ctrl-C, after every run has written a checkpoint.
     """
     check_whole("replicates", count, 1)
-    workdir = pathlib.Path(workdir)
+    workdir = pathlib.Path(workdir).expanduser()
     there = begun(workdir)
 
     def job(i):

@@ -49,7 +49,7 @@ def write_report(
             unequal terms, or a label of `pool`, `reference` or `rivals` is not in them.
     """
     folder = pathlib.Path(folder).expanduser()
-    output = folder / "report" if output is None else pathlib.Path(output)
+    output = pathlib.Path(output or folder / "report").expanduser()
     found = records.read_all(folder)
     if not found:
         raise ValueError(
@@ -70,7 +70,8 @@ def write_report(
     )
     pages.write_html(output / PAGE, title, lines, sections)
     if markdown is not None:
-        pages.write_markdown(markdown, title, lines, sections)
+        path = pathlib.Path(markdown).expanduser()
+        pages.write_markdown(path, title, lines, sections)
     return output / PAGE
 
 

@@ -14,6 +14,7 @@ import traceback
 from typing import NamedTuple
 
 from tf_amalgam import files, processes
+from tf_amalgam.checks import first_of
 from tf_amalgam.processes import LOGS
 from tf_amalgam.progress import Bar
 
@@ -131,10 +132,9 @@ def sweep(
     failed = {i: said for i, said in failed.items() if not jobs[i].path.is_file()}
     if failed:
         first = next(iter(failed))
-        named = ", ".join(jobs[i].title for i in list(failed)[:5])
-        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+        named = first_of(jobs[i].title for i in failed)
         raise RuntimeError(
-            f"{len(failed)} of {len(jobs)} runs failed: {named}{more}. The first: "
+            f"{len(failed)} of {len(jobs)} runs failed: {named}. The first: "
             f"{failed[first]} (see {_where(jobs[first], folder)}). Finished runs are "
             "kept; the same command tries the others again."
         )
