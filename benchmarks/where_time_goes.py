@@ -3,16 +3,19 @@
     python benchmarks/where_time_goes.py [--teachers 0 2 6]
 
 As TensorFlow's profiler sees them. Shares are of the time of all operations, which run
-two at a time at most; products and convolutions use both cores. What comes before is
-that of a truncation of two steps. Segments are as long as in one of a hundred.
+two at a time at most; products and convolutions use both cores. Beside them stands what
+the convolutions that a step cannot do without take one at a time, with nothing else.
+What comes before is that of a truncation of two steps. Segments are as long as in one
+of a hundred.
 """
 
 import collections
 import pathlib
+import statistics
 import tempfile
 
 import measuring
-from meta_step import POOLS
+from meta_step import BATCH, POOLS
 
 STEPS = 20
 FEW_STEPS = 2
@@ -117,12 +120,78 @@ def measure_start(teachers):
     }
 
 
+def measure_convolutions(repeats=50):
+    """Returns ms of the Train net's convolutions, one at a time, on all cores.
+
+    `forward`, `gradient` and `product`, with the Hessian, are the sums that a pass, a
+    gradient and what a product takes besides have in any order of work: each layer's
+    pass and its kernel's gradient, and of the second its input's. The product needs
+    them twice, with one factor's derivative or the other's, where a layer's input
+    depends on weights.
+    """
+    from tf_amalgam_launch import processors
+
+    processors.set_up()
+
+    import tensorflow as tf
+
+    def once(operation, *given):
+        taken = [measuring.timed(lambda: operation(*given)) for _ in range(repeats)]
+        return 1e3 * statistics.median(taken)
+
+    x, pooled = tf.ones((BATCH, 28, 28, 1)), tf.ones((BATCH, 13, 13, 16))
+    first, second = tf.ones((3, 3, 1, 16)), tf.ones((5, 5, 16, 32))
+    valid = {"strides": 1, "padding": "VALID"}
+    forward, kernels = [], []
+    for image, weights in ((x, first), (pooled, second)):
+        out = tf.nn.conv2d(image, weights, **valid)
+        forward.append(once(lambda a, b: tf.nn.conv2d(a, b, **valid), image, weights))
+        kernels.append(once(_of_kernel, image, weights, out))
+    inputs = once(_of_input, pooled, second, out)
+    return {
+        "forward": sum(forward),
+        "gradient": sum(forward) + sum(kernels) + inputs,
+        "product": forward[0] + kernels[0] + 2 * (forward[1] + kernels[1] + inputs),
+    }
+
+
+def needed(alone, teachers):
+    """Returns ms of the convolutions that a step of second order cannot do without.
+
+    Everybody's gradient, the student's product and the meta loss where it began.
+    """
+    return alone["forward"] + (1 + teachers) * alone["gradient"] + alone["product"]
+
+
+def _of_kernel(image, kernel, gradient):
+    import tensorflow as tf
+
+    strides = {"strides": [1, 1, 1, 1], "padding": "VALID"}
+    return tf.raw_ops.Conv2DBackpropFilter(
+        input=image, filter_sizes=kernel.shape, out_backprop=gradient, **strides
+    )
+
+
+def _of_input(image, kernel, gradient):
+    import tensorflow as tf
+
+    strides = {"strides": [1, 1, 1, 1], "padding": "VALID"}
+    return tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=image.shape, filter=kernel, out_backprop=gradient, **strides
+    )
+
+
 def report(options):
     """Prints two tables for each pool; it measures no ratio."""
+    alone = measuring.child(__file__, "measure_convolutions")
+    told = ", ".join(f"{name} {spent:.1f}" for name, spent in alone.items())
+    print(f"Convolutions, one at a time, in ms: {told}.\n", flush=True)
     for teachers in options.teachers:
         found = measuring.child(__file__, "measure", teachers)
         whole = sum(found.values())
-        print(f"Train net, {teachers} teachers, second order: {whole:.0f} ms a step.\n")
+        print(f"Train net, {teachers} teachers, second order: {whole:.0f} ms a step.")
+        least = needed(alone, teachers)
+        print(f"Convolutions that it needs, one at a time: {least:.1f} ms.\n")
         print("| operations | ms a step | share |\n|---|---|---|")
         for name, spent in sorted(found.items(), key=lambda pair: -pair[1]):
             print(f"| {name} | {spent:.1f} | {100 * spent / whole:.0f} % |")
@@ -143,4 +212,4 @@ def parser():
 
 
 if __name__ == "__main__":
-    measuring.command(parser, report, measure, measure_start)
+    measuring.command(parser, report, measure, measure_start, measure_convolutions)

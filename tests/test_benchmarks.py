@@ -3,6 +3,7 @@
 import argparse
 import functools
 import importlib
+import inspect
 import json
 import math
 import os
@@ -603,6 +604,27 @@ def test_operations_of_a_profile_by_kind(benchmark, tmp_path):
     assert where.kind_of("_MklNativeMaxPoolGrad") == "pools"
     assert where.kind_of("_MklMatMul") == "products"
     assert where.kind_of("AddV2") == where.REST
+
+
+def test_convolutions_that_a_step_needs(benchmark, monkeypatch):
+    """Five of a gradient's, and what of them depends on weights twice in a product."""
+    where, meta_step = benchmark("where_time_goes"), benchmark("meta_step")
+    layers = [2 * 128 * 26**2 * 9 * 16, 2 * 128 * 9**2 * 25 * 16 * 32]
+
+    def flops(function):
+        image = inspect.getclosurevars(function).nonlocals["given"][0]
+        return layers[image.shape[-1] == 16]
+
+    monkeypatch.setattr(where.measuring, "timed", flops)
+    monkeypatch.setattr(meta_step.processors, "set_up", lambda *_: None)
+    found = where.measure_convolutions(repeats=1)
+    first, second = (1e3 * one for one in layers)
+    assert found["forward"] == first + second
+    assert found["gradient"] == 2 * first + 3 * second
+    assert found["product"] == 2 * first + 6 * second
+    for teachers in (0, 2):
+        useful = 1e12 * meta_step.useful_gigaflops(teachers, coordinates=0)
+        assert where.needed(found, teachers) == pytest.approx(useful, rel=0.06)
 
 
 def test_a_profile_tells_of_xlas_compiler(benchmark, tmp_path):
