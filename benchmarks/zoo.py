@@ -11,14 +11,17 @@ optimizer's name but not its weights, or other options, is refused. With --add r
 shipped optimizers are added, or take the place of older ones, beside the oracle of
 those that are there; with rivals, whose records may be alone, theirs stand beside all.
 With --held-out the records are of seeds that nothing was chosen by, and go into
-`held_out.csv`. --cards writes the cards anew, out of files that are there.
+`held_out.csv`; the table of docs/results.md is printed. --cards writes the cards anew,
+out of files that are there.
 """
 
 import argparse
 import functools
 import itertools
 import json
+import math
 import pathlib
+import statistics
 import sys
 
 import pandas as pd
@@ -41,7 +44,7 @@ CARDS = pathlib.Path(__file__).resolve().parents[1] / "docs" / "zoo"
 
 
 def results(found, rivals=()):
-    """Returns one row for each optimizer that has a card, on each optimizee.
+    """Returns a row for each optimizer that has a card, and each rival, by optimizee.
 
     Args:
         found: records.
@@ -64,7 +67,7 @@ def results(found, rivals=()):
             check_options(record)
     table = measured.results(found, rivals)
     table["weights_sha256"] = table["optimizer"].map(shipped).fillna("")
-    return table[table["optimizer"].isin([*shipped, *rules.TEACHERS])]
+    return table[table["optimizer"].isin([*shipped, *rules.TEACHERS, *rivals])]
 
 
 def check_options(record):
@@ -158,6 +161,39 @@ def check_held_out(table, chosen_by):
         )
 
 
+def page(table) -> str:
+    """Returns as Markdown what the default and others reached, and log ratios to it.
+
+    Args:
+        table: rows of `results`, the default's, the oracle's and rivals' among them.
+    """
+    losses = table.pivot_table("validation_loss", "optimizee", "optimizer", sort=False)
+    known = (*saved.shipped_names(), *rules.TEACHERS)
+    rivals = [name for name in losses if name not in known]
+    head = ["optimizee", saved.DEFAULT, "the oracle", "log ratio", *rivals]
+    lines, ratios = [head + ["log ratio to the best"] * bool(rivals)], []
+    for row in measured.rows(table, saved.DEFAULT):
+        others = [losses[name][row["optimizee"]] for name in rivals]
+        mine, best = row["validation_loss"], row["oracle_loss"]
+        against = [best, min(others)] if others else [best]
+        ratios.append([math.log(mine / other) for other in against])
+        told = [f"{_short(mine)} ± {_short(row['validation_sd'])}"]
+        told += [f"{_short(best)} ({row['oracle']})", _signed(ratios[-1][0])]
+        told += [*map(_short, others), *map(_signed, ratios[-1][1:])]
+        lines.append([row["optimizee"], *told])
+    oracle, *rival = map(_signed, map(statistics.mean, zip(*ratios, strict=True)))
+    lines.append(["mean", "", "", oracle, *[""] * len(rivals), *rival])
+    return records.markdown(lines)
+
+
+def _short(loss):
+    return f"{loss:.4f}".removeprefix("0")
+
+
+def _signed(ratio):
+    return f"{ratio:+.3f}".replace("0.", ".").replace("-", "−")
+
+
 def _read(path):
     return pd.read_csv(path, keep_default_na=False, dtype={"seed_numbers": str})
 
@@ -201,6 +237,8 @@ def main():
     text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
     files.write_text(path, text)
     print(f"{len(table)} rows: {path}")
+    if given.held_out:
+        print(page(table))
     print(f"{len(write_cards())} cards: {CARDS}")
 
 

@@ -404,6 +404,43 @@ def test_seeds_that_something_was_chosen_by_are_not_held_out():
         zoo.check_held_out(table, pd.DataFrame({"seed_numbers": ["0 1", "5 3"]}))
 
 
+def test_the_page_of_held_out_seeds():
+    def row(optimizer, optimizee, loss):
+        best = {"oracle": "adam", "oracle_loss": 0.1 if optimizee == "Train" else 2.0}
+        return {
+            "optimizer": optimizer,
+            "optimizee": optimizee,
+            "validation_loss": loss,
+            "validation_sd": 0.0123,
+            **best,
+        }
+
+    losses = {saved.DEFAULT: (0.05, 1.0), "adam": (0.1, 2.0), "theirs": (0.05, 4.0)}
+    table = pd.DataFrame(
+        row(name, *pair)
+        for name, found in losses.items()
+        for pair in zip(("Train", "MLP"), found, strict=True)
+    )
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in zoo.page(table).splitlines()
+    ]
+    assert lines[0][2:] == [
+        "the oracle",
+        "log ratio",
+        "theirs",
+        "log ratio to the best",
+    ]
+    assert lines[2][0] == "Train"
+    assert lines[2][1:4] == [".0500 ± .0123", ".1000 (adam)", "−.693"]
+    assert lines[2][4:] == [".0500", "+.000"]
+    assert lines[3][4:] == ["4.0000", "−1.386"]
+    assert lines[4] == ["mean", "", "", "−.693", "", "−.693"]
+    alone = zoo.page(table[table["optimizer"] != "theirs"])
+    assert "| mean" in alone
+    assert "best" not in alone
+
+
 def made_up():
     """Returns records, none of which has a shipped optimizer's name."""
     found = planted()
@@ -561,6 +598,10 @@ def test_rivals_are_added_beside_rows_that_are_there():
     assert not known["rival"].any()
     grown = zoo.added(known, found, ["ours", "alone"])
     whole = zoo.results(found, ["ours", "alone"])
+    theirs = whole["optimizer"].isin(["ours", "alone"])
+    assert theirs.any()
+    assert len(whole[~theirs]) == len(known)
+    whole = whole[~theirs]  # no rows of theirs beside those that ship
     both = [
         t.set_index(["optimizer", "optimizee"]).sort_index() for t in (whole, grown)
     ]
@@ -636,6 +677,20 @@ def test_the_default_validates_best_over_all_optimizees():
     best = min(scores, key=lambda name: sum(scores[name]))
     assert best == saved.DEFAULT
     assert saved.find(best)[2]["sha256"] == saved.digest(tf_amalgam.load().rule_weights)
+
+
+def test_the_held_out_results_are_of_the_default_on_fresh_seeds():
+    """docs/results.md has them as `benchmarks/zoo.py --held-out` writes them."""
+    rows = reached.measurements(reached.HELD_OUT)
+    assert {row["optimizer"] for row in rows} > {saved.DEFAULT, *rules.TEACHERS}
+    where = {row["optimizee"] for row in rows if row["optimizer"] == saved.DEFAULT}
+    by = {row["optimizee"] for row in reached.measurements(reached.RESULTS)}
+    assert where == {row["optimizee"] for row in rows} == by | {"Wider"}
+    table = zoo._read(reached.HELD_OUT)
+    zoo.check_held_out(table, zoo._read(reached.RESULTS))
+    assert len(table) == len(where) * table["optimizer"].nunique()
+    assert zoo.page(table) in (ROOT / "docs" / "results.md").read_text()
+    assert tf_amalgam.card().held_out
 
 
 @pytest.mark.slow
