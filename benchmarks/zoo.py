@@ -238,7 +238,7 @@ def main():
     files.write_text(path, text)
     print(f"{len(table)} rows: {path}")
     if given.held_out:
-        print(page(table))
+        print(page(_read(path)))
     print(f"{len(write_cards())} cards: {CARDS}")
 
 
