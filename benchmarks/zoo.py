@@ -237,7 +237,7 @@ def main():
     text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
     files.write_text(path, text)
     print(f"{len(table)} rows: {path}")
-    if given.held_out:
+    if given.held_out and saved.DEFAULT in set(table["optimizer"]):
         print(page(_read(path)))
     print(f"{len(write_cards())} cards: {CARDS}")
 

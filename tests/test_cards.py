@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
@@ -590,6 +591,32 @@ def test_what_is_left_out_of_the_table_is_told(
     told = capsys.readouterr().out
     assert "Left out, since not all are there: Train." in told
     assert f"{len(fewer)} rows: {no_results / 'results.csv'}" in told
+
+
+def test_held_out_seeds_go_into_a_file_of_their_own(
+    no_results, tmp_path, monkeypatch, capsys
+):
+    found = made_up()
+    folder = recorded(found, tmp_path / "runs")
+    zoo.results(found).to_csv(no_results / "results.csv", index=False)
+    monkeypatch.setattr(zoo, "write_cards", tuple)
+    words = ["zoo.py", str(folder), "--held-out", "--rivals", "ours"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(ValueError, match="Evaluate by others"):
+        zoo.main()
+    assert not (no_results / "held_out.csv").exists()
+    for record in found:
+        record["seed"] += 10
+    shutil.rmtree(folder)
+    recorded(found, folder)
+    zoo.main()
+    assert "log ratio" not in capsys.readouterr().out  # the default was not there
+    table = zoo._read(no_results / "held_out.csv")
+    assert {"adam", "ours"} <= set(table["optimizer"])
+    mine = table.assign(optimizer=table["optimizer"].replace("adam", saved.DEFAULT))
+    monkeypatch.setattr(zoo, "results", lambda *_: mine)
+    zoo.main()
+    assert zoo.page(mine) in capsys.readouterr().out
 
 
 def test_rivals_are_added_beside_rows_that_are_there():
