@@ -369,6 +369,19 @@ def test_the_dearest_step_is_compared_with_the_cheapest(benchmark, monkeypatch, 
     assert "takes 2064 µs, and 619 µs a row of each block: 150 ns a parameter" in told
 
 
+@pytest.mark.parametrize(("ratio", "with_512"), [(1.7, True), (2.3, True), (2.5, None)])
+def test_how_uneven_steps_may_be(ratio, with_512, benchmark, monkeypatch):
+    """By what was measured on either kind of machine."""
+    learned_step = benchmark("learned_step")
+    found = {"Train": [100.0 * ratio] * 3, "5M": [100.0] * 3}
+    for vnni in (False, True):
+        flags = {"avx2", *["avx512_vnni"] * vnni}
+        monkeypatch.setattr(learned_step.measuring, "flags", lambda flags=flags: flags)
+        one = learned_step.evenness(found, "a step")
+        assert one.value == pytest.approx(ratio)
+        assert one.broke == (with_512 is None or (not vnni and ratio > 1.75))
+
+
 def test_a_rate_of_memory_is_that_of_bytes(benchmark, monkeypatch):
     measuring = benchmark("measuring")
     monkeypatch.setattr(measuring, "timed", lambda call: call() or 0.5)
