@@ -191,7 +191,7 @@ def _short(loss):
 
 
 def _signed(ratio):
-    return f"{ratio:+.3f}".replace("0.", ".").replace("-", "−")
+    return f"{ratio:+.3f}".replace("+0.", "+.").replace("-0.", "-.").replace("-", "−")
 
 
 def _read(path):

@@ -437,6 +437,7 @@ def test_the_page_of_held_out_seeds():
     assert lines[2][4:] == [".0500", "+.000"]
     assert lines[3][4:] == ["4.0000", "−1.386"]
     assert lines[4] == ["mean", "", "", "−.693", "", "−.693"]
+    assert zoo._signed(-10.5) == "−10.500"
     alone = zoo.page(table[table["optimizer"] != "theirs"])
     assert "| mean" in alone
     assert "best" not in alone

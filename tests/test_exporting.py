@@ -294,7 +294,7 @@ def test_home_is_understood(run, tmp_path, monkeypatch):
     exporting.export("~/run", "~/out/mine.npz")
     assert (tmp_path / "out" / "mine.md").is_file()
     for evaluation in ("~/records", tmp_path / "records"):
-        with pytest.raises(ValueError, match="has no records of 'other'"):
+        with pytest.raises(ValueError, match="It has adam, ours"):
             exporting.export(run, "~/other.npz", evaluation=evaluation)
     page = reporting.write_report("~/records", "~/report", markdown="~/page.md")
     assert page.parent == tmp_path / "report"

@@ -127,6 +127,14 @@ def test_fewer_are_the_first_of_more_and_finished_ones_stay(three, monkeypatch):
     np.testing.assert_array_equal(weights(three / "replicate-1"), before)
 
 
+def test_home_is_understood(three, tmp_path, monkeypatch):
+    shutil.copytree(three, tmp_path / "home" / "three")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(Trainer, "step", None)  # all are there
+    first, *_ = bindings.run_replicates(3, FILES, TINY, "~/three")
+    assert first == tmp_path / "home" / "three" / "replicate-0"
+
+
 def test_finished_ones_need_no_checkpoints(three, tmp_path, monkeypatch):
     """Their README says that these can be removed; nothing is trained anew."""
     shutil.copytree(three, tmp_path, dirs_exist_ok=True)
