@@ -73,6 +73,21 @@ def optimizer(name):
     return {"SGD": keras.optimizers.SGD, "Adam": keras.optimizers.Adam}[name](1e-4)
 
 
+def problem(shape, batches):
+    """Returns made-up inputs of a shape, targets and their loss."""
+    import keras
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    images = len(shape) == 3
+    x = generator.integers(0, 256, (BATCH * batches, *shape))
+    x = x.astype("uint8" if images else "float32")
+    if not images:
+        return x, 0.0 * x, "mse"
+    y = generator.integers(0, 10, len(x))
+    return x, y, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
 def fitted(model, names):
     """Returns a function that times a step of each optimizer, and a dict.
 
@@ -80,18 +95,11 @@ def fitted(model, names):
     order that it is given. The dict holds the number of "parameters" and, by name, the
     seconds of the first step.
     """
-    import keras
     import numpy as np
     from large_model import stopwatch
 
     make, shape = models()[model]
-    generator = np.random.default_rng(0)
-    images = len(shape) == 3
-    x = generator.integers(0, 256, (BATCH * STEPS[model], *shape)).astype(
-        "uint8" if images else "float32"
-    )
-    y = generator.integers(0, 10, len(x)) if images else 0.0 * x
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    x, y, loss = problem(shape, STEPS[model])
     nets, first = {}, {}
 
     def times(name):
@@ -101,7 +109,7 @@ def fitted(model, names):
 
     for name in names:
         nets[name] = make()
-        nets[name].compile(optimizer=optimizer(name), loss=loss if images else "mse")
+        nets[name].compile(optimizer=optimizer(name), loss=loss)
         first[name] = times(name)[0]
     weights = nets[names[0]].trainable_weights
     parameters = sum(int(np.prod(v.shape)) for v in weights)

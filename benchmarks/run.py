@@ -1,6 +1,6 @@
 """All tables of speed and memory, with their goals; fails where something broke.
 
-    python benchmarks/run.py [--only start learned_step step_alone large_model …]
+    python benchmarks/run.py [--only start learned_step step_alone step_in_fit …]
     python benchmarks/run.py --data_dir /path/to/tfds  # with time_to_quality, on MNIST
 
 An hour or two on two cores; run it on a quiet machine. What is measured is divided by
@@ -24,6 +24,7 @@ BENCHMARKS = {
     "start": [],
     "learned_step": [],
     "step_alone": [],
+    "step_in_fit": [],
     "large_model": [],
     "meta_step": ["--long"],
     "where_time_goes": ["--teachers", "0", "2", "6"],
