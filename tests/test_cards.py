@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHIPPED = saved.shipped_names()
 STOPPED = "not finished (the command goes on where this was stopped)"
 ENDED = {"then": "finish", "score": -1.0, "steps": 200}
-# An older experiment, with stages of its own, made it.
+# An experiment with stages of its own made it.
 MADE_OTHERWISE = {"min-max-small": "gin_configs/experiments/mnist_min_max_small.gin"}
 
 
@@ -685,7 +686,12 @@ def test_the_page_of_what_ships_is_true(name):
     """docs/zoo is what `benchmarks/zoo.py` makes of today's files and results."""
     card, folder = tf_amalgam.card(name), ROOT / "docs" / "zoo"
     assert (folder / f"{name}.png").is_file() == bool(card.validations)
-    assert (folder / f"{name}.md").read_text() == exporting.markdown(card)
+    page = (folder / f"{name}.md").read_text()
+    assert page == exporting.markdown(card, zoo.drawn(name))
+    (picture,) = re.findall(r"!\[validation by meta-update.*\]\((.+)\)", page)
+    assert (folder / picture).is_file()
+    # Where a file holds validations its own picture stands there.
+    assert (picture == f"{name}.png") == bool(card.validations)
     read = json.loads((folder / f"{name}.json").read_text())
     assert read == exporting.as_json(card)
 

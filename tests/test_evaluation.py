@@ -46,6 +46,20 @@ def test_records_hold_curves_times_and_terms(finished):
         assert record["versions"]["keras"] == keras.__version__
 
 
+def test_a_training_is_longer_than_the_warm_up(tmp_path):
+    """104 examples in minibatches of 8 for two epochs."""
+    task = helpers.tiny_task()
+    steps = 2 * (len(task.dataset.train.x) // 8)
+    for warm_up in (steps, steps + 1):
+        options = {**OPTIONS, "warmup_steps": warm_up, "workdir": tmp_path / "none"}
+        told = f"tiny: epochs=2 are {steps} steps.*warmup_steps={warm_up}.*a shorter"
+        with pytest.raises(ValueError, match=told):
+            tf_amalgam.evaluate(["adam"], task, **options)
+        with pytest.raises(ValueError, match=f"epochs=2 are {steps} steps"):
+            tf_amalgam.grid_search(task, ["adam"], **{**options, "seeds": (0,)})
+    assert not (tmp_path / "none").exists()
+
+
 def test_who_launches_is_given_all_records(finished, tmp_path):
     """Also those that are there, as a list of jobs has them."""
     shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)

@@ -41,6 +41,7 @@ TINY = [
     "kmnist_dp/conv.batch_size = 16",
     "evaluate.seeds = [0]",
     "evaluate.epochs = 1",
+    "evaluate.warmup_steps = 1",
     "evaluate.progress = False",
     "grid_search.learning_rates = [0.01, 0.1, 0.2]",
     "grid_search.epochs = 1",

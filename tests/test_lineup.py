@@ -142,6 +142,24 @@ def test_a_student_that_is_still_trained_is_warned_of(folder, tmp_path, caplog):
     (message,) = caplog.messages
     assert message.startswith("mine: the training in ")
     assert "replicate-2 has not ended" in message
+    lineup({"mine": tmp_path / "going_on" / "replicate-2" / "student.npz"}, **terms)
+    assert len(caplog.messages) == 2
+
+
+def test_a_training_that_goes_on_changes_no_contestant(folder, tmp_path):
+    """All runs are of the student that the records' hash is of."""
+    file = shutil.copy(folder / "replicate-2" / "student.npz", tmp_path)
+    (one,) = lineup({"mine": file}, **TERMS)
+    shutil.copy(folder / "replicate-0" / "student.npz", tmp_path)
+    assert saved.digest(one.make().rule_weights) == one.config["weights_sha256"]
+    (other,) = lineup({"mine": file}, **TERMS)
+    assert other.config["weights_sha256"] != one.config["weights_sha256"]
+
+
+def test_replicates_in_the_home_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    found = lineup({"mine": f"~/{folder.name}"}, **TERMS)
+    assert [one.replicate for one in found] == [0, 2, 10]
 
 
 def test_names_of_their_own():

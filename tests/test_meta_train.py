@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import tf_amalgam
 from tests import helpers
-from tf_amalgam import checkpoints, files, meta_step, run, saved
+from tf_amalgam import checkpoints, data, files, meta_step, run, saved
 from tf_amalgam.curriculum import Curriculum, Progress, Stage
 from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
@@ -505,10 +505,16 @@ def test_another_model_of_the_same_shapes_is_another_experiment(tmp_path):
     tf_amalgam.amalgamate(task("sigmoid"), **short)
     with pytest.raises(ValueError, match=r"another experiment(?s:.)*task.*model"):
         tf_amalgam.amalgamate(task("relu"), **short)
+    other, digits = task("sigmoid"), tf_amalgam.load_dataset("digits")
+    darker = [split._replace(x=split.x // 2) for split in digits[1:]]
+    other.dataset = data.Dataset("digits", *darker)
+    with pytest.raises(ValueError, match=r"another experiment(?s:.)*task.*data"):
+        tf_amalgam.amalgamate(other, **short)
     # Folders of earlier versions do not know.
     file = tmp_path / "settings.json"
     told = json.loads(file.read_text())
-    del told["task"]["model"]
+    for key in ("model", "data", "loss_options"):
+        del told["task"][key]
     file.write_text(json.dumps(told))
     assert tf_amalgam.amalgamate(task("sigmoid"), **short).finished
 

@@ -3,6 +3,7 @@
 import operator
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -120,7 +121,42 @@ def test_descriptions_of_tasks_differ_where_they_do():
 
 def test_records_of_earlier_versions_do_not_say():
     told = tasks.mlp("digits").describe()
-    older = {k: v for k, v in told.items() if k != "model"}
-    assert not terms.differences(older, told)
-    (found,) = terms.differences(told, {**told, "model": "0" * 12})
-    assert found.name == "model"
+    for key in ("model", "data", "loss_options"):
+        older = {k: v for k, v in told.items() if k != key}
+        assert not terms.differences(older, told)
+        (found,) = terms.differences(told, {**told, key: "0" * 12})
+        assert found.name == key
+
+
+def test_an_optimizee_is_told_by_its_data_and_by_how_its_loss_is_computed():
+    """Names and sizes are the same."""
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(60, 4)), generator.integers(0, 3, 60)
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy
+
+    def task(x, y, loss):
+        given = {"loss": loss, "batch_size": 8, "name": "mine"}
+        return tasks.Task.from_keras(lambda: net(layers.Dense(3)), (x, y), **given)
+
+    def told(*given):
+        return task(*given).describe()
+
+    mine = told(x, y, cross_entropy(from_logits=True))
+    assert told(x.copy(), y, cross_entropy(from_logits=True)) == mine
+    assert told(x * (1 + 1e-15), y, cross_entropy(from_logits=True)) == mine
+    other = y.copy()
+    other[7] = (other[7] + 1) % 3
+    for key, given in {
+        "data": [
+            (2.0 * x, y, cross_entropy(from_logits=True)),
+            (x[::-1], y[::-1], cross_entropy(from_logits=True)),
+            (x.astype("float32"), y, cross_entropy(from_logits=True)),
+            (x, other, cross_entropy(from_logits=True)),
+        ],
+        "loss_options": [(x, y, cross_entropy())],
+    }.items():
+        for one in given:
+            (found,) = terms.differences(mine, told(*one))
+            assert found.name == key
+    assert mine["loss_options"] == "SparseCategoricalCrossentropy(from_logits=True)"
+    assert tasks.mlp("digits").describe()["data"] != mine["data"]

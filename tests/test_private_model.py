@@ -97,6 +97,13 @@ def noise_alone():
     return noise_of(noise_model())
 
 
+def loss_of_odd_minibatches():
+    """The last one is of 5 examples, of which one replica of four gets none."""
+    model = compiled(seeded(helpers.tiny_model))
+    fitted(model)
+    return np.array(model.history.history["loss"])
+
+
 def counts():
     """The count of noisy gradients on every replica, after 6 steps."""
     model = compiled(helpers.tiny_model())
@@ -112,6 +119,7 @@ RUNS = {
     "plain": lambda: fitted(compiled(seeded(helpers.tiny_model))),
     "dropout": lambda: fitted(compiled(seeded(dropout_model)), examples=16),
     "noise": noise_alone,
+    "loss": loss_of_odd_minibatches,
 }
 
 MIRRORED = """

@@ -1,6 +1,7 @@
 """Trained optimizers on disk, and `load`."""
 
 import hashlib
+import io
 import json
 import pathlib
 import re
@@ -196,6 +197,9 @@ def test_a_folder_of_replicates_says_which_there_are(path):
         tf_amalgam.load(path.parent)
 
 
+_buffer = io.BytesIO()
+np.save(_buffer, np.ones(3))
+NPY = _buffer.getvalue()
 DAMAGE = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:9000]),
     "not an archive": lambda path: path.write_text("hello"),
@@ -203,6 +207,7 @@ DAMAGE = {
         path.read_bytes()[:15000] + b"\x55\xaa" + path.read_bytes()[15002:]
     ),
     "another file": lambda path: np.savez(path, numbers=np.ones(3)),
+    "one array": lambda path: path.write_bytes(NPY),
 }
 
 

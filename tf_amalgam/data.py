@@ -1,6 +1,8 @@
 """Data sets by name, as arrays, with a validation split held out of training."""
 
 import functools
+import hashlib
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -60,7 +62,8 @@ def load_dataset(name: str, data_dir=None, validation_examples: int | None = Non
     if name not in IMAGE_SETS:
         _check_known(name)
     held_out = 5000 if validation_examples is None else validation_examples
-    return _image_set(name, None if data_dir is None else str(data_dir), held_out)
+    folder = None if data_dir is None else os.path.expanduser(str(data_dir))
+    return _image_set(name, folder, held_out)
 
 
 def from_arrays(x, y, name: str = "arrays", validation_fraction: float = 0.1):
@@ -96,6 +99,40 @@ def from_arrays(x, y, name: str = "arrays", validation_fraction: float = 0.1):
     order = np.random.default_rng(0).permutation(len(x))
     test, validation, train = np.split(order, [held_out, 2 * held_out])
     return Dataset(name, *(Split(x[i], y[i]) for i in (train, validation, test)))
+
+
+def digest(dataset) -> str:
+    """Returns 12 hexadecimal digits that data sets of one content share.
+
+    Of whole numbers every one counts; of floats their size, mean and a weighted mean,
+    to some four digits, so that another machine, which rounds otherwise, says the same.
+    """
+    told = []
+    for split in dataset[1:]:
+        for part in split:
+            told += [str(part.shape), part.dtype.str]
+            told += _in_digits(part) if part.dtype.kind == "f" else [_of_bytes(part)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
+
+
+def _of_bytes(part):
+    return hashlib.sha256(np.ascontiguousarray(part).data).hexdigest()
+
+
+def _in_digits(part, chunk=2**20):
+    """Returns the root mean square in words, and two means as shares of it."""
+    part = part.reshape(-1)
+    weights = np.cos(np.arange(min(chunk, part.size), dtype="float64"))
+    square = total = weighted = 0.0
+    for i, start in enumerate(range(0, part.size, chunk)):
+        some = part[start : start + chunk].astype("float64")
+        square += some @ some
+        total += some.sum()
+        weighted += (some @ weights[: some.size]) / (1 + i)
+    size = np.sqrt(square / max(part.size, 1))
+    unit = size * max(part.size, 1) or 1.0
+    shares = [total / unit, weighted / unit * np.sqrt(part.size)]
+    return [f"{size:.4g}", *(f"{round(share, 4) + 0.0:.4f}" for share in shares)]
 
 
 def check(dataset, whose):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tf_amalgam import files, plots, records, terms
-from tf_amalgam.checks import as_whole, check_whole, sequence
+from tf_amalgam.checks import as_whole, check_whole, is_number, sequence
 from tf_amalgam.lineup import labelled, lineup
 from tf_amalgam.sweep import Job, sweep
 from tf_amalgam.tasks.task import check_task
@@ -105,6 +105,8 @@ def evaluate(
     only = only if only is None else sequence("only", only)
     if not seeds:
         raise ValueError("evaluate needs at least one seed; received none.")
+    for task in tasks:
+        _check_length(task, epochs, warmup_steps)
     shared = {
         "epochs": epochs,
         "warmup_steps": warmup_steps,
@@ -287,6 +289,17 @@ def _terms(path):
             f"{path} cannot be read ({error}). It holds the terms of the runs beside "
             "it: remove it if they are those of this call."
         ) from error
+
+
+def _check_length(task, epochs, warmup_steps):
+    """Raises ValueError for trainings that the warm-up takes as a whole."""
+    steps = epochs * (len(task.dataset.train.x) // task.batch_size)
+    if is_number(warmup_steps) and steps <= warmup_steps:
+        raise ValueError(
+            f"{task.name}: epochs={epochs} are {steps} steps, and in the first "
+            f"warmup_steps={warmup_steps} all optimizers are plain SGD, so that there "
+            "would be nothing to compare. Give more epochs, or a shorter warm-up."
+        )
 
 
 # What a record is of.

@@ -66,14 +66,20 @@ def export(
     return card
 
 
-def write_card(card, path):
-    """Writes a card as `path`.md and .json; draws `path`.png if it has validations."""
+def write_card(card, path, drawn=""):
+    """Writes a card as `path`.md and .json; draws `path`.png if it has validations.
+
+    Args:
+        card: what to write.
+        path: without an ending.
+        drawn: Markdown of a picture of its validations, where the card has none.
+    """
     path = pathlib.Path(path)
     if card.validations:
         points = [(row["update"], row["score"]) for row in card.validations]
         plots.validations({card.name: points}, path.with_name(f"{path.name}.png"))
     files.write_json(path.with_name(f"{path.name}.json"), as_json(card))
-    files.write_text(path.with_name(f"{path.name}.md"), markdown(card))
+    files.write_text(path.with_name(f"{path.name}.md"), markdown(card, drawn))
 
 
 def as_json(card) -> dict:
@@ -83,15 +89,22 @@ def as_json(card) -> dict:
     return json.loads(told, parse_constant=lambda _: None)
 
 
-def markdown(card) -> str:
-    """Returns a card as a page of Markdown, beside the picture of its validations."""
+def markdown(card, drawn="") -> str:
+    """Returns a card as a page of Markdown, beside the picture of its validations.
+
+    Args:
+        card: what to write.
+        drawn: Markdown of such a picture, where the card has no validations.
+    """
     facts = card.facts()
     command = facts.pop("made by", "")
     parts = [f"# {card.name}", f"{card.what}.", _table([("", ""), *facts.items()])]
     if command:
         parts.append(f"```bash\n{command}\n```")
     if card.validations:
-        parts.append(f"![validation by meta-update]({card.name}.png)")
+        drawn = f"![validation by meta-update]({card.name}.png)"
+    if drawn:
+        parts.append(drawn)
     if card.replicates:
         parts += ["## Replicates", _replicates(card.replicates)]
     if card.results:

@@ -137,8 +137,10 @@ def lineup(
                     one,
                 )
 
-            def make(one=one):
-                return _with_warm_up(one, preset, terms)
+            read = _read(one)  # once: a training that goes on may write another
+
+            def make(one=one, read=read):
+                return _with_warm_up(one, preset, terms, read)
 
             # Bad names and files show before any work.
             made, again = make(), make()
@@ -147,7 +149,7 @@ def lineup(
                     f"{label}: each run needs a fresh optimizer, but the function "
                     "returns the same one every time."
                 )
-            facts = (configuration(made), _kind(made), _training(one))
+            facts = (configuration(made), _kind(made), _training(read))
             found.append(Contestant(label, i, make, *facts))
     return found
 
@@ -193,12 +195,19 @@ TRAINING = (
 )
 
 
-def _training(given):
+def _read(given):
+    """Returns `(rule, weights, header)` of a trained optimizer; None of all others."""
     if not isinstance(given, (str, pathlib.Path)):
-        return {}
+        return None
     if isinstance(given, str) and (given.startswith(KERAS) or given in rules.TEACHERS):
+        return None
+    return saved.find(given)
+
+
+def _training(read):
+    if read is None:
         return {}
-    rule, _, header = saved.find(given)
+    rule, _, header = read
     about = header["about"]
     found = {key: about[key] for key in TRAINING if key in about}
     task = about["task"]["name"] if "task" in about else ""
@@ -262,8 +271,8 @@ def _replicates(given):
     """Returns replicate number → what makes it."""
     if isinstance(given, (list, tuple)):
         return dict(enumerate(given))
-    if _is_path(given) and pathlib.Path(given).is_dir():
-        return replicates.students(given) or {0: given}
+    if _is_path(given) and (folder := pathlib.Path(given).expanduser()).is_dir():
+        return replicates.students(folder) or {0: given}
     return {0: given}
 
 
@@ -273,8 +282,18 @@ def _is_path(given):
     return isinstance(given, (str, pathlib.Path)) and not named
 
 
-def _with_warm_up(given, preset, terms):
-    """Returns a fresh optimizer that warms up as all others do."""
+def _with_warm_up(given, preset, terms, read):
+    """Returns a fresh optimizer that warms up as all others do.
+
+    Args:
+        given: one of those of `lineup`.
+        preset: see `lineup`.
+        terms: of the warm-up.
+        read: what `_read` found.
+    """
+    if read is not None:
+        rule, weights, _ = read
+        return optimizer_for(rule, weights, **terms)
     if isinstance(given, AnalyticRule):
         return optimizer_for(given, {}, **terms)
     if isinstance(given, str) and given.startswith(KERAS):

@@ -123,7 +123,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             self._state = self._blocks_of(self.rule, self.state_dtype)
             if self.guard:
                 with _eagerly():
-                    params_P = _flat(variables)
+                    # A copy: of one vector it would be the model's own, on JAX.
+                    params_P = ops.copy(_flat(variables))
                 fallback = self.guard.fallback
                 self._fallback = self._blocks_of(fallback, "float32", "fallback_")
                 self._guarded = [

@@ -185,7 +185,9 @@ class Choice(LearnedOptimizer):
         [last] = [part for part in parts if part[0].name.startswith(start)]
         last_HP = joined([ops.convert_to_numpy(v) for v in last], layout.size)
         weights = {k: ops.convert_to_tensor(v) for k, v in self.rule_weights.items()}
-        shares_KP = self.rule.mixing_weights(weights, ops.cast(last_HP, "float32"))
+        # NumPy's bfloat16 would stay one on PyTorch, whatever it is cast to.
+        last_HP = ops.convert_to_tensor(last_HP.astype("float32"))
+        shares_KP = self.rule.mixing_weights(weights, last_HP)
         pieces = layout.segments(ops.convert_to_numpy(shares_KP))
         found: dict = {}
         for name, shape, piece in zip(layout.names, layout.shapes, pieces, strict=True):

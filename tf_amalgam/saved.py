@@ -93,7 +93,10 @@ def read(path):
             f"folder with {STUDENT_FILE}, as amalgamate writes."
         )
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):  # whatever the file is called
+            raise ValueError("it holds one array")
+        with archive:
             arrays = {name: archive[name] for name in archive.files}
         header = _header(arrays.pop("header"))
     except files.UNREADABLE_ZIP as error:

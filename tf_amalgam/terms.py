@@ -19,8 +19,9 @@ KERAS_OPTIONS = frozenset(
 )
 
 
-# Records of earlier versions do not tell what an optimizee's model is made of.
-LATER = frozenset({"model"})
+# Records of earlier versions do not tell what an optimizee's model is made of, nor its
+# data, nor how its loss is computed.
+LATER = frozenset({"model", "data", "loss_options"})
 
 
 class Difference(NamedTuple):

@@ -112,8 +112,8 @@ class Workdir:
 
     @staticmethod
     def _check_same(found, settings, folder):
-        # Folders of earlier versions do not say what their seed comes from, nor what
-        # their optimizee's model is made of.
+        # Folders of earlier versions do not say what their seed comes from, nor all of
+        # their optimizee.
         found = {**{k: v for k, v in settings.items() if k in ORIGIN}, **found}
         if isinstance(there := found.get("task"), dict):
             task = settings["task"]
@@ -247,8 +247,12 @@ def _shared(settings):
 
 
 def is_unfinished(folder) -> bool:
-    """Returns whether a folder is of a run that goes on, or was interrupted."""
-    folder = pathlib.Path(folder)
+    """Returns whether a folder is of a run that goes on, or was interrupted.
+
+    The file of its student stands for it.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    folder = folder.parent if folder.name == saved.STUDENT_FILE else folder
     return (folder / SETTINGS_FILE).is_file() and not (folder / CURVES_FILE).is_file()
 
 

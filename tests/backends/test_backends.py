@@ -101,6 +101,27 @@ def test_learning_rate_may_be_a_schedule():
     close(walks.flat(model.trainable_variables), before)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mixing_weights_are_shares(dtype):
+    optimizer = tf_amalgam.load(state_dtype=dtype, warmup_steps=0)
+    model, x, y = walks.model_of(optimizer)
+    model.fit(x, y, batch_size=16, epochs=1, verbose=0)
+    for share in optimizer.mixing_weights().values():
+        close(share.sum(axis=-1), 1.0)
+        assert share.min() > 0.0
+
+
+def test_a_guard_of_a_single_vector():
+    """Of which it keeps the best, not the model's own memory."""
+    layer = keras.layers.EinsumDense("ab,b->a", output_shape=(), bias_axes=None)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    model.compile(tf_amalgam.load("choice-small", guard=True, warmup_steps=2), "mse")
+    assert [len(v.shape) for v in model.trainable_variables] == [1]
+    x = np.random.default_rng(0).normal(size=(32, 3)).astype("float32")
+    model.fit(x, x.sum(axis=-1), batch_size=8, epochs=2, verbose=0)
+    assert np.isfinite(walks.flat(model.trainable_variables)).all()
+
+
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="it is TensorFlow")
 def test_tensorflow_is_not_imported():
     code = (

@@ -6,6 +6,8 @@ import inspect
 import keras
 import tensorflow as tf
 
+from tf_amalgam.tasks import outline
+
 
 def per_example(loss):
     """Returns the loss without its own mean.
@@ -53,6 +55,11 @@ def of_labels(loss):
     config = loss.get_config()
     usual = config.get("axis", -1) == -1 and config.get("ignore_class") is None
     return mean and usual
+
+
+def options_of(loss):
+    """Returns a loss of Keras' classes in words, with its unusual options."""
+    return outline.words(loss) if isinstance(loss, keras.losses.Loss) else ""
 
 
 def name_of(loss):

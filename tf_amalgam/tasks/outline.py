@@ -51,9 +51,14 @@ def _sources(operation):
 
 
 def _operation(operation):
-    kind = type(operation)
     if getattr(operation, "layers", None):
-        return f"{kind.__name__}({'; '.join(outline(operation))})"
+        return f"{type(operation).__name__}({'; '.join(outline(operation))})"
+    return words(operation)
+
+
+def words(operation) -> str:
+    """Returns an object of Keras' as its class and the options that are not usual."""
+    kind = type(operation)
     try:
         with warnings.catch_warnings():  # of functions that no file could hold
             warnings.simplefilter("ignore")

@@ -163,7 +163,10 @@ class PrivateModel(keras.Model):
         self.optimizer.apply(layout.split(scale * found.grads_P), variables)
         for metric in self.metrics:
             if metric.name == "loss":
-                metric.update_state(tf.reduce_mean(found.losses), sample_weight=count)
+                # A replica may be left without an example.
+                whole = tf.cast(count, found.losses.dtype)
+                mean = tf.math.divide_no_nan(tf.reduce_sum(found.losses), whole)
+                metric.update_state(mean, sample_weight=count)
         return self.compute_metrics(x, y, outputs, sample_weight=weights)
 
     def privacy_report(self, batch_size, examples):

@@ -1,6 +1,7 @@
 """An optimizee as pure functions of one flat parameter vector."""
 
 import contextlib
+import functools
 import math
 import random
 from typing import Any, NamedTuple
@@ -217,9 +218,15 @@ class Task:
             "examples": [len(split.x) for split in self.dataset[1:]],
             "batch_size": self.batch_size,
             "loss": losses.name_of(self._loss_identifier),
+            "loss_options": losses.options_of(self._loss_identifier),
+            "data": self._data_digest,
             "model": self._digest,
             "shapes": [list(shape) for shape in self.layout.shapes],
         }
+
+    @functools.cached_property
+    def _data_digest(self):
+        return data.digest(self.dataset)
 
     def _loss_of(self, params, model_state, batch, training):
         x, y = self.prepare(batch)
