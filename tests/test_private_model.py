@@ -363,7 +363,13 @@ def test_bad_private_models_are_refused(call, message):
 def test_evaluation_prints_epsilon_beside_the_result(tmp_path):
     task = private(helpers.tiny_task(), MIDDLE, 1.1)
     found = tf_amalgam.evaluate(
-        ["adam"], task, workdir=tmp_path, seeds=0, epochs=1, progress=False
+        ["adam"],
+        task,
+        workdir=tmp_path,
+        seeds=0,
+        epochs=1,
+        warmup_steps=5,
+        progress=False,
     )
     expected = task.privacy_report(12)
     assert found[0]["privacy"] == expected

@@ -85,9 +85,10 @@ def evaluate(
 
     Raises:
         ValueError: for an unknown optimizer, two optimizees or optimizers of one
-            name, or a folder with a record of other terms, or with one, of whatever
-            seed, of the same label or optimizee and other hyperparameters, weights,
-            data or minibatches; before any work starts.
+            name, trainings that are all warm-up, or a folder with a record of other
+            terms, or with one, of whatever seed, of the same label or optimizee and
+            other hyperparameters, weights, data or minibatches; before any work
+            starts.
         RuntimeError: naming the runs that failed, after all others have ended.
         OSError: naming a record that cannot be written (a full disk, say).
     """

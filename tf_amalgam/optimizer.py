@@ -51,10 +51,11 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             gains too little: less than a tenth of the loss in its first 300 steps, or
             less than half of what the other did, after a fall (losses are seen
             where Keras' `fit` scales it; not on JAX, nor on several replicas, nor under
-            `mixed_float16`, nor of a `private_model`, nor in loops of your own that do
-            not call `scale_loss`).
+            `mixed_float16`, nor inside a `MultiOptimizer`, nor of a `private_model`,
+            nor in loops of your own that do not call `scale_loss`).
             Where it climbed, or too little was gained, parameters go back to where it
-            was lowest. Steps whose gradient is not finite are left out. `guard_report`
+            was lowest, be it in an earlier `fit`: another training takes another
+            optimizer. Steps whose gradient is not finite are left out. `guard_report`
             says what happened. 12 bytes a parameter.
         **kwargs: what every Keras optimizer takes: `name`, `weight_decay`,
             `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`,

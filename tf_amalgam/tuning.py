@@ -80,8 +80,8 @@ def grid_search(
         only, launch: see `evaluate`; with `only` nothing is chosen.
 
     Raises:
-        ValueError: for a teacher, a grid or a folder that cannot be used, before any
-            work starts.
+        ValueError: for a teacher, a grid or a folder that cannot be used, or trainings
+            that are all warm-up, before any work starts.
         RuntimeError: if all rates of a teacher diverged; table and figure are written.
     """
     check_task(task)
