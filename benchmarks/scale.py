@@ -47,9 +47,8 @@ def planned(folder):
 def made_up(folder):
     """Writes as many records as the paper's protocol has; returns how many."""
     task = tasks.mlp(dataset="digits", hidden=(20,), batch_size=64, name="real")
-    (real,) = tf_amalgam.evaluate(
-        ["adam"], task, workdir=f"{folder}/real", seeds=[0], epochs=1, progress=False
-    )
+    terms = {"seeds": [0], "epochs": 1, "warmup_steps": 0, "progress": False}
+    (real,) = tf_amalgam.evaluate(["adam"], task, workdir=f"{folder}/real", **terms)
     numbers, count = random.Random(0), 0
     students = [f"student-{i}" for i in range(STUDENTS)]
     for j in range(OPTIMIZEES):

@@ -383,6 +383,16 @@ def test_the_floor_of_a_learned_step_is_timed(benchmark):
     assert benchmark("learned_step").floor(turns=1, repeats=3) > 5.0
 
 
+def test_records_are_made_up_of_a_real_one(benchmark, monkeypatch, tmp_path):
+    scale = benchmark("scale")
+    for name, value in {"STUDENTS": 1, "OPTIMIZEES": 2, "REPLICATES": 3}.items():
+        monkeypatch.setattr(scale, name, value)
+    monkeypatch.setattr(scale, "SEEDS", 2)
+    count = 2 * 2 * (len(scale.POOL) + 3)
+    assert scale.made_up(tmp_path) == count
+    assert len(list(tmp_path.rglob("*-seed*.json"))) == count + 1
+
+
 def test_plans_and_reports_have_goals(benchmark, monkeypatch, capsys):
     scale = benchmark("scale")
     plan = {"count": 100_384, "s": 7.0, "MB": 3.0}

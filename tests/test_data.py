@@ -2,10 +2,12 @@
 
 import pathlib
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from tf_amalgam import data
+from tf_amalgam.data import Dataset, Split
 
 
 def rows(split):
@@ -152,3 +154,38 @@ def test_sets_that_are_no_images_of_one_size(name, message, tmp_path):
 def test_missing_data_says_how_to_get_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="data_dir.*(?s:.*)tfds.load"):
         data.load_dataset("mnist", tmp_path)
+
+
+def of(x):
+    part = Split(np.asarray(x), np.arange(len(x)))
+    return data.digest(Dataset("mine", part, part, part))
+
+
+KINDS = {
+    "texts": np.array(["a", "bc", "d"], dtype=object),
+    "dates": np.array(["2026-01-01", "2026-01-02", "2026-01-03"], "datetime64[D]"),
+    "half": np.array([1.0, 2.0, 3.0], "float16"),
+    "bfloat16": np.array([1.0, 2.0, 3.0], ml_dtypes.bfloat16),
+    "booleans": np.array([True, False, False]),
+    "strided": np.arange(6)[::2],
+    "nothing": np.zeros((3, 0)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_array_has_a_digest(kind):
+    x = KINDS[kind]
+    assert of(x) == of(x.copy())
+    if x.size:
+        assert of(x) != of(x[::-1])
+
+
+def test_floats_are_told_apart_in_any_chunk():
+    """Chunks of seven numbers, of which a later one, or two in turn, are changed."""
+    x = np.random.default_rng(0).normal(size=70)
+    other, turned = x.copy(), x.copy()
+    other[64] += 1.0
+    turned[49:63] = np.roll(x[49:63], 7)
+    found = [data._in_digits(one, chunk=7) for one in (x, other, turned)]
+    assert found[0] == data._in_digits(x * (1.0 + 1e-12), chunk=7)
+    assert found[0] != found[1] != found[2] != found[0]

@@ -32,7 +32,8 @@ def test_load_and_use(capsys):
 @pytest.mark.slow
 def test_amalgamate_my_model(tmp_path):
     main = example("amalgamate_my_model").main
-    amalgam, found = main(tmp_path, stages=((100, 1, 0.1),), period=1, epochs=2)
+    # Six epochs are 108 steps, of which the warm-up is 100.
+    amalgam, found = main(tmp_path, stages=((100, 1, 0.1),), period=1, epochs=6)
     assert {r["optimizer"] for r in found} == {"student", "adam", "rmsprop"}
     assert len(found) == 9
     assert amalgam.finished

@@ -156,6 +156,11 @@ def test_a_training_that_goes_on_changes_no_contestant(folder, tmp_path):
     assert other.config["weights_sha256"] != one.config["weights_sha256"]
 
 
+def test_an_unknown_preset_is_refused_whoever_takes_part():
+    with pytest.raises(ValueError, match="Unknown preset 'relased'.*'released'"):
+        lineup({"mine": "min-max-small"}, **{**TERMS, "preset": "relased"})
+
+
 def test_replicates_in_the_home_folder(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     found = lineup({"mine": f"~/{folder.name}"}, **TERMS)

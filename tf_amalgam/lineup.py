@@ -108,9 +108,12 @@ def lineup(
             others a contestant says nothing but who it is. None wants all.
 
     Raises:
-        ValueError: for something else, no optimizers, or two of one label.
+        ValueError: for something else, no optimizers, two of one label, or an unknown
+            preset.
         FileNotFoundError: for a path where there is none.
     """
+    if preset not in rules.PRESETS:
+        raise ValueError(unknown("preset", preset, rules.PRESETS))
     terms = {
         "warmup_steps": warmup_steps,
         "warmup_learning_rate": warmup_learning_rate,

@@ -17,6 +17,12 @@ OPERATIVE_FILE = "operative_config.gin"
 HISTORY_FILE = "history.csv"
 VALIDATION_FILE = "validation.csv"
 CURVES_FILE = "curves.png"
+# How a difference in the optimizee's examples is told, and what it may come of.
+DATA = "task.data:"
+SHUFFLED = (
+    "\n(Other examples, or the same in another order: a tf.data.Dataset that shuffles "
+    "needs a seed.)"
+)
 UNTRAINED_FILE = "untrained.npz"
 MIXING_FILE = "mixing.csv"
 MIXING_PLOT = "mixing.png"
@@ -123,6 +129,7 @@ class Workdir:
             raise AnotherExperiment(
                 f"{folder} holds another experiment. Settings that differ:\n  "
                 + "\n  ".join(different)
+                + (SHUFFLED if any(d.startswith(DATA) for d in different) else "")
                 + "\nGive another workdir, or the same settings to continue that run."
             )
 
