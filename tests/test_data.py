@@ -161,6 +161,15 @@ def of(x):
     return data.digest(Dataset("mine", part, part, part))
 
 
+def test_data_in_the_home_folder(monkeypatch):
+    given = []
+    monkeypatch.setattr(data, "_image_set", lambda *one: given.append(one))
+    monkeypatch.setenv("HOME", "/somebody")
+    data.load_dataset("mnist", "~/tfds")
+    data.load_dataset("mnist", "gs://bucket/tfds")
+    assert [folder for _, folder, _ in given] == ["/somebody/tfds", "gs://bucket/tfds"]
+
+
 KINDS = {
     "texts": np.array(["a", "bc", "d"], dtype=object),
     "dates": np.array(["2026-01-01", "2026-01-02", "2026-01-03"], "datetime64[D]"),
