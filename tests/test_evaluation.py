@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import types
 
 import keras
 import numpy as np
@@ -444,6 +445,17 @@ def test_images_of_the_data_are_drawn_once(tmp_path):
     assert drawn.read_bytes() == b"drawn before"
 
 
+def test_what_is_no_picture_is_not_drawn(tmp_path):
+    """8-bit numbers of two channels: nothing that a figure could show."""
+    task = helpers.tiny_resnet_task()
+    split = lambda pair: pair._replace(x=np.zeros((40, 8, 8, 2), np.uint8))  # noqa: E731
+    dataset = task.dataset._replace(train=split(task.dataset.train))
+    evaluation._draw_samples([types.SimpleNamespace(dataset=dataset)], tmp_path)
+    assert not list(tmp_path.iterdir())
+    evaluation._draw_samples([task], tmp_path)
+    assert list(tmp_path.rglob("*.png"))
+
+
 def test_table_and_curves_come_from_records_alone(finished, tmp_path):
     found, folder = finished
     # In the order of the call, not of the alphabet.
@@ -495,6 +507,31 @@ def test_table_by_hand():
 def test_huge_losses_stay_readable():
     huge = made_up(curves={"loss": [1.0], "val_loss": [1.08e10], "val_accuracy": [0.1]})
     assert "| 1.1e+10 " in records.table([huge])
+
+
+@pytest.mark.filterwarnings("error")
+def test_losses_below_zero_are_drawn(tmp_path):
+    """An axis of logarithms would lack them."""
+    below = made_up(curves={"loss": [1.0], "val_loss": [0.3, -0.4]})
+    plots.learning_curves([below], tmp_path / "curves.png")
+    plots.loss_by_learning_rate({"sgd": {0.1: -0.4, 0.2: 0.3}}, tmp_path / "rates.png")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_small_losses_stay_readable():
+    """Those of a quadratic: beyond four decimals."""
+    small = made_up(curves={"loss": [1.0], "val_loss": [3.14e-5, 0.0]})
+    row = records.table([small, {**small, "seed": 1}]).splitlines()[2]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[4:6] == ["0.0000 ± 0.0000", "0.0000 ± 0.0000"]  # zero is zero
+    small["curves"]["val_loss"].pop()
+    assert "| 3.1e-05 ± 0.0e+00 |" in records.table([small, {**small, "seed": 1}])
+
+
+def test_a_label_with_a_bar_is_one_cell():
+    table = records.table([made_up(task="a|b", optimizer="c|d")])
+    assert r"| a\|b" in table
+    assert r"| c\|d" in table
 
 
 def test_diverged_runs_are_counted_and_shown(tmp_path):

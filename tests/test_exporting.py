@@ -321,6 +321,15 @@ def test_no_failure_is_claimed_where_nothing_was_compared():
     )
 
 
+def test_an_optimizee_of_which_every_run_diverged():
+    nothing = ("validation_loss", "validation_sd", "test_loss", "test_accuracy")
+    row = dict.fromkeys(nothing, "") | {"optimizee": "MLP", "optimizer": "mine"}
+    row |= {"oracle": "adam", "oracle_loss": 0.25}
+    row |= {"seeds": 3, "diverged": 3, "not_learned": 0}
+    told = "MLP: – validation, – test, 3 diverged (3 seeds); oracle adam 0.2500"
+    assert reached.result(row) == told
+
+
 def test_diverged_runs_are_failures():
     row = {"optimizee": "MLP", "diverged": 1, "seeds": 3, "validation_loss": ""}
     row["not_learned"] = 0
@@ -328,7 +337,9 @@ def test_diverged_runs_are_failures():
     fine |= {"oracle": "adam", "oracle_loss": 1.0, "not_learned": 0}
     alone = {"optimizee": "FMNIST", "diverged": 0, "oracle": "", "oracle_loss": ""}
     alone["not_learned"] = 0
-    card = cards.Card("mine", "rnnprop", {}, results=(row, fine, alone))
+    # Losses that may be below 0 have no ratio.
+    below = {**fine, "validation_loss": -0.5, "oracle_loss": -0.9}
+    card = cards.Card("mine", "rnnprop", {}, results=(row, fine, alone, below))
     told = ["MLP: 1 of 3 runs diverged"]
     assert reached.failures(card) == told
     older = tuple({**found, "not_learned": ""} for found in (fine, alone))

@@ -129,6 +129,47 @@ def test_rivals_are_said():
     ]
 
 
+def test_who_was_not_chosen_from_is_said():
+    """One that lacks or lost a run is no oracle, and no best rival."""
+    words = "Not chosen from, for diverged or missing runs:"
+    assert not starting(said(planted()), words)
+    found = [
+        one
+        for one in planted()
+        if (one["optimizer"], one["task"], one["seed"]) != ("adam", "MLP", 2)
+    ]
+    for one in found:
+        if (one["optimizer"], one["seed"]) == ("ours", 1):
+            one |= {"diverged": True, "test": {}}
+    given = evaluated.gather(found, rivals=("ours", "rnnprop"))
+    assert given.best["MLP"] == "sgd"
+    assert starting(facts.all_facts(given, found, [], []), words) == [
+        f"{words} adam (MLP).",
+        f"{words} ours (Train, MLP).",
+    ]
+
+
+def test_losses_below_zero_are_said():
+    """An optimizee whose loss is a cosine: nobody is e^80 times better."""
+    found = planted()
+    for one in found:
+        if one["task"] == "MLP":
+            for key in ("loss", "val_loss"):
+                losses = one["curves"][key]
+                one["curves"][key] = [loss - 9.0 for loss in losses]
+            for split in ("test", "test_at_best"):
+                one[split] = {**one[split], "loss": one[split]["loss"] - 9.0}
+    runs = frames.runs(found)
+    logs = runs[["log_best_val_loss", "log_test_at_best_loss", "log_stability"]]
+    assert logs[runs["task"] == "MLP"].isna().all(axis=None)
+    assert logs[runs["task"] == "Train"].notna().all(axis=None)
+    assert starting(said(found), "Losses below 0") == [
+        "Losses below 0, on MLP, have no logarithm: such runs are in no comparison of "
+        "log losses."
+    ]
+    assert not starting(said(planted()), "Losses below 0")
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_all_missing_runs_are_on_disk(tmp_path):
     found = [one for one in planted() if one["optimizer"] != "sgd"]

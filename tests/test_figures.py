@@ -348,6 +348,13 @@ def test_figure_6_says_what_was_lost_of_the_undisturbed(monkeypatch):
     assert "alone, undisturbed" in labels
 
 
+def test_figure_6_needs_no_undisturbed_student(monkeypatch):
+    found = [r for r in perturbed(monkeypatch) if r["optimizer"] in ("adam", "g2")]
+    one = by_name(found)["figure6"]
+    assert series_of(one) == {"gaussian: min-max of adam, sgd": [1e-2]}
+    assert set(one.numbers["optimizer"]) == {"g2"}
+
+
 def test_figure_8_tells_a_lost_oracle_from_runs_that_are_not_there():
     found = planted()
     for one in found:
@@ -360,6 +367,16 @@ def test_figure_8_tells_a_lost_oracle_from_runs_that_are_not_there():
     assert beside(oracle) == {1: "no oracle"}
     # Of adam two seeds are left on one, none on the other.
     assert beside(adam) == {0: "2 of 3 seeds", 1: "no value"}
+
+
+def test_figure_8_counts_the_diverged_runs_of_its_reference():
+    """They are missing partners, too, but no missing runs."""
+    found = [one for one in planted() if one["replicate"] == 0]
+    for one in found:
+        if (one["task"], one["optimizer"], one["seed"]) == ("MLP", "ours", 1):
+            one |= {"diverged": True, "test": {}}
+    drawn = by_name(found, reference="ours")["figure8"]
+    assert beside(drawn.figure.axes[0]) == {1: "1 div."}
 
 
 def test_figure_8_has_the_colour_of_its_reference():

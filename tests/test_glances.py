@@ -31,6 +31,31 @@ def lost(found, optimizer, task, seed=0):
     return found
 
 
+def test_small_losses_have_digits():
+    found = planted()
+    for one in found:
+        if one["task"] == "MLP":
+            losses = one["curves"]["val_loss"]
+            one["curves"]["val_loss"] = [1e-4 * loss for loss in losses]
+    table = cells(by_name(found)["losses"])
+    mean = frames.runs(found).query("optimizer == 'adam' and task == 'MLP'")
+    mean = mean["best_val_loss"].mean()
+    assert table.loc["adam", "MLP"].startswith(f"{mean:.1e} ± ")
+    assert table.loc["adam", "MLP"].count("e-0") == 2
+    assert "e" not in table.loc["adam", "Train"]
+
+
+def test_no_table_of_accuracies_without_any():
+    """Of regressions, one run of which diverged."""
+    found = lost(planted(), "ours", "MLP")
+    assert "accuracies" in by_name(found)
+    for one in found:
+        del one["curves"]["val_accuracy"]
+        for split in ("test", "test_at_best"):
+            one[split] = {k: v for k, v in one[split].items() if k == "loss"}
+    assert "accuracies" not in by_name(found)
+
+
 def test_verdicts_name_the_oracle_and_divergence():
     given, table = against_the_oracle(lost(planted(), "ours", "MLP"))
     shown = glances.verdicts(given.best, table, "the end")

@@ -101,11 +101,24 @@ def test_what_the_warm_up_gained_does_not_count(warmup_steps, start):
 def test_one_odd_minibatch_takes_nothing_back():
     variable, optimizer = keras.Variable([1.0, 2.0]), learned_sgd()
     settle(optimizer, [variable])
-    for loss in (INF, 1.0, NAN, 0.9):
+    for loss in (INF, 1.0, NAN, 0.9, 1e25, 1.0):
         before = variable.numpy()
         step(optimizer, [variable], [[0.5, 0.5]], loss)
         np.testing.assert_allclose(variable.numpy(), before - 0.05, rtol=1e-6)
     assert optimizer.guard_report["loss_climbed"] == 0
+
+
+def test_a_huge_loss_at_first_does_not_pass_for_noise():
+    """Its square is beyond float32; a climb is a climb after it, too."""
+    variable, optimizer = keras.Variable([1.0, 2.0]), learned_sgd()
+    step(optimizer, [variable], [[0.1, 0.1]], 1e25)
+    settle(optimizer, [variable])
+    assert np.isfinite(float(optimizer._kept.watch.variance))
+    for _ in range(60):
+        step(optimizer, [variable], [[0.1, 0.1]], 1e3)
+        if optimizer.guard_report["loss_climbed"]:
+            break
+    assert optimizer.guard_report["loss_climbed"] == 1
 
 
 def test_what_comes_back_is_exact():

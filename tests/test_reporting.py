@@ -595,6 +595,41 @@ def test_labels_are_no_markdown(tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_losses_below_zero_make_a_page_too(tmp_path):
+    found = planted()
+    for one in found:
+        one["curves"]["val_loss"] = [v - 9.0 for v in one["curves"]["val_loss"]]
+        for split in ("test", "test_at_best"):
+            one[split] = {**one[split], "loss": one[split]["loss"] - 9.0}
+    text = reporting.write_report(written(found, tmp_path)).read_text()
+    assert "Losses below 0, on Train, MLP" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_page_of_somebody_else_is_not_replaced(tmp_path):
+    folder, page = written(few(), tmp_path / "records"), tmp_path / "README.md"
+    page.write_text("# Mine\n")
+    with pytest.raises(ValueError, match="is no page of amalgam-report"):
+        reporting.write_report(folder, markdown=page)
+    assert page.read_text() == "# Mine\n"
+    assert not (folder / "report").exists()  # before any work
+    with pytest.raises(ValueError, match="has no ending"):
+        reporting.write_report(folder, markdown=tmp_path / "mine")
+    page.write_text("\n")
+    reporting.write_report(folder, markdown=page)
+    assert "## Best validation loss" in page.read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_pictures_of_a_page_with_a_space(tmp_path):
+    page = tmp_path / "my results.md"
+    reporting.write_report(written(few(), tmp_path / "records"), markdown=page)
+    assert "](my%20results/figure1.png)" in page.read_text()
+    assert (tmp_path / "my results" / "figure1.png").is_file()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_words_above_the_report_are_kept(tmp_path):
     page = tmp_path / "results.md"
     folder = written(few(), tmp_path / "records")

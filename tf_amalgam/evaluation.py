@@ -240,6 +240,11 @@ def _others(optimizers, baselines):
     return found
 
 
+def _are_images(x):
+    """Returns whether these are 8-bit images, grey or in colours."""
+    return x.dtype == np.uint8 and x.ndim == 4 and x.shape[-1] in (1, 3, 4)
+
+
 def _draw_samples(tasks, folder):
     """Draws examples of the data sets that are images; records alone do not say.
 
@@ -248,7 +253,7 @@ def _draw_samples(tasks, folder):
     images = {
         task.dataset.name: task.dataset.train.x[:8]
         for task in tasks
-        if task.dataset.train.x.dtype == np.uint8 and task.dataset.train.x.ndim == 4
+        if _are_images(task.dataset.train.x)
     }
     for name, several in images.items():
         path = pathlib.Path(folder) / records.SAMPLES / f"{name}.png"

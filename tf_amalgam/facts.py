@@ -1,6 +1,6 @@
 """What was run, what is missing and what was chosen, in sentences."""
 
-from tf_amalgam import evaluated, sweep
+from tf_amalgam import evaluated, frames, sweep
 from tf_amalgam.checks import first_of
 
 NAMED = 10  # entries of a list before the others are only counted
@@ -29,6 +29,7 @@ def all_facts(given, found, missing, failed) -> list[str]:
         f"Reference: {given.reference or 'none (no learned optimizer took part)'}.",
         *_replicates(runs),
         f"The test split is measured at {evaluated.held_out(runs).weights}.",
+        *_below_zero(runs),
     ]
     if not evaluated.long_enough(given):
         lines.append(
@@ -50,6 +51,16 @@ def all_facts(given, found, missing, failed) -> list[str]:
     return lines
 
 
+def _below_zero(runs):
+    below = list(dict.fromkeys(runs.loc[runs["best_val_loss"] < 0.0, "task"]))
+    if not below:
+        return []
+    return [
+        f"Losses below 0, on {', '.join(below)}, have no logarithm: such runs are in "
+        "no comparison of log losses."
+    ]
+
+
 def _oracle(given):
     pool = ", ".join(given.pool)
     if not pool:
@@ -62,7 +73,15 @@ def _oracle(given):
             f"No oracle on {', '.join(without)}: every member of the pool has diverged "
             "or missing runs there."
         )
-    return lines
+    return lines + _left_out(given.runs, given.pool)
+
+
+def _left_out(runs, several):
+    """Returns who was not chosen from, where others were."""
+    if not (found := frames.left_out(runs, several)):
+        return []
+    named = "; ".join(f"{k} ({', '.join(tasks)})" for k, tasks in found.items())
+    return [f"Not chosen from, for diverged or missing runs: {named}."]
 
 
 def _and_replicate(runs):
@@ -84,7 +103,7 @@ def _rivals(given):
             f"No rival on {', '.join(without)}: each has diverged or missing runs "
             "there."
         )
-    return lines
+    return lines + _left_out(given.runs, given.rivals)
 
 
 def _replicates(runs):

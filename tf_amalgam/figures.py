@@ -141,7 +141,10 @@ def larger(found):
         if len(table):
             rows = table[table["optimizer"] == found.reference].set_index("task")
             rows = rows.assign(parameters=sizes, opponent=opponent)
-            rows["beside"] = [frames.unpaired(row) for _, row in rows.iterrows()]
+            rows["beside"] = [
+                "" if row["diverged"] else frames.unpaired(row)
+                for _, row in rows.iterrows()
+            ]
             alone = set(runs.loc[runs["optimizer"] == found.reference, "task"])
             for task in alone - set(rows.index):
                 rows.loc[task, ["parameters", "opponent"]] = sizes[task], opponent

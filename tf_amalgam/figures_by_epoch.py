@@ -32,7 +32,7 @@ def validation(found, value="val_loss"):
             table.append(_line(axis, rows, label, value, _look(found, label), task))
         axis.set(title=plots.text(task), xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        if value == "val_loss":
+        if value == "val_loss" and here[value].min() >= 0.0:
             axis.set_yscale("log")
             plots.plain_numbers(axis.yaxis)
     for axis in panels[len(tasks) :]:
@@ -56,7 +56,8 @@ def _line(axis, rows, label, value, look, task):
     mean, sd = by_epoch.mean(), by_epoch.std().fillna(0.0)
     axis.plot(mean.index, mean, look.line, color=look.color, lw=1.3)
     low, high = mean - 2 * sd, mean + 2 * sd
-    if value == "val_loss":  # a log axis ends somewhere above 0
+    # A log axis ends somewhere above 0.
+    if value == "val_loss" and rows[value].min() >= 0.0:
         low = np.maximum(low, LOWEST * by_epoch.min())
     axis.fill_between(mean.index, low, high, color=look.color, alpha=0.15, lw=0)
     numbers = pd.DataFrame({"mean": mean, "sd": sd}).reset_index()

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pandas as pd
 
 from tf_amalgam import evaluated, frames, intervals, participants, plots
@@ -148,7 +149,8 @@ def _undisturbed(table, noisy):
     """Returns students without a perturbation of the experiments that have one."""
     known = set(map(tuple, noisy[EXPERIMENT].to_numpy()))
     plain = table[table["perturbation"] == ""]
-    return plain[[tuple(row) in known for row in plain[EXPERIMENT].to_numpy()]]
+    alike = [tuple(row) in known for row in plain[EXPERIMENT].to_numpy()]
+    return plain[np.array(alike, dtype=bool)]  # an empty list would choose columns
 
 
 def _of(table, experiment):

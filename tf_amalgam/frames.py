@@ -49,7 +49,7 @@ def _row(record):
     test, at_best = record["test"], record["test_at_best"]
     if not record["diverged"]:
         logarithm = {
-            name: math.log(max(loss, TINY))
+            name: _log(loss)
             for name, loss in (
                 *(("best", best), ("train", curves["loss"][-1])),
                 ("test", test.get("loss", math.nan)),
@@ -72,7 +72,9 @@ def _row(record):
             "stability": stats.optimization_stability(curves["val_loss"]),
             "log_stability": stats.optimization_stability(
                 np.maximum(curves["val_loss"], TINY), "log"
-            ),
+            )
+            if best >= 0.0
+            else math.nan,
         }
     trained, privacy = record["trained"], record.get("privacy", {})
     return {
@@ -98,6 +100,11 @@ def _row(record):
         "meta_updates": trained.get("meta_updates", math.nan),
         "training_hours": trained.get("seconds", math.nan) / 3600.0,
     }
+
+
+def _log(loss):
+    """Returns a loss' logarithm: that of the least number for 0, NaN below it."""
+    return math.nan if loss < 0.0 else math.log(max(loss, TINY))
 
 
 def _to_beat(record):
@@ -161,14 +168,32 @@ def oracle(frame, pool) -> dict[str, str]:
     another has there. An optimizee of which nobody is left has no oracle.
     """
     found = {}
+    for task, means in _means(frame, pool).items():
+        if whole := {k: v for k, v in means.items() if not math.isnan(v)}:
+            found[task] = min(whole, key=whole.__getitem__)
+    return found
+
+
+def left_out(frame, pool) -> dict[str, list[str]]:
+    """Returns who cannot be the oracle, label → optimizees, where another one is."""
+    found: dict[str, list[str]] = {}
+    for task, means in _means(frame, pool).items():
+        lacking = [label for label, mean in means.items() if math.isnan(mean)]
+        for label in lacking if len(lacking) < len(means) else ():
+            found.setdefault(label, []).append(task)
+    return found
+
+
+def _means(frame, pool):
+    """Returns optimizee → label → mean best loss, NaN for who lacks or lost a run."""
+    found: dict[str, dict[str, float]] = {}
     for task, here in frame[frame["optimizer"].isin(pool)].groupby("task", sort=False):
-        seeds, best = set(here["seed"]), {}
+        seeds, means = set(here["seed"]), found.setdefault(task, {})
         for label, runs_ in here.groupby("optimizer", sort=False):
+            whole = set(runs_["seed"]) == seeds
             # A diverged run has no loss.
-            if set(runs_["seed"]) == seeds and runs_["best_val_loss"].notna().all():
-                best[label] = runs_["best_val_loss"].mean()
-        if best:
-            found[task] = min(best, key=best.__getitem__)
+            mean = runs_["best_val_loss"].mean(skipna=False)
+            means[label] = mean if whole else math.nan
     return found
 
 

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from tf_amalgam import evaluated, frames, stats
+from tf_amalgam import evaluated, frames, records, stats
 from tf_amalgam.pages import Section
 
 # The best of those that a report is asked to compare with.
@@ -28,15 +28,14 @@ def all_glances(given, found) -> list[Section]:
             "losses",
             "Best validation loss",
             "best_val_loss",
-            "{:.4f}",
-            note="",
+            ".4f",
         ),
         losses(
             runs,
             "accuracies",
             "Test accuracy, %",
             held_out.accuracy,
-            "{:.2f}",
+            ".2f",
             100.0,
             f" Of {held_out.weights}.",
         ),
@@ -127,15 +126,14 @@ def _mean(rows, tasks):
 
 
 def losses(runs, name, title, value, form, scale=1.0, note="") -> Section | None:
-    """Returns means with half of their intervals, as text."""
+    """Returns means with half of their intervals, as text; None of what has none."""
+    if not runs[value].notna().any():
+        return None
 
     def cell(here):
         fit = stats.mixed_model(here, value)
-        told = "–"
-        if not math.isnan(fit.mean):
-            told = form.format(scale * fit.mean)
-        if not math.isnan(fit.mean_high):
-            told += f" ± {form.format(scale * (fit.mean_high - fit.mean))}"
+        half = fit.mean_high - fit.mean
+        told = records.figure(scale * fit.mean, scale * half, form)
         lost = int(here["diverged"].sum())
         idle = int((~here["learned"]).sum()) - lost
         counts = [f"{lost} diverged"] if lost else []

@@ -23,6 +23,8 @@ VARIANCE_DECAY = 0.998
 SETTLING = 20
 # Losses in a row that are not finite: what was lost does not come back by itself.
 BROKEN = 2.0
+# Nor is one of so much: its square would be beyond float32, and noise for good.
+HUGE = 1e18
 # Share of the loss at the start that counts: less is no climb, whatever was gained, and
 # no progress.
 FLOOR = 0.1
@@ -158,7 +160,7 @@ def with_loss(guard, watch, loss):
     come of an odd minibatch. Zeros before the first loss (of minibatches whose examples
     all have weight 0) say nothing.
     """
-    finite = ops.isfinite(loss)
+    finite = ops.abs(loss) < HUGE  # nor is a NaN
     counts = ops.logical_and(finite, ops.logical_or(watch.seen > 0.0, loss != 0.0))
     number = ops.cast(counts, "float32")
     seen = watch.seen + number

@@ -3,6 +3,7 @@
 import base64
 import html
 import pathlib
+import urllib.parse
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -129,6 +130,22 @@ def _is_text(column):
     )
 
 
+def check_markdown(path):
+    """Raises ValueError for a path where `write_markdown` would lose a reader's words.
+
+    Its small pictures lie in a folder of the page's name without its ending.
+    """
+    path = pathlib.Path(path)
+    if not path.suffix:
+        raise ValueError(f"{path} has no ending; expected a path like {path}.md.")
+    if path.is_file() and (text := path.read_text()).strip() and FOLLOWS not in text:
+        raise ValueError(
+            f"{path} exists and is no page of amalgam-report: all of it would be "
+            f"replaced. Add the line {FOLLOWS!r}, below which the page is to be "
+            "written, or give another path."
+        )
+
+
 def write_markdown(path, title, facts, sections):
     """Writes a page of Markdown; its small pictures lie in a folder of its name.
 
@@ -156,7 +173,8 @@ def write_markdown(path, title, facts, sections):
             parts.append(records.markdown([head, *rows]))
         for picture in section.pictures:
             files.write_bytes(folder / picture.name, picture.read_bytes())
-            parts.append(f"![{section.title}]({folder.name}/{picture.name})")
+            where = urllib.parse.quote(f"{folder.name}/{picture.name}")
+            parts.append(f"![{section.title}]({where})")
     files.write_text(path, "\n\n".join(part for part in parts if part) + "\n")
 
 

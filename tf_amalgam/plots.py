@@ -104,7 +104,8 @@ def learning_curves(records, path):
     Lines are means over seeds, bands the range from worst to best seed. Diverged runs
     are counted in the legend. What lies above three times the usual loss of the first
     epoch is cut off, or one bad optimizer would hide the others. Of many optimizers
-    there are no bands, and one legend for all panels.
+    there are no bands, and one legend for all panels. Axes are logarithmic where no
+    loss is below 0.
     """
     tasks = list(dict.fromkeys(record["task"] for record in records))
     names = list(dict.fromkeys(record["optimizer"] for record in records))
@@ -119,17 +120,17 @@ def learning_curves(records, path):
         for i, name in enumerate(names):
             runs = [r for r in records if (r["task"], r["optimizer"]) == (task, name)]
             _one_optimizer(axis, runs, name, i, band=not many)
-        axis.set(
-            title=text(task), xlabel="epoch", ylabel="validation loss", yscale="log"
-        )
-        plain_numbers(axis.yaxis)
+        axis.set(title=text(task), xlabel="epoch", ylabel="validation loss")
         axis.xaxis.get_major_locator().set_params(integer=True)
         drawn = [line.get_ydata() for line in axis.get_lines()]
-        if first := [curve[0] for curve in drawn if len(curve)]:
-            top = min(
-                3.0 * statistics.median_low(first), max(map(max, filter(len, drawn)))
-            )
-            bottom = min(map(min, filter(len, drawn)))
+        drawn = [curve for curve in drawn if len(curve)]
+        bottom = min(map(min, drawn), default=0.0)
+        if bottom >= 0.0:
+            axis.set_yscale("log")
+            plain_numbers(axis.yaxis)
+        if drawn and bottom >= 0.0:
+            usual = statistics.median_low(curve[0] for curve in drawn)
+            top = min(3.0 * usual, max(map(max, drawn)))
             axis.set_ylim(0.8 * bottom, 1.2 * top)
         if not many:
             axis.legend(frameon=False, fontsize=8)
@@ -205,7 +206,7 @@ def loss_by_learning_rate(losses, path, title=None):
     axis.set(xscale="log", title=title or "")
     axis.set(xlabel="learning rate (× diverged)", ylabel="validation loss")
     drawn = [y for v in losses.values() for y in v.values() if math.isfinite(y)]
-    if drawn:
+    if drawn and min(drawn) >= 0.0:
         axis.set_yscale("log")
         top = min(10.0 * statistics.median_low(drawn), max(drawn))
         axis.set_ylim(0.8 * min(drawn), 1.6 * top)

@@ -3,7 +3,7 @@
 import functools
 import math
 
-from tf_amalgam import files, saved
+from tf_amalgam import files, records, saved
 
 # What was measured of the shipped ones and the teachers, by `benchmarks/zoo.py`.
 RESULTS = saved.ZOO / "results.csv"
@@ -40,8 +40,8 @@ def _seeds(rows):
 
 
 def loss(value, deviation="") -> str:
-    """Returns a loss, and its standard deviation where there is one."""
-    return " ± ".join(f"{v:.4f}" for v in (value, deviation) if v != "")
+    """Returns a loss, and its standard deviation where there is one; – for none."""
+    return records.figure(*(math.nan if v == "" else v for v in (value, deviation)))
 
 
 def failures(card) -> list[str]:
@@ -62,7 +62,7 @@ def failures(card) -> list[str]:
             uncounted.append(where)
         elif lost:
             found.append(f"{where}: {lost:.0f} of {row['seeds']:.0f} did not learn")
-        if not diverged and row["oracle"]:
+        if not diverged and row["oracle"] and row["oracle_loss"] > 0.0:
             above = row["validation_loss"] / row["oracle_loss"] - 1.0
             if above > BEHIND:
                 found.append(f"{where}: {above:.1%} above {row['oracle']}, the oracle")
@@ -81,8 +81,8 @@ def result(row) -> str:
     """Returns in words what was reached on an optimizee."""
     told = f"{row['optimizee']}: {loss(row['validation_loss'], row['validation_sd'])}"
     told += f" validation, {loss(row['test_loss'])} test"
-    if accuracy := loss(row["test_accuracy"]):
-        told += f", accuracy {accuracy}"
+    if row["test_accuracy"] != "":
+        told += f", accuracy {loss(row['test_accuracy'])}"
     if row["diverged"]:
         told += f", {row['diverged']:.0f} diverged"
     if row["not_learned"]:

@@ -223,7 +223,8 @@ def table(records) -> str:
     for task, optimizer in pairs:
         runs = [r for r in records if (r["task"], r["optimizer"]) == (task, optimizer)]
         whole = [r for r in runs if not r["diverged"]]
-        cells = [task, optimizer, str(len(runs)), str(len(runs) - len(whole))]
+        names = [name.replace("|", "\\|") for name in (task, optimizer)]
+        cells = [*names, str(len(runs)), str(len(runs) - len(whole))]
         for value, form in COLUMNS.values():
             cells.append(_mean([value(r) for r in whole], form))
         if private:
@@ -256,9 +257,18 @@ def _mean(values, form):
     values = [v for v in values if math.isfinite(v)]
     if not values:
         return "–"
-    mean = statistics.fmean(values)
-    form = form if abs(mean) < 1e4 else ".1e"
-    text = format(mean, form)
-    if len(values) > 1:
-        text += f" ± {format(statistics.stdev(values), form)}"
-    return text
+    deviation = statistics.stdev(values) if len(values) > 1 else math.nan
+    return figure(statistics.fmean(values), deviation, form)
+
+
+def figure(mean, deviation=math.nan, form=".4f") -> str:
+    """Returns a number, and ± another unless that is NaN; – for a NaN.
+
+    In `form`, but where that shows no digits, or far too many, in powers of ten.
+    """
+    if math.isnan(mean):
+        return "–"
+    if mean and not 1e-3 <= abs(mean) < 1e4:
+        form = ".1e"
+    both = [mean] if math.isnan(deviation) else [mean, deviation]
+    return " ± ".join(format(value, form) for value in both)

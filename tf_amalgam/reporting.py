@@ -46,8 +46,12 @@ def write_report(
 
     Raises:
         ValueError: if there are no records, one cannot be read, they were made on
-            unequal terms, or a label of `pool`, `reference` or `rivals` is not in them.
+            unequal terms, a label of `pool`, `reference` or `rivals` is not in them,
+            or `markdown` is a file without that line.
     """
+    if markdown is not None:
+        markdown = pathlib.Path(markdown).expanduser()
+        pages.check_markdown(markdown)
     folder = pathlib.Path(folder).expanduser()
     output = pathlib.Path(output or folder / "report").expanduser()
     found = records.read_all(folder)
@@ -70,8 +74,7 @@ def write_report(
     )
     pages.write_html(output / PAGE, title, lines, sections)
     if markdown is not None:
-        path = pathlib.Path(markdown).expanduser()
-        pages.write_markdown(path, title, lines, sections)
+        pages.write_markdown(markdown, title, lines, sections)
     return output / PAGE
 
 
