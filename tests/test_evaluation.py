@@ -512,9 +512,9 @@ def test_huge_losses_stay_readable():
 @pytest.mark.filterwarnings("error")
 def test_losses_below_zero_are_drawn(tmp_path):
     """An axis of logarithms would lack them."""
-    below = made_up(curves={"loss": [1.0], "val_loss": [0.3, -0.4]})
+    below = made_up(curves={"loss": [1.0], "val_loss": [-0.3, -0.4]})
     plots.learning_curves([below], tmp_path / "curves.png")
-    plots.loss_by_learning_rate({"sgd": {0.1: -0.4, 0.2: 0.3}}, tmp_path / "rates.png")
+    plots.loss_by_learning_rate({"sgd": {0.1: -0.4, 0.2: -0.3}}, tmp_path / "rates.png")
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -338,7 +338,7 @@ def test_diverged_runs_are_failures():
     alone = {"optimizee": "FMNIST", "diverged": 0, "oracle": "", "oracle_loss": ""}
     alone["not_learned"] = 0
     # Losses that may be below 0 have no ratio.
-    below = {**fine, "validation_loss": -0.5, "oracle_loss": -0.9}
+    below = {**fine, "validation_loss": -0.9, "oracle_loss": -0.5}
     card = cards.Card("mine", "rnnprop", {}, results=(row, fine, alone, below))
     told = ["MLP: 1 of 3 runs diverged"]
     assert reached.failures(card) == told
