@@ -31,7 +31,8 @@ class Amalgam(NamedTuple):
         weights: the best weights found, by name.
         settings: what it was trained with.
         history: figures of each meta-update (list of dicts).
-        validations: score of each validation, the untrained student's first.
+        validations: figures of each validation (list of dicts; of `score` lower is
+            better), the untrained student's first.
         finished: False if the run was interrupted.
         about: what it was trained with, ready for JSON.
         choice: the `Amalgam` of the Choice rule that was its teacher, where there
@@ -133,8 +134,10 @@ def amalgamate(
             the teachers, by meta loss alone, and is then the only teacher.
         student: name of a learned rule, or the rule itself.
         preset: `"paper"` (as printed) or `"released"` (as the authors' code does
-            it); sets the normalizers of rules given by name, and each argument
-            below whose default is None.
+            it); sets what differs in rules given by name (normalizers, RMSProp's
+            beta_2, what Original sees), and `distance`, `meta_loss_start`,
+            `warmup_learning_rate`, `warmup_scaled`, `adaptive_clip`, `reduction`
+            and `choice_rates` where these are None.
         workdir: folder for checkpoints, curves and the trained optimizer
             (`student.npz`, and `untrained.npz` to compare it with); the same call on
             the same folder continues an interrupted run. None keeps everything in

@@ -22,7 +22,8 @@ class AnalyticOptimizer(RuleOptimizer):
 
     Args:
         learning_rate: float or schedule; by default the rate that the paper's
-            authors tuned for this optimizer as a direct teacher.
+            authors tuned for this optimizer as a direct teacher, in their code,
+            whose steps of Adam are a third as long (`load(…, preset="released")`).
         **kwargs: hyperparameters of the rule, `warmup_steps`,
             `warmup_learning_rate`, and what every Keras optimizer takes.
     """

@@ -63,8 +63,8 @@ def grid_search(
 
     Args:
         task: the optimizee, a `tf_amalgam.Task`.
-        teachers: a pool's name (`"small"`, `"large"`), or a sequence of teachers'
-            names and analytic rules (their own learning rates do not matter). Keras'
+        teachers: a pool's name (`"small"`, `"large"`, `"sgd_adam"`), or a sequence of
+            teachers' names and analytic rules (their own rates do not matter). Keras'
             own optimizers (`"keras.AdamW"`, `KerasOptimizer`) can be tuned among
             them, so that a comparison gives all the same budget.
         workdir: folder of the records; gets a table (`grid.md`), a figure
