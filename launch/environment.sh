@@ -17,6 +17,15 @@ supported_python() {
     echo "$python"
 }
 
+# Makes a virtual environment, unless it is there and whole: one that was interrupted, or
+# made without ensurepip, has a Python, but no pip.
+# Usage: make_environment FOLDER PYTHON
+make_environment() {
+    if ! { [ -f "$1/bin/activate" ] && "$1/bin/python" -m pip --version >/dev/null 2>&1; }; then
+        "$2" -m venv --clear "$1"
+    fi
+}
+
 prepare() {
     local extra="${1:-}" python stamp
     python="$(supported_python)" || return 1
@@ -24,7 +33,7 @@ prepare() {
     stamp="$(cat setup.py pyproject.toml | cksum) $extra $PWD"
     if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
         echo "Installing into .venv (1 to 2 minutes the first time) ..."
-        [ -x .venv/bin/python ] || "$python" -m venv .venv
+        make_environment .venv "$python"
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23'
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
         echo "$stamp" >.venv/installed

@@ -17,7 +17,7 @@ for backend in "$@"; do
     needed="${JAX:-jax}"
     [ "$backend" = torch ] && needed="${TORCH:-torch}"
     folder=".venv-$backend"
-    [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
+    make_environment "$folder" "$python"
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
         'keras>=3.12,<3.16' 'numpy>=1.26' 'pytest>=8' "$needed"
     echo "Keras on $backend:"

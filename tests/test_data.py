@@ -116,11 +116,16 @@ def test_any_image_set_of_tfds_is_known(tmp_path):
         data.load_dataset("emnist", tmp_path)
 
 
+BITS = data.Split(np.arange(6), np.arange(6))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: data.load_dataset("minst"), r"Unknown data set 'minst'.*'mnist'\?"),
         (lambda: data.load_dataset("digits", None, 1200), "validation_examples"),
+        (lambda: data.load_dataset("digits", None, 0.1), "examples must be a whole"),
+        (lambda: data._three_splits("t", None, BITS, 1), "t has no training data"),
         (lambda: data.from_arrays(np.ones((4, 2)), np.ones(3)), "one row per example"),
         (lambda: data.from_arrays(np.ones((4, 2)), np.ones(4)), "too few"),
         (lambda: data.from_arrays(np.full((40, 2), np.nan), np.ones(40)), "NaN"),

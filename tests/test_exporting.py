@@ -114,11 +114,15 @@ def test_weights_that_training_began_with_are_said(run, tmp_path):
     assert card.facts()["begun from"] == f"trained ones, SHA-256 {first}"
     assert "begun from" not in exporting.export(run, tmp_path / "run.npz").facts()
     assert str(run) not in (tmp_path / "again.md").read_text()
+    about = saved.read(tmp_path / "again.npz")[2]["about"]
+    assert about["initial_weights"] == {"path": "student.npz", "sha256": first}
 
 
 def test_a_command_names_a_shipped_optimizer_but_no_path(tmp_path):
     lines = ["data_dir = '/home/me'", "amalgamate.initial_weights = 'me/mine.npz'"]
+    lines.append("amalgamate.choice = '/home/me/run/choice'")
     kept = ['amalgamate.initial_weights = "min-max-small"', "amalgamate.seed = 3"]
+    kept.append("amalgamate.choice = {'rate_range': 3.0}")
     paths = ["/home/me/mine.gin", "gin_configs/forms/cpu.gin"]
     made = {"gin_files": paths, "gin_bindings": [*lines, *kept]}
     (tmp_path / exporting.MADE_FILE).write_text(json.dumps(made))

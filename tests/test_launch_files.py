@@ -49,6 +49,32 @@ def test_scripts(path):
     subprocess.run([checker, "--external-sources", path], check=True, cwd=ROOT)
 
 
+@pytest.mark.parametrize(
+    ("there", "pip", "made"),
+    [
+        ([], 0, True),
+        (["bin/python"], 1, True),  # interrupted, or made without ensurepip
+        (["bin/python"], 0, True),  # no activate, which comes last
+        (["bin/python", "bin/activate"], 1, True),
+        (["bin/python", "bin/activate"], 0, False),
+    ],
+)
+def test_half_an_environment_is_made_anew(there, pip, made, tmp_path):
+    for name in there:
+        path = tmp_path / "venv" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\nexit {pip}\n")
+        path.chmod(0o755)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$*" > {tmp_path}/called\n')
+    python.chmod(0o755)
+    script = f"set -e; . {LAUNCH}/environment.sh; make_environment venv ./python"
+    subprocess.run(["bash", "-c", script], check=True, cwd=tmp_path)
+    called = tmp_path / "called"
+    assert called.is_file() == made
+    assert not made or called.read_text() == "-m venv --clear venv\n"
+
+
 @pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
 def test_programs_and_flags_exist(path):
     """Of every command of ours, up to its end."""

@@ -167,6 +167,12 @@ def test_replicates_in_the_home_folder(folder, monkeypatch):
     assert [one.replicate for one in found] == [0, 2, 10]
 
 
+def test_a_student_here_is_called_by_its_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder / "replicate-2")
+    for here in ("student.npz", "."):
+        assert [one.label for one in lineup([here], **TERMS)] == ["replicate-2"]
+
+
 def test_names_of_their_own():
     found = lineup(["adam", "keras.AdamW", KerasOptimizer("Lion")], **TERMS)
     assert [one.label for one in found] == ["adam", "keras.AdamW", "keras.Lion"]

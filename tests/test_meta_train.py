@@ -14,7 +14,16 @@ import tensorflow as tf
 
 import tf_amalgam
 from tests import helpers
-from tf_amalgam import checkpoints, data, files, meta_step, run, saved
+from tf_amalgam import (
+    alone,
+    checkpoints,
+    data,
+    files,
+    meta_step,
+    run,
+    saved,
+    workdir,
+)
 from tf_amalgam.curriculum import Curriculum, Progress, Stage
 from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
@@ -485,6 +494,33 @@ def test_tensorboard_scalars(uninterrupted):
         "meta/skipped_in_all",
         "validation/score",
     } <= names
+
+
+def test_validation_looks_at_all_of_a_sorted_split(monkeypatch):
+    """The first of a user's own split may be of one class."""
+    monkeypatch.setattr(alone, "VALIDATION_EXAMPLES", 20)
+    x = np.arange(90, dtype="float32")[:, None]
+    split = data.Split(x, np.repeat(np.arange(3), 30))
+    task = types.SimpleNamespace(dataset=helpers.blobs()._replace(validation=split))
+    some, labels = Trainer._held_out(types.SimpleNamespace(task=task))
+    assert len(some) == len(set(np.ravel(some))) == 20
+    assert set(labels.numpy()) == {0, 1, 2}
+    np.testing.assert_array_equal(labels, np.ravel(some) // 30)
+    again, _ = Trainer._held_out(types.SimpleNamespace(task=task))
+    np.testing.assert_array_equal(some, again)
+
+
+def test_trained_weights_may_lie_elsewhere(tmp_path):
+    """A run that began with them goes on: they are told by their hash."""
+
+    def settings(path, sha256):
+        return {"initial_weights": {"path": path, "sha256": sha256}, "alpha": 0.1}
+
+    check = workdir.Workdir._check_same
+    check(settings("a/student.npz", "1"), settings("/b/student.npz", "1"), tmp_path)
+    for other in (settings("a/student.npz", "2"), {"initial_weights": "fresh"}):
+        with pytest.raises(ValueError, match="initial_weights"):
+            check(settings("a/student.npz", "1"), {"alpha": 0.1, **other}, tmp_path)
 
 
 def test_another_experiment_in_the_workdir_is_refused(uninterrupted):

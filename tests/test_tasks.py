@@ -294,12 +294,111 @@ def test_mistakes_are_explained(call, message):
 def test_a_model_that_is_always_the_same_is_refused():
     """Or every run would go on from the last one's weights, and nothing would show."""
     model = helpers.tiny_model()
-    task = Task.from_keras(lambda: model, BLOBS, CROSS_ENTROPY, batch_size=8)
-    for again in (task.initial, task.build_model, task.training_model):
-        with pytest.raises(ValueError, match="returned the same model, or layers"):
-            again(0)
+    with pytest.raises(ValueError, match="returned the same model, or layers"):
+        Task.from_keras(lambda: model, BLOBS, CROSS_ENTROPY, batch_size=8)
     fresh = made()
     assert fresh.build_model(0) is not fresh.build_model(0)
+
+
+@pytest.mark.parametrize("draw", [keras.random.normal, tf.random.truncated_normal])
+def test_a_model_whose_beginning_no_seed_decides_is_refused(draw):
+    """Or all optimizers of one seed would begin elsewhere."""
+
+    def model_fn():
+        initializer = lambda shape, dtype=None: draw(shape)  # noqa: E731
+        dense = keras.layers.Dense(3, kernel_initializer=initializer)
+        return keras.Sequential([keras.Input((5,)), dense])
+
+    with pytest.raises(ValueError, match="begin with other values of .*kernel"):
+        Task.from_keras(model_fn, BLOBS, CROSS_ENTROPY, batch_size=8)
+
+
+def embedded(masks=True):
+    """Returns a net of sequences of whole numbers, 0 for nothing."""
+    return keras.Sequential(
+        [
+            keras.Input((6,), dtype="int32"),
+            keras.layers.Embedding(9, 4, mask_zero=masks),
+            keras.layers.LSTM(5, return_sequences=True),
+            keras.layers.Dense(9),
+        ]
+    )
+
+
+def cross_entropy(y_true, y_pred):
+    return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, True)
+
+
+CROSSED = keras.losses.SparseCategoricalCrossentropy
+
+
+@pytest.mark.parametrize(
+    ("loss", "masks"),
+    [
+        (CROSSED(from_logits=True), True),
+        (CROSSED(True, reduction="mean_with_sample_weight"), True),
+        (CROSSED(True, reduction="sum"), True),
+        (CROSSED(True, ignore_class=0), False),
+        (CROSSED(True, ignore_class=0), True),
+        (cross_entropy, True),
+        (cross_entropy, False),
+    ],
+)
+def test_what_is_masked_counts_as_in_fit(loss, masks):
+    """A mean is of what is not masked, minibatch by minibatch; on replicas, too."""
+    generator = np.random.default_rng(3)
+    lengths = generator.integers(1, 7, 40)
+    y = generator.integers(1, 9, (40, 6)) * (np.arange(6) < lengths[:, None])
+    task = Task.from_keras(lambda: embedded(masks), (y, y), loss, batch_size=8)
+    params_P, state = task.initial(0)
+    batch = tuple(part[0] for part in task.minibatches(0, 0, 1))
+    model = task.build_model(0)
+    model.compile("sgd", loss)
+    expected = model.evaluate(*batch, batch_size=8, verbose=0)
+    found = task.loss(tf.constant(params_P), state, batch)[0]
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    values = strategy.run(lambda: task.loss(tf.constant(params_P), state, batch)[0])
+    for value in strategy.experimental_local_results(values):
+        assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
+class Own(keras.losses.Loss):
+    """A loss that Keras could not load."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, y_true, y_pred):
+        return self.function(y_true - y_pred)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda y, p: (y - p) ** 2,
+        lambda y, p: keras.ops.square(keras.ops.subtract(y, p)),
+        Own(lambda off: off**2),
+        "mse",
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float64", "int64"])
+def test_targets_of_another_type_are_those_of_fit(loss, dtype):
+    x = np.random.default_rng(0).normal(size=(60, 3)).astype("float32")
+    y = np.round(5.0 * x[:, :1]).astype(dtype)
+
+    def model_fn():
+        return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+
+    task = Task.from_keras(model_fn, (x, y), loss, batch_size=8)
+    params, _ = task.initial(0)
+    found = task.loss(tf.constant(params), (), task.dataset.train)[0]
+    assert found.dtype == "float32"
+    model = task.build_model(0)
+    model.compile("sgd", loss)
+    expected = model.evaluate(*task.dataset.train, verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mse", "binary_crossentropy", "hinge", "function"])

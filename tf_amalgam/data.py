@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf_amalgam.checks import unknown
+from tf_amalgam.checks import as_whole, unknown
 
 EMBEDDED = ("digits",)
 SPLITS = ("train", "validation", "test")
@@ -57,6 +57,8 @@ def load_dataset(name: str, data_dir=None, validation_examples: int | None = Non
             large images, or a hold-out larger than half of the training data.
         FileNotFoundError: if the set has not been prepared in `data_dir`.
     """
+    if validation_examples is not None:
+        validation_examples = as_whole("validation_examples", validation_examples)
     if name in EMBEDDED:
         return _digits(300 if validation_examples is None else validation_examples)
     if name not in IMAGE_SETS:
@@ -272,6 +274,11 @@ def _check_known(name):
 
 def _three_splits(name, train, test, held_out, test_examples=0):
     """Cuts the validation (and, where there is none, the test) split off the end."""
+    if train is None:
+        raise ValueError(
+            f"{name} has no training data. Make a Dataset of your own with "
+            "data.from_arrays."
+        )
     known = len(train.x)
     if test is None:
         test = Split(train.x[-test_examples:], train.y[-test_examples:])

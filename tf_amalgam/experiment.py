@@ -178,7 +178,8 @@ def amalgamate(
         adaptive_clip: clips each tensor of each optimizee's meta-gradient to this
             share of its weights' norm; 0 turns it off.
         reduction: `"mean"` or `"sum"` of the meta-batch's gradients.
-        validation_optimizees: fresh optimizees of one validation.
+        validation_optimizees: fresh optimizees of one validation, each by a thousand
+            held-out examples at most.
         validation_steps: their steps; by default the next stage's unroll.
         max_skipped: non-finite meta-gradients in a row after which to stop.
         seed: root of all randomness.

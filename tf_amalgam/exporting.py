@@ -9,7 +9,7 @@ from tf_amalgam import cards, files, plots, reached, records, replicates, saved
 from tf_amalgam.workdir import MADE_FILE, VALIDATION_FILE
 
 # Parameters that say where somebody's files lie, or how a run is shown.
-PRIVATE = ("data_dir", "initial_weights", "progress", "checkpoint_seconds")
+PRIVATE = ("data_dir", "initial_weights", "choice", "progress", "checkpoint_seconds")
 
 
 def export(
@@ -50,6 +50,10 @@ def export(
         name = label or output.stem
         results = _results(evaluation, name, header["sha256"], rivals)
     about = {**header["about"], **_history(run / part), **_made(run, part)}
+    if isinstance(origin := about.get("initial_weights"), dict):
+        if not saved.is_name(path := origin["path"]):
+            path = pathlib.Path(path).name  # nobody else's business where it lies
+        about["initial_weights"] = {**origin, "path": path}
     about |= {"licence": licence} if licence else {}
     about |= {"replicates": told} if told else {}
     saved.save(
@@ -252,7 +256,10 @@ def _made(run, part):
 
 
 def _private(line):
-    """Returns whether a binding is `PRIVATE`; a shipped optimizer's name is not."""
+    """Returns whether a binding is `PRIVATE`; a shipped optimizer's name is not.
+
+    Nor are the hyperparameters of a Choice rule, a mapping.
+    """
     name, _, value = line.partition("=")
-    shipped = value.strip(" '\"") in saved.shipped_names()
-    return name.strip().rpartition(".")[2] in PRIVATE and not shipped
+    public = value.strip(" '\"") in saved.shipped_names() or "{" in value
+    return name.strip().rpartition(".")[2] in PRIVATE and not public

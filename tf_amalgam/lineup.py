@@ -262,11 +262,11 @@ def _label(item):
         return item.name
     if isinstance(item, KerasOptimizer):
         return f"{KERAS}{item.name}"
-    path = pathlib.Path(str(item))
-    if path.suffix == ".npz" and path.stem == "student":
-        return path.parent.name
     if str(item).startswith(KERAS):
         return str(item)
+    path = pathlib.Path(str(item)).expanduser().absolute()  # also "." has a name then
+    if path.suffix == ".npz" and path.stem == "student":
+        return path.parent.name
     return path.stem if path.suffix == ".npz" else path.name
 
 

@@ -264,8 +264,12 @@ class Trainer:
         return tuple(map(tf.constant, batches))
 
     def _held_out(self):
-        few = alone.VALIDATION_EXAMPLES
-        return tuple(tf.constant(part[:few]) for part in self.task.dataset.validation)
+        """Returns so many held-out examples, always the same, in no order of theirs."""
+        split, few = self.task.dataset.validation, alone.VALIDATION_EXAMPLES
+        if len(split.x) > few:
+            chosen = np.random.default_rng(0).permutation(len(split.x))[:few]
+            split = split.x[chosen], split.y[chosen]
+        return tuple(map(tf.constant, split))
 
     # Meta-updates.
 

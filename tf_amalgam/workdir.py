@@ -124,6 +124,13 @@ class Workdir:
         if isinstance(there := found.get("task"), dict):
             task = settings["task"]
             found["task"] = {**{k: task[k] for k in LATER if k in task}, **there}
+        # A trained optimizer is its weights, wherever they lie.
+        origins = [one.get("initial_weights") for one in (found, settings)]
+        if all(isinstance(one, dict) and "sha256" in one for one in origins):
+            found, settings = (
+                {**one, "initial_weights": {**origin, "path": ""}}
+                for one, origin in zip((found, settings), origins, strict=True)
+            )
         different = list(differences(found, settings))
         if different:
             raise AnotherExperiment(

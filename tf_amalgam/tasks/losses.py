@@ -1,6 +1,5 @@
 """Losses of optimizees: as `fit` computes them, and what is known of them."""
 
-import copy
 import inspect
 
 import keras
@@ -8,31 +7,57 @@ import tensorflow as tf
 
 from tf_amalgam.tasks import outline
 
+# Reductions that are a mean.
+MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
-def per_example(loss):
-    """Returns the loss without its own mean.
 
-    On several replicas Keras divides a mean by their number, as its trainers sum
-    over replicas; here each replica has an optimizee of its own.
+class OfFunction(keras.losses.Loss):
+    """A function of targets and predictions as a loss, as `compile` makes one of it.
+
+    Both come in the loss' own type, and `[B]` beside `[B, 1]` in one rank.
     """
-    if not isinstance(loss, keras.losses.Loss) or loss.reduction == "sum":
-        return loss
-    loss = copy.copy(loss)
-    loss.reduction = "none"
-    return loss
+
+    def __init__(self, function):
+        super().__init__(reduction="sum_over_batch_size")
+        self.function = function
+
+    def call(self, y_true, y_pred):
+        if hasattr(y_pred, "shape"):
+            y_true, y_pred = _of_one_rank(y_true, y_pred)
+        return self.function(y_true, y_pred)
 
 
-def aligned(loss):
-    """Returns a loss that takes `[B]` beside `[B, 1]`, as Keras' `Loss` objects do."""
-    if isinstance(loss, keras.losses.Loss):
-        return loss
+def of_minibatch(loss):
+    """Returns a loss as the number that `fit` minimizes on one replica.
+
+    Args:
+        loss: what `keras.losses.get` returns.
+    """
+    loss = loss if isinstance(loss, keras.losses.Loss) else OfFunction(loss)
+    several = _unreduced(loss)
+    ignores = loss.get_config().get("ignore_class") is not None
 
     def called(y_true, y_pred):
-        if hasattr(y_pred, "shape"):
-            y_true, y_pred = _of_one_rank(tf.convert_to_tensor(y_true), y_pred)
-        return loss(y_true, y_pred)
+        masked = ignores or getattr(y_pred, "_keras_mask", None) is not None
+        if not masked or loss.reduction not in MEANS:
+            return tf.reduce_mean(several(y_true, y_pred))
+        # A mean over what is not masked, which Keras divides by the number of replicas,
+        # as its trainers sum over them; here each has an optimizee of its own.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        mean = loss(y_true, y_pred)
+        return mean * tf.cast(replicas, mean.dtype)
 
     return called
+
+
+def _unreduced(loss):
+    """Returns the loss without its own mean, which depends on the replicas (above)."""
+    if loss.reduction == "sum":
+        return loss
+    # Not by `copy`, for which Keras would save and load it: only classes that it knows.
+    several = object.__new__(type(loss))
+    vars(several).update(vars(loss), reduction="none")
+    return several
 
 
 def _of_one_rank(*pair):
@@ -51,7 +76,7 @@ def of_labels(loss):
     loss = keras.losses.get(loss)
     if not isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
         return loss is keras.losses.sparse_categorical_crossentropy
-    mean = loss.reduction in ("sum_over_batch_size", "mean")
+    mean = loss.reduction in MEANS
     config = loss.get_config()
     usual = config.get("axis", -1) == -1 and config.get("ignore_class") is None
     return mean and usual

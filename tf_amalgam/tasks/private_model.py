@@ -96,7 +96,7 @@ class PrivateModel(keras.Model):
             raise ValueError(
                 f"A private model needs exactly one loss; received {self.loss!r}."
             )
-        loss_of_examples = losses.per_example(keras.losses.get(self.loss))
+        loss_of_example = losses.of_minibatch(keras.losses.get(self.loss))
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         context = tf.distribute.get_replica_context()
         count = tf.shape(y)[0]
@@ -122,7 +122,7 @@ class PrivateModel(keras.Model):
                 training=True,
                 return_losses=True,
             )
-            loss = tf.reduce_mean(loss_of_examples(y[None], outputs))
+            loss = loss_of_example(y[None], outputs)
             loss = tf.cast(weight, loss.dtype) * loss + sum(
                 tf.cast(p, loss.dtype) for p in penalties
             )

@@ -78,10 +78,11 @@ class Task:
         self.metrics = tuple(metrics)
         self._model_fn = model_fn
         self._loss_identifier = loss
-        self._loss = losses.aligned(losses.per_example(keras.losses.get(loss)))
+        self._loss = losses.of_minibatch(keras.losses.get(loss))
         self._model: Any = None
         self._model = self.build_model(seed=0)
         self._check_type()
+        self._check_initial()
         self._digest = outline.digest(self._model)
         self._head, self._body = _split(self._model)
         self._check_labels()
@@ -100,15 +101,17 @@ class Task:
             dataset: a `Dataset`, the name of one (`"digits"`, `"mnist"`, …), a
                 pair of arrays `(x, y)`, or a finite `tf.data.Dataset` of single
                 (unbatched) examples `(x, y)`.
-            loss: anything `model.compile(loss=...)` takes.
+            loss: a loss of Keras, its name, or a function, as
+                `model.compile(loss=...)` takes it.
             name: of the optimizee; by default the name of `model_fn`.
             batch_size: examples in a minibatch.
             metrics: names of Keras metrics; by default accuracy where the loss
                 is a cross-entropy over classes.
 
         Raises:
-            ValueError: if the model is not built or has nothing to train, the
-                data does not fit it, or the loss is not a finite scalar.
+            ValueError: if the model is not built or has nothing to train, begins
+                otherwise at each call whatever the seed, the data does not fit it,
+                or the loss is not a finite scalar.
         """
         if not callable(model_fn) or isinstance(model_fn, keras.Model):
             raise ValueError(
@@ -234,7 +237,7 @@ class Task:
             outputs, state, penalties = self._body.stateless_call(
                 params, list(model_state), x, training=training, return_losses=True
             )
-        loss = tf.reduce_mean(self._loss(y, outputs))
+        loss = self._loss(y, outputs)
         for penalty in penalties:
             loss += tf.cast(penalty, loss.dtype)
         return loss, tuple(state)
@@ -248,6 +251,18 @@ class Task:
             )
         if not self._model.trainable_variables:
             raise ValueError(f"Task {self.name!r}: the model has nothing to train.")
+
+    def _check_initial(self):
+        """Raises ValueError for a model whose initial weights no seed decides."""
+        again = self.build_model(seed=0)
+        for mine, other in zip(self._model.weights, again.weights, strict=True):
+            if not np.array_equal(mine.numpy(), other.numpy()):
+                raise ValueError(
+                    f"Task {self.name!r}: two models of one seed begin with other "
+                    f"values of {mine.path}, so that optimizers could not be compared. "
+                    "Take an initializer of Keras without a seed, or draw from "
+                    "numpy.random or random; keras.random and tf.random are not seeded."
+                )
 
     def _check_labels(self):
         """Raises ValueError for labels that the model has no output for."""
