@@ -119,6 +119,14 @@ def test_the_optimizer_tells_its_mixing_weights(chunk_size):
     np.testing.assert_allclose(flat.T, mixture.weights_KP.numpy(), rtol=1e-5)
 
 
+def test_a_variable_without_numbers_has_no_mixing_weights():
+    optimizer = tf_amalgam.load("choice-rule-small", warmup_steps=0)
+    none, two = keras.Variable(np.ones((0, 3))), keras.Variable(np.ones(2))
+    optimizer.apply([tf.ones((0, 3)), tf.ones(2)], [none, two])
+    told = optimizer.mixing_weights()
+    assert [w.shape for w in told.values()] == [(0, 3, 2), (2, 2)]
+
+
 def test_hard_variant_takes_one_member_and_gumbel_noise_in_training():
     rule = Choice(pool=POOL, hardness=10.0)
     weights = {k: 3.0 * v for k, v in rule.init_weights(1).items()}

@@ -98,6 +98,24 @@ def test_what_the_warm_up_gained_does_not_count(warmup_steps, start):
     assert float(optimizer._kept.watch.start) == pytest.approx(start, rel=0.05)
 
 
+def test_what_was_there_when_variables_were_made_is_not_where_it_began():
+    """Weights that were loaded after `build` come back, not those of before."""
+    variable, optimizer = keras.Variable([1.0, 2.0]), learned_sgd()
+    optimizer.build([variable])
+    variable.assign([5.0, 6.0])
+    for _ in range(int(BROKEN)):
+        step(optimizer, [variable], [[0.0, 0.0]], NAN)
+    assert optimizer.guard_report["loss_climbed"] == 1
+    np.testing.assert_array_equal(variable.numpy(), [5.0, 6.0])
+
+
+def test_a_loss_may_be_several_numbers():
+    """As `fit` has it with reduction="none"."""
+    variable, optimizer = keras.Variable([1.0, 2.0]), learned_sgd()
+    step(optimizer, [variable], [[0.1, 0.1]], [1.0, 3.0])
+    assert float(optimizer._kept.watch.start) == 2.0
+
+
 def test_one_odd_minibatch_takes_nothing_back():
     variable, optimizer = keras.Variable([1.0, 2.0]), learned_sgd()
     settle(optimizer, [variable])

@@ -510,6 +510,13 @@ def test_validation_looks_at_all_of_a_sorted_split(monkeypatch):
     np.testing.assert_array_equal(some, again)
 
 
+@pytest.mark.usefixtures("float64")
+def test_another_floatx_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="floatx is 'float64'"):
+        amalgamated(workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_trained_weights_may_lie_elsewhere(tmp_path):
     """A run that began with them goes on: they are told by their hash."""
 

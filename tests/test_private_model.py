@@ -15,10 +15,11 @@ from tests import helpers
 from tests.test_private import MIDDLE, NUMBERS, with_layer
 from tf_amalgam import evaluation, registered, rules
 from tf_amalgam.numerics import derive_seed
-from tf_amalgam.tasks import private
+from tf_amalgam.tasks import private, private_model
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 DATA = tuple(part[:21] for part in helpers.blobs().train)
+WEIGHTS = np.linspace(0.2, 2.0, 21, dtype="float32")
 
 
 def compiled(
@@ -346,6 +347,16 @@ def unbuilt():
             "needs targets",
         ),
         (
+            lambda: compiled(helpers.tiny_model(), loss_weights=0.3).fit(*DATA),
+            "no loss_weights",
+        ),
+        (
+            lambda: compiled(helpers.tiny_model()).fit(
+                *DATA, sample_weight=np.ones((21, 4)), verbose=0
+            ),
+            r"one sample weight an example.*\(None, 4\)",
+        ),
+        (
             lambda: compiled(helpers.tiny_model()).privacy_report(22, 21),
             "batch_size must be from 1 to the 21",
         ),
@@ -358,6 +369,26 @@ def unbuilt():
 def test_bad_private_models_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("clip", private_model.CLIPS)
+def test_clipped_parts_of_replicas_are_not_private(clip):
+    """Each has a part of the noise; on one device it is post-processing."""
+    optimizer = keras.optimizers.SGD(0.1, **{clip: 0.5})
+    model = compiled(helpers.tiny_model(), optimizer)
+    model._check_terms(replicas=1)
+    with pytest.raises(ValueError, match=f"SGD with {clip} is not private on 2"):
+        model._check_terms(replicas=2)
+    compiled(helpers.tiny_model())._check_terms(replicas=2)
+
+
+def test_weights_of_examples_may_be_a_column():
+    ends = []
+    for weights in (WEIGHTS, WEIGHTS[:, None]):
+        model = compiled(seeded(helpers.tiny_model))
+        model.fit(*DATA, sample_weight=weights, batch_size=8, shuffle=False, verbose=0)
+        ends.append(helpers.flat(model.network.get_weights()))
+    np.testing.assert_allclose(*ends, atol=1e-6)
 
 
 def test_evaluation_prints_epsilon_beside_the_result(tmp_path):

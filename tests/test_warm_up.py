@@ -41,6 +41,16 @@ def test_keras_adam_warmed_up_equals_ours(steps):
     np.testing.assert_allclose(walked(theirs), walked(ours), rtol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "clip", [{"clipnorm": 0.3}, {"clipvalue": 0.2}, {"global_clipnorm": 0.3}]
+)
+def test_clipped_gradients_are_those_of_ours(clip):
+    options = {"warmup_steps": 4, "warmup_learning_rate": 0.1}
+    ours = tf_amalgam.Adam(0.1, epsilon=1e-20, **options, **clip)
+    theirs = WarmUp(keras.optimizers.Adam(0.1, epsilon=1e-12, **clip), 4, 0.1)
+    np.testing.assert_allclose(walked(theirs), walked(ours), rtol=2e-5)
+
+
 def test_without_warm_up_nothing_changes():
     plain = walked(keras.optimizers.Lion(0.1))
     np.testing.assert_array_equal(

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 from tf_amalgam import cluster, given, optimizers, rules, run, saved
@@ -359,6 +360,12 @@ def _stages(stages, name="stages"):
 def _check_given(task, preset, perturbation, checkpoint_seconds):
     """Raises ValueError for what would fail late, or be wrong in silence."""
     check_task(task)
+    if keras.config.floatx() != "float32":
+        raise ValueError(
+            f"Keras' floatx is {keras.config.floatx()!r}; meta-training computes in "
+            'float32. Call keras.config.set_floatx("float32") before the optimizee is '
+            "made; a layer may have a dtype of its own."
+        )
     if preset not in PRESETS:
         raise ValueError(unknown("preset", preset, tuple(PRESETS)))
     if not isinstance(perturbation, (Perturbation, type(None))):

@@ -69,7 +69,9 @@ def guarded_step(guard, kept, place, now, own_step):
     beside_P = ops.where(now.warm, known_P, fallback_P)
     out = ops.logical_and(ours, out_of_bounds(guard, own_P, beside_P, now.warm))
     before = ops.convert_to_tensor(kept.best)
-    best_P, climbed, lags = rows(before, place), no, no
+    # What was there when variables were made may have been other weights.
+    best_P = ops.where(count == 1.0, now.params_P, rows(before, place))
+    climbed, lags = no, no
     if now.loss is not None:
         watch, lowest, rose = with_loss(guard, watch, ops.cast(now.loss, "float32"))
         lost = watch.broken > 0.0  # whoever is in charge

@@ -40,9 +40,10 @@ def run(jobs, on, folder, *, progress=True, description="running", ended=None):
 
     Each job starts when those that it comes after are done, as far as they are in the
     list, and is then the next. One that fails is not tried again in this call (a lost
-    one is, by Ray); those that come after it are left. What was running when an earlier
-    call was killed, with all its processes, comes last: it may have been what killed
-    it, for want of memory say. (What is run `always` keeps its place.)
+    one is, by Ray); those that come after it are left. What was running (on Ray,
+    what was handed over) when an earlier call was killed, with all its processes, comes
+    last: it may have been what killed it, for want of memory say. (What is run `always`
+    keeps its place.)
 
     Args:
         jobs: sequence of `jobs.Job`.

@@ -233,7 +233,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
     def scale_loss(self, loss):
         """Returns the loss as Keras scales it; the guard takes note of it."""
         if self.guard and keras.backend.backend() != "jax":  # there it is a tracer
-            self._loss = ops.stop_gradient(loss)
+            self._loss = ops.stop_gradient(ops.mean(loss))  # one of several numbers
         return super().scale_loss(loss)
 
     def forget_loss(self):

@@ -193,9 +193,8 @@ class Choice(LearnedOptimizer):
         found: dict = {}
         for name, shape, piece in zip(layout.names, layout.shapes, pieces, strict=True):
             key = f"{name} ({len(found)})" if name in found else name
-            found[key] = np.moveaxis(ops.convert_to_numpy(piece), 0, -1).reshape(
-                *shape, -1
-            )
+            shares = np.moveaxis(ops.convert_to_numpy(piece), 0, -1)
+            found[key] = shares.reshape(*shape, len(self.rule.pool))
         return found
 
 

@@ -49,9 +49,10 @@ class WarmUp(keras.optimizers.Optimizer):
 
         def warm():
             rate = ops.convert_to_tensor(self.learning_rate)
+            clipped = self.optimizer._clip_gradients(grads)  # as those of ours are
             after = [
                 ops.convert_to_tensor(v) - ops.cast(rate * grad, v.dtype)
-                for v, grad in zip(variables, grads, strict=True)
+                for v, grad in zip(variables, clipped, strict=True)
             ]
             own()
             for variable, value in zip(variables, after, strict=True):

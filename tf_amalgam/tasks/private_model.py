@@ -31,7 +31,9 @@ def private_model(model, l2_norm_clip=1.0, noise_multiplier=1.1, delta=1e-5, see
         seed: names the noise, which then depends on it and the step alone. It has to
             stay secret, and to name one training alone, for the result to be private;
             by default it is drawn anew. Files of the private model hold it, so that a
-            training can go on: publish `model`, and go on from a file once.
+            training can go on: publish `model`, and go on from a file once. So does
+            its config: what `clone_model` or `from_config` makes draws the same
+            noise. Begin another training by another `private_model`.
 
     Raises:
         ValueError: for numbers out of range, a model that is not built, or one
@@ -40,6 +42,10 @@ def private_model(model, l2_norm_clip=1.0, noise_multiplier=1.1, delta=1e-5, see
     """
     seed = secrets.randbits(63) if seed is None else seed
     return PrivateModel(model, Mechanism(l2_norm_clip, noise_multiplier, delta), seed)
+
+
+# What Keras' optimizers do to a gradient that is no sum of its parts.
+CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 @keras.saving.register_keras_serializable("tf_amalgam")
@@ -98,6 +104,8 @@ class PrivateModel(keras.Model):
             )
         loss_of_example = losses.of_minibatch(keras.losses.get(self.loss))
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self._check_terms(replicas)
+        weights = None if weights is None else _by_example(weights)
         context = tf.distribute.get_replica_context()
         count = tf.shape(y)[0]
         total, replica = count, 0
@@ -169,6 +177,23 @@ class PrivateModel(keras.Model):
                 metric.update_state(mean, sample_weight=count)
         return self.compute_metrics(x, y, outputs, sample_weight=weights)
 
+    def _check_terms(self, replicas):
+        """Raises ValueError for what would change the loss, or the noise, unsaid."""
+        if getattr(self._compile_loss, "_user_loss_weights", None) is not None:
+            raise ValueError(
+                "A private model takes no loss_weights: its one loss is what an "
+                "example's gradient is of. Multiply the loss itself."
+            )
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        clips = [name for name in CLIPS if getattr(optimizer, name, None)]
+        if replicas > 1 and clips:
+            raise ValueError(
+                f"{type(optimizer).__name__} with {', '.join(clips)} is not private on "
+                f"{replicas} replicas: Keras clips each replica's part, which has a "
+                "part of the noise, before they are summed. Leave it out; gradients "
+                "are clipped example by example (l2_norm_clip)."
+            )
+
     def privacy_report(self, batch_size, examples):
         """Returns epsilon after the steps taken so far, with what it depends on.
 
@@ -215,3 +240,15 @@ class PrivateModel(keras.Model):
             config.pop("network"), custom_objects
         )
         return cls(network, Mechanism(**config.pop("mechanism")), **config)
+
+
+def _by_example(weights):
+    """Returns weights `[B]` of examples, given as `[B]` or `[B, 1]`."""
+    if weights.shape.rank == 2 and weights.shape[1] == 1:
+        return weights[:, 0]
+    if weights.shape.rank not in (1, None):
+        raise ValueError(
+            "A private model takes one sample weight an example, [B]; received shape "
+            f"{tuple(weights.shape)}: an example's gradient is clipped as a whole."
+        )
+    return weights
