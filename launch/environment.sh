@@ -17,12 +17,14 @@ supported_python() {
     echo "$python"
 }
 
-# Makes a virtual environment, unless it is there and whole: one that was interrupted, or
-# made without ensurepip, has a Python, but no pip.
+# Makes a virtual environment, anew where the last attempt did not get to its end; one
+# that somebody made without pip gets it.
 # Usage: make_environment FOLDER PYTHON
 make_environment() {
-    if ! { [ -f "$1/bin/activate" ] && "$1/bin/python" -m pip --version >/dev/null 2>&1; }; then
+    if [ ! -f "$1/bin/activate" ]; then
         "$2" -m venv --clear "$1"
+    elif ! "$1/bin/python" -m pip --version >/dev/null 2>&1; then
+        "$1/bin/python" -m ensurepip --upgrade
     fi
 }
 

@@ -164,10 +164,13 @@ def test_losses_below_zero_are_said():
     assert logs[runs["task"] == "MLP"].isna().all(axis=None)
     assert logs[runs["task"] == "Train"].notna().all(axis=None)
     assert starting(said(found), "Losses below 0") == [
-        "Losses below 0, on MLP, have no logarithm: such runs are in no comparison of "
-        "log losses."
+        "Losses below 0, on MLP, have no logarithm: they are in no comparison of log "
+        "losses."
     ]
     assert not starting(said(planted()), "Losses below 0")
+    found = planted()
+    found[0]["test_at_best"] = {"loss": -0.1}
+    assert starting(said(found), "Losses below 0, on Train")
 
 
 @pytest.mark.usefixtures("undrawn")

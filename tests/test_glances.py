@@ -54,6 +54,9 @@ def test_no_table_of_accuracies_without_any():
         for split in ("test", "test_at_best"):
             one[split] = {k: v for k, v in one[split].items() if k == "loss"}
     assert "accuracies" not in by_name(found)
+    for one in found:
+        one |= {"diverged": True, "test": {}}
+    assert "(3 diverged)" in cells(by_name(found)["losses"]).loc["adam", "MLP"]
 
 
 def test_verdicts_name_the_oracle_and_divergence():

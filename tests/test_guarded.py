@@ -139,6 +139,15 @@ def test_a_huge_loss_at_first_does_not_pass_for_noise():
     assert optimizer.guard_report["loss_climbed"] == 1
 
 
+def test_losses_that_are_huge_from_the_beginning_are_no_climb():
+    """Squares of targets of 1e10, say: the guard says nothing of them."""
+    variable, optimizer = keras.Variable([1.0, 2.0]), learned_sgd()
+    for _ in range(5):
+        step(optimizer, [variable], [[0.1, 0.1]], 1e20)
+    np.testing.assert_allclose(variable.numpy(), [0.95, 1.95], rtol=1e-6)
+    assert optimizer.guard_report["loss_climbed"] == 0
+
+
 def test_what_comes_back_is_exact():
     """Also from far away, where a difference would be rounded."""
     variable, optimizer = keras.Variable([-0.167, 0.746, -0.59]), learned_sgd()

@@ -50,29 +50,31 @@ def test_scripts(path):
 
 
 @pytest.mark.parametrize(
-    ("there", "pip", "made"),
+    ("there", "has_pip", "called"),
     [
-        ([], 0, True),
-        (["bin/python"], 1, True),  # interrupted, or made without ensurepip
-        (["bin/python"], 0, True),  # no activate, which comes last
-        (["bin/python", "bin/activate"], 1, True),
-        (["bin/python", "bin/activate"], 0, False),
+        ([], False, ["-m venv --clear venv"]),
+        # Interrupted, or made without ensurepip: activate comes last.
+        (["bin/python"], False, ["-m venv --clear venv"]),
+        (["bin/python"], True, ["-m venv --clear venv"]),
+        # Somebody's own, with what is in it.
+        (["bin/python", "bin/activate"], False, ["-m ensurepip --upgrade"]),
+        (["bin/python", "bin/activate"], True, []),
     ],
 )
-def test_half_an_environment_is_made_anew(there, pip, made, tmp_path):
-    for name in there:
-        path = tmp_path / "venv" / name
+def test_half_an_environment_is_made_anew(there, has_pip, called, tmp_path):
+    for name in [*(f"venv/{name}" for name in there), "python"]:
+        path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"#!/bin/sh\nexit {pip}\n")
+        path.write_text(
+            "#!/bin/sh\n"
+            f'case "$*" in *pip\\ --version*) exit {int(not has_pip)};; esac\n'
+            f'echo "$*" >> {tmp_path}/called\n'
+        )
         path.chmod(0o755)
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\necho "$*" > {tmp_path}/called\n')
-    python.chmod(0o755)
+    (tmp_path / "called").touch()
     script = f"set -e; . {LAUNCH}/environment.sh; make_environment venv ./python"
     subprocess.run(["bash", "-c", script], check=True, cwd=tmp_path)
-    called = tmp_path / "called"
-    assert called.is_file() == made
-    assert not made or called.read_text() == "-m venv --clear venv\n"
+    assert (tmp_path / "called").read_text().splitlines() == called
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)

@@ -16,6 +16,7 @@ from tests.test_private import MIDDLE, NUMBERS, with_layer
 from tf_amalgam import evaluation, registered, rules
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.tasks import private, private_model
+from tf_amalgam.warm_up import WarmUp
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 DATA = tuple(part[:21] for part in helpers.blobs().train)
@@ -115,6 +116,16 @@ def counts():
     return np.array([int(value) for value in found])
 
 
+def clips_are_refused():
+    """Whether `fit` refuses an optimizer that clips, as it does on replicas."""
+    model = compiled(helpers.tiny_model(), keras.optimizers.SGD(0.1, clipnorm=1.0))
+    try:
+        fitted(model)
+    except ValueError as error:
+        return "is not private on 4 replicas" in str(error)
+    return False
+
+
 # Dropout goes by the place in the minibatch: with whole ones alone it is the same.
 RUNS = {
     "plain": lambda: fitted(compiled(seeded(helpers.tiny_model))),
@@ -128,10 +139,11 @@ import sys
 import tests.conftest
 import numpy as np
 import tensorflow as tf
-from tests.test_private_model import RUNS, counts
+from tests.test_private_model import RUNS, clips_are_refused, counts
 devices = [f"CPU:{i}" for i in range(int(sys.argv[1]))]
 with tf.distribute.MirroredStrategy(devices).scope():
     found = {name: run() for name, run in RUNS.items()}
+    found["refused"] = clips_are_refused()
     np.savez(sys.argv[2], counts=counts(), **found)
 """
 
@@ -147,6 +159,8 @@ def test_mirrored_equals_single(tmp_path):
             np.testing.assert_allclose(found[name], run(), atol=1e-5, err_msg=name)
         assert spread(found["noise"]) < 5
         np.testing.assert_array_equal(found["counts"], [6] * 4)
+        assert found["refused"]
+    assert not clips_are_refused()
 
 
 def test_steps_in_one_execution_are_single_steps():
@@ -380,6 +394,9 @@ def test_clipped_parts_of_replicas_are_not_private(clip):
     with pytest.raises(ValueError, match=f"SGD with {clip} is not private on 2"):
         model._check_terms(replicas=2)
     compiled(helpers.tiny_model())._check_terms(replicas=2)
+    wrapped = keras.optimizers.LossScaleOptimizer(WarmUp(optimizer, 3, 0.1))
+    with pytest.raises(ValueError, match=f"SGD with {clip} is not private on 2"):
+        compiled(helpers.tiny_model(), wrapped)._check_terms(replicas=2)
 
 
 def test_weights_of_examples_may_be_a_column():

@@ -313,6 +313,16 @@ def test_a_model_whose_beginning_no_seed_decides_is_refused(draw):
         Task.from_keras(model_fn, BLOBS, CROSS_ENTROPY, batch_size=8)
 
 
+def test_models_of_other_shapes_are_refused():
+    widths = iter(range(3, 9))
+
+    def model_fn():
+        return keras.Sequential([keras.Input((5,)), keras.layers.Dense(next(widths))])
+
+    with pytest.raises(ValueError, match="models of different shapes"):
+        Task.from_keras(model_fn, BLOBS, CROSS_ENTROPY, batch_size=8)
+
+
 def embedded(masks=True):
     """Returns a net of sequences of whole numbers, 0 for nothing."""
     return keras.Sequential(
@@ -329,6 +339,11 @@ def cross_entropy(y_true, y_pred):
     return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, True)
 
 
+def ignoring(y_true, y_pred):
+    crossed = keras.losses.sparse_categorical_crossentropy
+    return crossed(y_true, y_pred, from_logits=True, ignore_class=0)
+
+
 CROSSED = keras.losses.SparseCategoricalCrossentropy
 
 
@@ -342,6 +357,8 @@ CROSSED = keras.losses.SparseCategoricalCrossentropy
         (CROSSED(True, ignore_class=0), True),
         (cross_entropy, True),
         (cross_entropy, False),
+        (ignoring, False),
+        (ignoring, True),
     ],
 )
 def test_what_is_masked_counts_as_in_fit(loss, masks):

@@ -52,12 +52,13 @@ def all_facts(given, found, missing, failed) -> list[str]:
 
 
 def _below_zero(runs):
-    below = list(dict.fromkeys(runs.loc[runs["best_val_loss"] < 0.0, "task"]))
+    losses = runs[["best_val_loss", "train_loss", "test_loss", "test_at_best_loss"]]
+    below = list(dict.fromkeys(runs.loc[(losses < 0.0).any(axis=1), "task"]))
     if not below:
         return []
     return [
-        f"Losses below 0, on {', '.join(below)}, have no logarithm: such runs are in "
-        "no comparison of log losses."
+        f"Losses below 0, on {', '.join(below)}, have no logarithm: they are in no "
+        "comparison of log losses."
     ]
 
 

@@ -28,11 +28,13 @@ def validation(found, value="val_loss"):
     panels, table = list(axes.flat), []
     for axis, task in zip(panels, tasks, strict=False):
         here = lines[lines["task"] == task]
+        log = value == "val_loss" and here[value].min() >= 0.0
         for label, rows in here.groupby("line", sort=False):
-            table.append(_line(axis, rows, label, value, _look(found, label), task))
+            look = _look(found, label)
+            table.append(_line(axis, rows, label, value, look, task, log))
         axis.set(title=plots.text(task), xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        if value == "val_loss" and here[value].min() >= 0.0:
+        if log:
             axis.set_yscale("log")
             plots.plain_numbers(axis.yaxis)
     for axis in panels[len(tasks) :]:
@@ -50,14 +52,13 @@ def _look(found, label):
     return look._replace(line="-") if label == found.reference else look
 
 
-def _line(axis, rows, label, value, look, task):
+def _line(axis, rows, label, value, look, task, log):
     """Draws one line and its band; returns its numbers."""
     by_epoch = rows.groupby("epoch")[value]
     mean, sd = by_epoch.mean(), by_epoch.std().fillna(0.0)
     axis.plot(mean.index, mean, look.line, color=look.color, lw=1.3)
     low, high = mean - 2 * sd, mean + 2 * sd
-    # A log axis ends somewhere above 0.
-    if value == "val_loss" and rows[value].min() >= 0.0:
+    if log:  # such an axis ends somewhere above 0
         low = np.maximum(low, LOWEST * by_epoch.min())
     axis.fill_between(mean.index, low, high, color=look.color, alpha=0.15, lw=0)
     numbers = pd.DataFrame({"mean": mean, "sd": sd}).reset_index()
@@ -85,7 +86,8 @@ def _section(found, value, figure, table):
     lost = int(drawn["diverged"].sum())
     oracles = ", ".join(f"{task}: {label}" for task, label in found.best.items())
     clipped = (
-        f" The lower end of a band stops at {LOWEST:g} of the lowest loss of its epoch."
+        f" On logarithmic axes the lower end of a band stops at {LOWEST:g} of the lowest "
+        "loss of its epoch."
         if loss
         else ""
     )

@@ -127,7 +127,8 @@ def _mean(rows, tasks):
 
 def losses(runs, name, title, value, form, scale=1.0, note="") -> Section | None:
     """Returns means with half of their intervals, as text; None of what has none."""
-    if not runs[value].notna().any():
+    whole = runs[~runs["diverged"]]
+    if len(whole) and whole[value].isna().all():
         return None
 
     def cell(here):

@@ -23,7 +23,7 @@ VARIANCE_DECAY = 0.998
 SETTLING = 20
 # Losses in a row that are not finite: what was lost does not come back by itself.
 BROKEN = 2.0
-# Nor is one of so much: its square would be beyond float32, and noise for good.
+# Nor is one of so much: squares from 1.8e19 on are beyond float32, and noise for good.
 HUGE = 1e18
 # Share of the loss at the start that counts: less is no climb, whatever was gained, and
 # no progress.
@@ -165,6 +165,7 @@ def with_loss(guard, watch, loss):
     number = ops.cast(counts, "float32")
     seen = watch.seen + number
     first = ops.logical_and(counts, seen == 1.0)
+    loss_before = loss
     loss = ops.where(counts, loss, watch.average)
     start = ops.where(first, loss, watch.start)
     off = ops.where(first, 0.0, loss - watch.average)
@@ -182,7 +183,10 @@ def with_loss(guard, watch, loss):
     most = ops.maximum(guard.climb * (start - best), FLOOR * ops.abs(start))
     most = ops.maximum(ops.where(watch.falls > 0.0, 0.0, most), noise)
     settled = ops.logical_and(counts, seen > SETTLING)
-    broken = ops.where(finite, 0.0, watch.broken + 1.0)
+    # Where all are huge, that is no sign of a loss.
+    alike = ops.logical_and(ops.isfinite(loss_before), watch.seen == 0.0)
+    fine = ops.logical_or(finite, alike)
+    broken = ops.where(fine, 0.0, watch.broken + 1.0)
     climbed = ops.logical_or(
         ops.logical_and(settled, average - best > most), broken >= BROKEN
     )

@@ -124,14 +124,11 @@ def learning_curves(records, path):
         axis.xaxis.get_major_locator().set_params(integer=True)
         drawn = [line.get_ydata() for line in axis.get_lines()]
         drawn = [curve for curve in drawn if len(curve)]
-        bottom = min(map(min, drawn), default=0.0)
-        if bottom >= 0.0:
-            axis.set_yscale("log")
-            plain_numbers(axis.yaxis)
-        if drawn and bottom >= 0.0:
+        if drawn:
             usual = statistics.median_low(curve[0] for curve in drawn)
-            top = min(3.0 * usual, max(map(max, drawn)))
-            axis.set_ylim(0.8 * bottom, 1.2 * top)
+            values = [value for curve in drawn for value in curve]
+            if _framed(axis, values, usual, 3.0, 1.2):
+                plain_numbers(axis.yaxis)
         if not many:
             axis.legend(frameon=False, fontsize=8)
     for axis in panels[len(tasks) :]:
@@ -139,6 +136,22 @@ def learning_curves(records, path):
     if many:
         _shared_legend(figure, panels[0], records, names)
     write(figure, path)
+
+
+def _framed(axis, losses, usual, times, room):
+    """Shows losses up to so many times the usual one; returns whether by logarithm.
+
+    Where one is below 0, it is so many times as far from the lowest.
+    """
+    bottom, top = min(losses), max(losses)
+    if bottom < 0.0:
+        top = min(usual + times * (usual - bottom), top)
+        margin = 0.05 * (top - bottom) or 0.05 * abs(top)
+        axis.set_ylim(bottom - margin, top + margin)
+        return False
+    axis.set_yscale("log")
+    axis.set_ylim(0.8 * bottom, room * min(times * usual, top))
+    return True
 
 
 def _one_optimizer(axis, runs, name, i, band):
@@ -206,10 +219,8 @@ def loss_by_learning_rate(losses, path, title=None):
     axis.set(xscale="log", title=title or "")
     axis.set(xlabel="learning rate (× diverged)", ylabel="validation loss")
     drawn = [y for v in losses.values() for y in v.values() if math.isfinite(y)]
-    if drawn and min(drawn) >= 0.0:
-        axis.set_yscale("log")
-        top = min(10.0 * statistics.median_low(drawn), max(drawn))
-        axis.set_ylim(0.8 * min(drawn), 1.6 * top)
+    if drawn:
+        _framed(axis, drawn, statistics.median_low(drawn), 10.0, 1.6)
     axis.legend(frameon=False, fontsize=8)
     write(figure, path)
 

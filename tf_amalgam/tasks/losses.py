@@ -34,13 +34,13 @@ def of_minibatch(loss):
         loss: what `keras.losses.get` returns.
     """
     loss = loss if isinstance(loss, keras.losses.Loss) else OfFunction(loss)
-    several = _unreduced(loss)
-    ignores = loss.get_config().get("ignore_class") is not None
 
     def called(y_true, y_pred):
-        masked = ignores or getattr(y_pred, "_keras_mask", None) is not None
+        several, marked = _unreduced(loss)
+        values = several(y_true, y_pred)
+        masked = any(getattr(one, "_keras_mask", None) is not None for one in marked)
         if not masked or loss.reduction not in MEANS:
-            return tf.reduce_mean(several(y_true, y_pred))
+            return tf.reduce_mean(values)
         # A mean over what is not masked, which Keras divides by the number of replicas,
         # as its trainers sum over them; here each has an optimizee of its own.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -51,13 +51,22 @@ def of_minibatch(loss):
 
 
 def _unreduced(loss):
-    """Returns the loss without its own mean, which depends on the replicas (above)."""
-    if loss.reduction == "sum":
-        return loss
+    """Returns a loss without its own mean, and a list of what may carry a mask.
+
+    Predictions, and what the loss makes of them, are in the list after a call.
+    """
+    marked: list = []
+
+    def call(y_true, y_pred):
+        values = loss.call(y_true, y_pred)
+        marked.extend([y_pred, values])
+        return values
+
     # Not by `copy`, for which Keras would save and load it: only classes that it knows.
     several = object.__new__(type(loss))
-    vars(several).update(vars(loss), reduction="none")
-    return several
+    reduction = loss.reduction if loss.reduction == "sum" else "none"
+    vars(several).update(vars(loss), reduction=reduction, call=call)
+    return several, marked
 
 
 def _of_one_rank(*pair):

@@ -184,15 +184,14 @@ class PrivateModel(keras.Model):
                 "A private model takes no loss_weights: its one loss is what an "
                 "example's gradient is of. Multiply the loss itself."
             )
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        clips = [name for name in CLIPS if getattr(optimizer, name, None)]
-        if replicas > 1 and clips:
-            raise ValueError(
-                f"{type(optimizer).__name__} with {', '.join(clips)} is not private on "
-                f"{replicas} replicas: Keras clips each replica's part, which has a "
-                "part of the noise, before they are summed. Leave it out; gradients "
-                "are clipped example by example (l2_norm_clip)."
-            )
+        for optimizer in _with_those_inside(self.optimizer) if replicas > 1 else ():
+            if clips := [name for name in CLIPS if getattr(optimizer, name, None)]:
+                raise ValueError(
+                    f"{type(optimizer).__name__} with {', '.join(clips)} is not "
+                    f"private on {replicas} replicas: Keras clips each replica's part, "
+                    "which has a part of the noise, before they are summed. Leave it "
+                    "out; gradients are clipped example by example (l2_norm_clip)."
+                )
 
     def privacy_report(self, batch_size, examples):
         """Returns epsilon after the steps taken so far, with what it depends on.
@@ -240,6 +239,15 @@ class PrivateModel(keras.Model):
             config.pop("network"), custom_objects
         )
         return cls(network, Mechanism(**config.pop("mechanism")), **config)
+
+
+def _with_those_inside(optimizer):
+    """Yields an optimizer, and those that it wraps."""
+    yield optimizer
+    inside = [getattr(optimizer, key, None) for key in ("inner_optimizer", "optimizer")]
+    for one in [*inside, *(getattr(optimizer, "optimizers", None) or ())]:
+        if one is not None:
+            yield from _with_those_inside(one)
 
 
 def _by_example(weights):

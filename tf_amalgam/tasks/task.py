@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import math
 import random
 from typing import Any, NamedTuple
@@ -109,9 +110,9 @@ class Task:
                 is a cross-entropy over classes.
 
         Raises:
-            ValueError: if the model is not built or has nothing to train, begins
-                otherwise at each call whatever the seed, the data does not fit it,
-                or the loss is not a finite scalar.
+            ValueError: if the model is not built or has nothing to train, has other
+                initial weights at each call whatever the seed, the data does not fit
+                it, or the loss is not a finite scalar.
         """
         if not callable(model_fn) or isinstance(model_fn, keras.Model):
             raise ValueError(
@@ -255,8 +256,15 @@ class Task:
     def _check_initial(self):
         """Raises ValueError for a model whose initial weights no seed decides."""
         again = self.build_model(seed=0)
-        for mine, other in zip(self._model.weights, again.weights, strict=True):
-            if not np.array_equal(mine.numpy(), other.numpy()):
+        pairs = itertools.zip_longest(self._model.weights, again.weights)
+        for mine, other in pairs:
+            if mine is None or other is None or mine.shape != other.shape:
+                raise ValueError(
+                    f"Task {self.name!r}: model_fn returned models of different shapes."
+                )
+            # But for rounding, of a beginning that is computed.
+            here, there = (np.asarray(v.numpy(), "float64") for v in (mine, other))
+            if not np.allclose(here, there, rtol=1e-4, atol=1e-6, equal_nan=True):
                 raise ValueError(
                     f"Task {self.name!r}: two models of one seed begin with other "
                     f"values of {mine.path}, so that optimizers could not be compared. "
