@@ -86,8 +86,8 @@ def _section(found, value, figure, table):
     lost = int(drawn["diverged"].sum())
     oracles = ", ".join(f"{task}: {label}" for task, label in found.best.items())
     clipped = (
-        f" On logarithmic axes the lower end of a band stops at {LOWEST:g} of the lowest "
-        "loss of its epoch."
+        f" On logarithmic axes the lower end of a band stops at {LOWEST:g} of the "
+        "lowest loss of its epoch."
         if loss
         else ""
     )
