@@ -156,16 +156,17 @@ def out_of_bounds(guard, delta_P, fallback_P, warm):
 def with_loss(guard, watch, loss):
     """Returns (the watch after a loss, whether it is lowest, whether it climbed).
 
-    A loss that is not finite has climbed if it is the second in a row: the first may
-    come of an odd minibatch. Zeros before the first loss (of minibatches whose examples
-    all have weight 0) say nothing.
+    A loss that is not finite, or is huge after smaller ones, has climbed if it is the
+    second in a row: the first may come of an odd minibatch. Zeros before the first loss
+    (of minibatches whose examples all have weight 0) say nothing.
     """
     finite = ops.abs(loss) < HUGE  # nor is a NaN
+    # Where all are huge, that is no sign of a loss.
+    alike = ops.logical_and(ops.isfinite(loss), watch.seen == 0.0)
     counts = ops.logical_and(finite, ops.logical_or(watch.seen > 0.0, loss != 0.0))
     number = ops.cast(counts, "float32")
     seen = watch.seen + number
     first = ops.logical_and(counts, seen == 1.0)
-    loss_before = loss
     loss = ops.where(counts, loss, watch.average)
     start = ops.where(first, loss, watch.start)
     off = ops.where(first, 0.0, loss - watch.average)
@@ -183,8 +184,6 @@ def with_loss(guard, watch, loss):
     most = ops.maximum(guard.climb * (start - best), FLOOR * ops.abs(start))
     most = ops.maximum(ops.where(watch.falls > 0.0, 0.0, most), noise)
     settled = ops.logical_and(counts, seen > SETTLING)
-    # Where all are huge, that is no sign of a loss.
-    alike = ops.logical_and(ops.isfinite(loss_before), watch.seen == 0.0)
     fine = ops.logical_or(finite, alike)
     broken = ops.where(fine, 0.0, watch.broken + 1.0)
     climbed = ops.logical_or(
