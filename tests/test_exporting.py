@@ -123,6 +123,8 @@ def test_a_command_names_a_shipped_optimizer_but_no_path(tmp_path):
     lines.append("amalgamate.choice = '/home/me/run/choice'")
     kept = ['amalgamate.initial_weights = "min-max-small"', "amalgamate.seed = 3"]
     kept.append("amalgamate.choice = {'rate_range': 3.0}")
+    kept.append("amalgamate.choice = @rules.choice()")
+    kept.append("amalgamate.choice = 'choice-rule-small'")
     paths = ["/home/me/mine.gin", "gin_configs/forms/cpu.gin"]
     made = {"gin_files": paths, "gin_bindings": [*lines, *kept]}
     (tmp_path / exporting.MADE_FILE).write_text(json.dumps(made))

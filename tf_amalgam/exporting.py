@@ -258,8 +258,10 @@ def _made(run, part):
 def _private(line):
     """Returns whether a binding is `PRIVATE`; a shipped optimizer's name is not.
 
-    Nor are the hyperparameters of a Choice rule, a mapping.
+    Nor is a Choice rule that is no path: a reference, or its hyperparameters.
     """
     name, _, value = line.partition("=")
-    public = value.strip(" '\"") in saved.shipped_names() or "{" in value
-    return name.strip().rpartition(".")[2] in PRIVATE and not public
+    parameter, value = name.strip().rpartition(".")[2], value.strip()
+    public = value.strip("'\"") in saved.shipped_names()
+    public |= parameter == "choice" and value[:1] not in ("'", '"')
+    return parameter in PRIVATE and not public
