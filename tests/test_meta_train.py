@@ -508,6 +508,16 @@ def test_validation_looks_at_all_of_a_sorted_split(monkeypatch):
     np.testing.assert_array_equal(labels, np.ravel(some) // 30)
     again, _ = Trainer._held_out(types.SimpleNamespace(task=task))
     np.testing.assert_array_equal(some, again)
+    # In no order: the first, as ever.
+    mixed = data.Split(x, np.arange(90) % 3)
+    task.dataset = task.dataset._replace(validation=mixed)
+    some, _ = Trainer._held_out(types.SimpleNamespace(task=task))
+    np.testing.assert_array_equal(some, x[:20])
+    # Of numbers nothing tells.
+    task.dataset = task.dataset._replace(validation=data.Split(x, x))
+    some, _ = Trainer._held_out(types.SimpleNamespace(task=task))
+    assert len(some) == 20
+    assert np.max(some) > 40
 
 
 @pytest.mark.usefixtures("float64")

@@ -264,12 +264,17 @@ class Trainer:
         return tuple(map(tf.constant, batches))
 
     def _held_out(self):
-        """Returns so many held-out examples, always the same, in no order of theirs."""
+        """Returns so many held-out examples: the first, if every label is among them.
+
+        Named sets are in no order, somebody's own may be; which examples these are
+        moves all scores alike, by some tenths on MNIST.
+        """
         split, few = self.task.dataset.validation, alone.VALIDATION_EXAMPLES
-        if len(split.x) > few:
-            chosen = np.random.default_rng(0).permutation(len(split.x))[:few]
-            split = split.x[chosen], split.y[chosen]
-        return tuple(map(tf.constant, split))
+        chosen, labels = np.arange(len(split.x)), split.y.dtype.kind in "iu"
+        lacks = labels and len(np.unique(split.y[:few])) < len(np.unique(split.y))
+        if len(chosen) > few and (lacks or not labels):
+            chosen = np.random.default_rng(0).permutation(chosen)
+        return tuple(tf.constant(part[chosen[:few]]) for part in split)
 
     # Meta-updates.
 
