@@ -40,6 +40,9 @@ def define_gin_flags():
         "gin_bindings", [], "A gin binding that wins over the files; repeatable."
     )
     flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
+    flags.register_validator(
+        "workdir", lambda path: path != "", "It is empty (an unset variable?)."
+    )
     flags.mark_flags_as_required(["gin_file", "workdir"])
 
 
@@ -75,6 +78,10 @@ def launcher(one_is_here=True):
     """
     from tf_amalgam import launchers
 
+    if FLAGS.launcher == "local":
+        for name in ("ray_address", "retries"):
+            if FLAGS[name].present:
+                raise ValueError(f"--{name} is of a cluster; give --launcher=ray, too.")
     if FLAGS.launcher == "local" and FLAGS.parallel == 1 and one_is_here:
         return None
     return launchers.launcher(
@@ -99,10 +106,22 @@ def command(name):
     return shlex.join([name, *sys.argv[1:]])
 
 
-def start(main, with_tensorflow=True):
-    """Runs an absl main; mistakes end in one message, a stop ends in a checkpoint."""
+def start(main, with_tensorflow=True, words=False):
+    """Runs an absl main; mistakes end in one message, a stop ends in a checkpoint.
+
+    Args:
+        main: what is run, of the module whose docstring and flags are the program's.
+        with_tensorflow: whether it needs TensorFlow.
+        words: whether it takes words that are no flags.
+    """
+    _explain(main.__module__)
 
     def guarded(argv):
+        if argv[1:] and not words:
+            sys.exit(
+                f"error: not understood: {shlex.join(argv[1:])}. Flags are written "
+                "--name=value, and one that takes several values once for each."
+            )
         # Also where it is a container's first process, which is spared what has no
         # handler.
         signal.signal(signal.SIGTERM, _leave)
@@ -120,8 +139,11 @@ def start(main, with_tensorflow=True):
         signal.signal(signal.SIGTERM, _stop)
         try:
             main(argv)
-        except (ValueError, OSError, RuntimeError, ImportError) as error:
-            sys.exit(f"error: {error}")
+        except Exception as error:
+            if not isinstance(error, _mistakes(with_tensorflow)):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(_status(error, with_tensorflow))
         except KeyboardInterrupt:
             print(
                 "Interrupted; the same command continues from the last checkpoint.",
@@ -130,6 +152,38 @@ def start(main, with_tensorflow=True):
             sys.exit(INTERRUPTED)
 
     app.run(guarded)
+
+
+def _explain(module):
+    """Has --help tell of a program what its module says, and its flags.
+
+    absl looks for both in `__main__`, which a console script is.
+    """
+    of_module = FLAGS.flags_by_module_dict()
+    name = sys.argv[0] if module == "__main__" else module
+    sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
+    for flag in (*of_module.get(name, ()), *of_module[__name__]):
+        FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+def _mistakes(with_tensorflow):
+    """Returns the types of errors that one message is enough for."""
+    usual = (ValueError, OSError, RuntimeError, ImportError)
+    if not with_tensorflow:
+        return usual
+    import tensorflow
+
+    return (*usual, tensorflow.errors.OpError)  # no memory, say
+
+
+def _status(error, with_tensorflow):
+    """Returns the exit status of a program that ends with an error."""
+    if with_tensorflow:
+        from tf_amalgam import engines, workdir
+
+        if isinstance(error, workdir.AnotherExperiment):
+            return engines.ANOTHER
+    return 1
 
 
 def _expand_paths():

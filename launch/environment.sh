@@ -17,11 +17,11 @@ supported_python() {
     echo "$python"
 }
 
-# Makes a virtual environment, anew where the last attempt did not get to its end; one
-# that somebody made without pip gets it.
+# Makes a virtual environment, anew where the last attempt did not get to its end or its
+# Python is gone; one that somebody made without pip gets it.
 # Usage: make_environment FOLDER PYTHON
 make_environment() {
-    if [ ! -f "$1/bin/activate" ]; then
+    if [ ! -f "$1/bin/activate" ] || ! "$1/bin/python" -c '' 2>/dev/null; then
         "$2" -m venv --clear "$1"
     elif ! "$1/bin/python" -m pip --version >/dev/null 2>&1; then
         "$1/bin/python" -m ensurepip --upgrade
@@ -33,7 +33,7 @@ prepare() {
     python="$(supported_python)" || return 1
     # Installed again whenever what it is made of has changed.
     stamp="$(cat setup.py pyproject.toml | cksum) $extra $PWD"
-    if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
+    if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ] || ! .venv/bin/python -c ''; then
         echo "Installing into .venv (1 to 2 minutes the first time) ..."
         make_environment .venv "$python"
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23'

@@ -38,12 +38,12 @@ def main(_=None):
     if given.only:
         found = bindings.run_part("evaluate", *what, given.only, given.report)
     elif given.launcher == "ray":
-        found = bindings.run_launched(
-            "evaluate", *what, binary.launcher(), given.job_cpus, given.job_gpus
-        )
+        needs = (given.job_cpus, given.job_gpus)
+        on = binary.launcher()
+        found = bindings.run_launched("evaluate", *what, on, *needs, given.report)
     else:
         found = bindings.run_evaluation(
-            *what, given.parallel, given.worker_of, given.worker_since
+            *what, given.parallel, given.worker_of, given.worker_since, given.report
         )
     if not given.report:
         return

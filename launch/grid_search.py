@@ -15,7 +15,7 @@ from tf_amalgam_launch import binary
 flags.DEFINE_multi_string(
     "only", None, "Pattern of records to make (Train/adam-*); nothing is chosen then."
 )
-flags.DEFINE_boolean("report", True, "Write the configuration.")
+flags.DEFINE_boolean("report", True, "With --only: write the configuration.")
 binary.define_launcher_flags()
 binary.define_gin_flags()
 
@@ -29,6 +29,8 @@ def main(_=None):
         raise ValueError(
             "--only is of one process; leave --parallel and --launcher out."
         )
+    if not (given.report or given.only):
+        raise ValueError("--noreport goes with --only; leave it out.")
     what = ("grid_search", given.gin_file, given.gin_bindings, given.workdir)
     if given.only:
         bindings.run_part(*what, given.only, given.report)

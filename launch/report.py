@@ -40,7 +40,7 @@ def entry():
     # Of many small matrices: more threads of NumPy's products wait for one another, a
     # third of all processor time. It reads this while it is loaded.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    binary.start(main, with_tensorflow=False)
+    binary.start(main, with_tensorflow=False, words=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+import pathlib
 import re
 import shlex
 import subprocess
@@ -15,7 +16,16 @@ from tf_amalgam_launch import report
 
 from tests import helpers
 from tests.test_gin import TINY
-from tf_amalgam import bindings, engines, jobs, plan, records, rules, saved
+from tf_amalgam import (
+    bindings,
+    engines,
+    jobs,
+    plan,
+    processes,
+    records,
+    rules,
+    saved,
+)
 
 FILE = "gin_configs/experiments/quickstart.gin"
 MANY = "gin_configs/experiments/mnist_evaluate.gin"
@@ -249,6 +259,16 @@ def test_the_remedies_that_are_named_help():
             ["--gin_file=nothing.gin", "--workdir=x"],
             "error: Unknown gin file",
         ),
+        (
+            "amalgamate",
+            [f"--gin_file={FILE}", "--workdir="],
+            "It is empty (an unset variable?)",
+        ),
+        (
+            "amalgamate",
+            ["--gin_file", FILE, MANY, "--workdir=x"],
+            f"error: not understood: {MANY}. Flags are written --name=value",
+        ),
         # Others of the kinds above; the first includes files.
         pytest.param(
             "paper",
@@ -266,6 +286,28 @@ def test_the_remedies_that_are_named_help():
             "amalgamate",
             [f"--gin_file={WITHOUT}", "--workdir=x"],
             "error: No optimizee is given",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "grid_search",
+            [f"--gin_file={FILE}", "--workdir=x", "--noreport"],
+            "error: --noreport goes with --only",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "paper",
+            ["--workdir=x", "--ray_address=auto"],
+            "error: --ray_address is of a cluster; give --launcher=ray",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "amalgamate",
+            [
+                f"--gin_file={FILE}",
+                "--workdir=x",
+                "--gin_bindings=amalgamate.teachers=5",
+            ],
+            "error: Teachers are given by a pool's name",
             marks=pytest.mark.slow,
         ),
         pytest.param(
@@ -323,6 +365,58 @@ def test_a_campaign_is_planned_and_its_list_is_run(tmp_path):
     refused = binary("paper", *binary_flags)
     assert refused.returncode == 1
     assert "Line 3 of" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("amalgamate", ["Trains an optimizer out of", "--replicates", "--gin_file"]),
+        ("amalgam-report", ["--markdown", "--reference"]),
+    ],
+)
+def test_help_is_of_the_program(program, told):
+    """Of a console script, which is no module of ours."""
+    script = pathlib.Path(sys.executable).with_name(program)
+    run = subprocess.run(
+        [script, "--help"], check=False, capture_output=True, text=True
+    )
+    assert "USAGE" not in run.stdout
+    for words in told:
+        assert words in run.stdout
+    assert "--replicates" not in run.stdout or program == "amalgamate"
+
+
+def test_children_are_of_the_version_that_runs(tmp_path):
+    """Not of a checkout in whose folder it runs; `-m` looks there first."""
+    for name in ("__init__.py", "report.py"):
+        path = tmp_path / "tf_amalgam_launch" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("print('of the folder')")
+    log = tmp_path / "log.txt"
+    processes.started("report", [], [], tmp_path, log, folder=tmp_path).wait()
+    assert "of the folder" not in log.read_text()
+    assert "workdir" in log.read_text()  # a flag that a report has not
+    # Modules beside a script, which it has loaded, are for its children, too.
+    command = "import sys; from tf_amalgam import processes; sys.path.insert(0, '')\n"
+    command += "processes.started('report', [], [], 'x', 'log.txt').wait()"
+    subprocess.run([sys.executable, "-c", command], check=True, cwd=tmp_path)
+    assert "of the folder" in log.read_text()
+
+
+def test_another_experiments_folder_has_a_status_of_its_own(tmp_path):
+    program = tmp_path / "refused.py"
+    program.write_text(
+        "import sys\n"
+        "from tf_amalgam_launch import binary\n"
+        "def main(_):\n"
+        "    from tf_amalgam.workdir import AnotherExperiment\n"
+        "    raise AnotherExperiment('not here')\n"
+        "binary.start(main)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, program], check=False, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stderr) == (engines.ANOTHER, "error: not here\n")
 
 
 def test_a_stop_from_outside_has_a_status_of_its_own(tmp_path):

@@ -63,6 +63,39 @@ def test_a_worker_does_its_share_and_leaves_the_folders_files(tmp_path):
         assert (tmp_path / name).read_text() == "of the whole"
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TypeError, RuntimeError])
+@pytest.mark.parametrize(
+    ("there", "written"),
+    [
+        ([], False),  # before the folder was anybody's
+        (["settings.json"], True),  # its own, as it seems
+        (["settings.json", "made.json"], False),  # maybe another experiment's
+    ],
+)
+def test_an_interrupted_run_leaves_what_made_a_folder(
+    tmp_path, monkeypatch, there, written, error
+):
+    def stopped(**_):
+        raise error("by hand")
+
+    for name in there:
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setitem(bindings.REGISTERED, "amalgamate", stopped)
+    with pytest.raises(error):
+        bindings.run("amalgamate", [], ["amalgamate.task = 'none'"], tmp_path)
+    for name in ("made.json", "config.gin", "operative_config.gin"):
+        path = tmp_path / name
+        assert path.is_file() == (written or name in there)
+        assert not path.is_file() or written == (path.read_text() != "{}")
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_an_evaluation_without_its_report(tmp_path, parallel):
+    (record,) = evaluated(tmp_path, report=False, parallel=parallel)
+    assert record["optimizer"] == "sgd"
+    assert not list(tmp_path.glob("*.md")) + list(tmp_path.glob("*.gin"))
+
+
 @pytest.mark.parametrize("chief", [True, False])
 def test_of_several_machines_the_chief_alone_writes(tmp_path, monkeypatch, chief):
     extended = types.SimpleNamespace(should_checkpoint=chief)

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import pathlib
+import sys
 import tracemalloc
 import types
 
@@ -209,6 +210,7 @@ def test_mistakes(given, message):
         (PAPER, ["evaluate.baselines = ['oracle']"], "'oracle' is kept"),
         (PAPER, ["evaluate.baselines = ['keras.Adamm']"], "Keras optimizer 'Adamm'"),
         (PAPER, ["evaluate.seeds = 3.0"], "seeds must be a whole number"),
+        (PAPER, ["campaign.trainings = ['a']"], "dict of label → experiment, received"),
     ],
 )
 def test_mistakes_in_a_recipe_are_told_before_any_work(files, lines, message):
@@ -232,6 +234,46 @@ def test_a_campaigns_own_file_does_not_hide_where_data_lie(tmp_path):
     for form in (told, digits):
         line = f'campaign.form = "{form}"'
         assert recipe.read([mine], [line]).form == str(form)
+
+
+def test_what_evaluations_lack_here_shows_before_trainings(tmp_path, monkeypatch):
+    lines = [f"data_dir = '{tmp_path}'", "campaign.replicates = 1"]
+    lines += ["evaluate.tasks = [%Train, %CIFAR, %MNISTDP]"]
+    what = recipe.read(PAPER, lines)
+    jobs = list(campaign.planned(what, tmp_path / "run"))
+
+    def started(*patterns):
+        some = [j for j in jobs if any(j.name.startswith(p) for p in patterns)]
+        assert some
+        recipe.run(what, some, tmp_path / "run", engines.Local())
+
+    monkeypatch.setattr(launchers, "run", lambda *_, **__: {})
+    with pytest.raises(FileNotFoundError, match="mnist is not prepared under"):
+        started("train/", "evaluate/")
+    with pytest.raises(FileNotFoundError, match="cifar10 is not prepared under"):
+        started("train/", "evaluate/CIFAR/")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(recipe.data, "check_there", lambda *_: None)
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    with pytest.raises(ImportError, match="needs tensorflow-privacy"):
+        started("evaluate/MNIST-DP/adam/")
+    assert not (tmp_path / "run").exists()
+    # What these jobs need is there; what a cluster's machines have is not known here.
+    started("evaluate/CIFAR/adam/")
+    private = [job for job in jobs if job.name.startswith("evaluate/MNIST-DP/adam")]
+    recipe.run(what, private, tmp_path / "run", object())
+
+
+def test_a_campaign_names_no_optimizers_to_evaluate(tmp_path):
+    """Each of its jobs does."""
+    mine = tmp_path / "mine.gin"
+    mine.write_text(
+        'include "gin_configs/tasks/train.gin"\n'
+        'campaign.form = "gin_configs/forms/cpu.gin"\n'
+        'campaign.trainings = {"mine": "figure1_mean_small"}\n'
+        "evaluate.tasks = [%Train]\n"
+    )
+    assert list(recipe.read([mine], []).trainings) == ["mine"]
 
 
 def test_a_campaign_without_known_optimizers(tmp_path):

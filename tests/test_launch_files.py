@@ -53,6 +53,8 @@ def test_scripts(path):
     ("there", "has_pip", "called"),
     [
         ([], False, ["-m venv --clear venv"]),
+        # Its Python is gone.
+        (["bin/activate"], False, ["-m venv --clear venv"]),
         # Interrupted, or made without ensurepip: activate comes last.
         (["bin/python"], False, ["-m venv --clear venv"]),
         (["bin/python"], True, ["-m venv --clear venv"]),
@@ -68,6 +70,7 @@ def test_half_an_environment_is_made_anew(there, has_pip, called, tmp_path):
         path.write_text(
             "#!/bin/sh\n"
             f'case "$*" in *pip\\ --version*) exit {int(not has_pip)};; esac\n'
+            'case "$1" in -c) exit;; esac\n'
             f'echo "$*" >> {tmp_path}/called\n'
         )
         path.chmod(0o755)

@@ -1,11 +1,13 @@
 """The optimizers that ship: what trains each, one after another."""
 
+import errno
 import pathlib
 import subprocess
 import sys
 
 import gin
 import pytest
+import tensorflow as tf
 
 import tf_amalgam
 from tests.test_gin import SHORT, TINY
@@ -117,6 +119,47 @@ def test_a_replicate_that_diverged_does_not_keep_the_others(tmp_path, monkeypatc
     with pytest.raises(RuntimeError, match="These failed: rnnprop, stronger"):
         plan.train(["rnnprop", "stronger"], tmp_path, one, into=tmp_path / "out")
     assert shipped == ["rnnprop"]
+
+
+def test_whatever_fails_does_not_hold_up_the_others(tmp_path, monkeypatch, caplog):
+    """No memory, a package that is not there, a card that cannot be written."""
+    errors = {
+        "figure2_rnnprop": tf.errors.ResourceExhaustedError(None, None, "no memory"),
+        "figure2_stronger": ImportError("no privacy"),
+    }
+    calls, shipped = [], []
+
+    def one(file, folder):
+        calls.append(pathlib.Path(file).stem)
+        if calls[-1] in errors:
+            raise errors[calls[-1]]
+
+    def ship(entry, *_):
+        if entry.name == "mean-small":
+            raise OSError(13, "Permission denied")
+        shipped.append(entry.name)
+
+    monkeypatch.setattr(plan, "ship", ship)
+    names = ["rnnprop", "stronger", "mean-small", "scale"]
+    message = "failed: rnnprop, stronger; .*are not exported: mean-small"
+    with pytest.raises(RuntimeError, match=message):
+        plan.train(names, tmp_path, one, into=tmp_path / "out")
+    assert shipped == ["scale"]
+    assert "mean-small cannot be exported: [Errno 13]" in caplog.text
+    # But what all would meet.
+    errors["figure2_rnnprop"] = OSError(errno.ENOSPC, "No space left")
+    calls.clear()
+    with pytest.raises(OSError, match="No space"):
+        plan.train(names, tmp_path, one)
+    assert calls == ["figure2_rnnprop"]
+
+
+def test_where_to_export_is_tried_before_any_work(tmp_path):
+    (tmp_path / "file").touch()
+    calls = []
+    with pytest.raises(OSError, match="file"):
+        plan.train([], tmp_path, lambda *_: calls.append(_), into=tmp_path / "file/out")
+    assert not calls
 
 
 LINES = [*TINY, *SHORT, "amalgamate.task = @tasks.quadratic()"]

@@ -24,6 +24,7 @@ from tf_amalgam import (
 )
 from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
+from tf_amalgam.workdir import AnotherExperiment, Workdir
 
 FILES = ["gin_configs/experiments/quickstart.gin"]
 
@@ -214,7 +215,7 @@ def test_another_experiment_adds_nothing_where_several_run(three, tmp_path):
     shutil.copytree(three / "replicate-1", tmp_path / "replicate-1")
     (tmp_path / "README.md").write_text("as it was")
     other = [*TINY, "amalgamate.alpha = 0.3"]
-    with pytest.raises(RuntimeError, match="3 of 3 replicates failed"):
+    with pytest.raises(AnotherExperiment, match="replicate-1, replicate-0, repl.*gone"):
         bindings.run_replicates(3, FILES, other, tmp_path, engines.Local(3))
     assert (tmp_path / "README.md").read_text() == "as it was"
     assert list(replicates.begun(tmp_path)) == [1]
@@ -263,6 +264,51 @@ def test_a_folder_named_like_a_replicate_is_none(three, tmp_path):
     other = [*TINY, "amalgamate.alpha = 0.3", "amalgamate.replicate = 0"]
     bindings.run("amalgamate", FILES, other, tmp_path / "replicate-0")
     assert list(replicates.begun(tmp_path)) == [0]
+
+
+@pytest.mark.slow
+def test_the_zoo_does_not_ship_what_another_form_has_trained(three, tmp_path):
+    """The folder says no to each replicate, in a process of its own."""
+    shutil.copytree(three, tmp_path / "runs" / "rnnprop")
+    out = tmp_path / "out"
+    with pytest.raises(RuntimeError, match="could not be trained: rnnprop"):
+        bindings.train_zoo(
+            *(["rnnprop"], FILES, TINY, tmp_path / "runs", 2, engines.Local(2), out)
+        )
+    assert not list(out.iterdir())
+
+
+def test_a_plain_run_and_replicates_have_folders_of_their_own(three, tmp_path):
+    there = {path: path.read_bytes() for path in three.glob("*.*")}
+    with pytest.raises(
+        AnotherExperiment, match=r"\(replicate-0, .*Give --repl"
+    ):
+        Workdir(three, {"student": {"rule": "rnnprop"}})
+    assert {path: path.read_bytes() for path in three.glob("*.*")} == there
+    shutil.copytree(three / "replicate-1", tmp_path / "plain")
+    with pytest.raises(AnotherExperiment, match="holds a plain run"):
+        bindings.run_replicates(2, FILES, TINY, tmp_path / "plain")
+    assert not list(tmp_path.glob("plain/replicate-*"))
+
+
+def test_a_readme_of_somebody_else_stays(tmp_path):
+    """As of a project whose folder was given as workdir."""
+    readme = tmp_path / "README.md"
+    readme.write_text("# My project\n")
+    told = {"student": {"rule": "rnnprop"}, "task": {"name": "a"}, "teachers": []}
+    told["preset"] = "paper"
+    with pytest.raises(ValueError, match=r"README\.md is of something else"):
+        Workdir(tmp_path, told)
+    with pytest.raises(ValueError, match=r"README\.md is of something else"):
+        bindings.run_replicates(2, FILES, TINY, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    # Ours, of a call that was stopped before it had settings.
+    for text in (replicates.README, ""):
+        readme.write_text(text)
+        Workdir(tmp_path, told)
+        (tmp_path / "settings.json").unlink()
+    assert "One meta-training run" in readme.read_text()
+    Workdir(tmp_path, told)
 
 
 def test_a_mistake_of_the_call_is_said_once(tmp_path):

@@ -30,7 +30,13 @@ from tf_amalgam.checks import unknown
 from tf_amalgam.curriculum import Stage
 from tf_amalgam.lineup import KerasOptimizer
 from tf_amalgam.perturbation import Perturbation
-from tf_amalgam.workdir import CONFIG_FILE, MADE_FILE, OPERATIVE_FILE, Busy
+from tf_amalgam.workdir import (
+    CONFIG_FILE,
+    MADE_FILE,
+    OPERATIVE_FILE,
+    SETTINGS_FILE,
+    Busy,
+)
 
 # Name in .gin files → what it makes. Signatures are closed, so that a misspelt
 # parameter is an error.
@@ -149,16 +155,20 @@ def _looking_quietly():
         logging.disable(kept)
 
 
-def check_given(name):
+def check_given(name, but=()):
     """Raises ValueError if the configuration lacks what a function cannot do without.
 
     It says what is missing, and which file has it.
+
+    Args:
+        name: of the function.
+        but: parameters that it is given otherwise.
     """
     bound = gin.get_bindings(name, resolve_references=False)
     missing = [
         f"No {what} given: nothing binds {name}.{parameter}. {remedy}"
         for parameter, (what, remedy) in NEEDED.get(name, {}).items()
-        if parameter not in bound
+        if parameter not in bound and parameter not in but
     ]
     if missing:
         raise ValueError(" ".join(missing))
@@ -168,8 +178,9 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     """Parses the configuration and calls one of the functions above with it.
 
     The configuration is written into `workdir`, what it was put together from, and the
-    operative one (with every default), also when the run was interrupted. Records of an
-    evaluation each hold the operative one.
+    operative one (with every default), also when the run was interrupted, unless these
+    are there: the folder may then be another experiment's. Records of an evaluation
+    each hold the operative one.
 
     Args:
         name: of the function.
@@ -187,19 +198,28 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     configuration = gin.config_str()
     # Called by `evaluate`, when all that it is given has been made.
     kept = {"configuration": gin.operative_config_str} if name == "evaluate" else {}
+
+    def explain():
+        if not write_config or not workdir.is_dir():
+            return
+        made = {"gin_files": gin_files, "gin_bindings": gin_bindings}
+        told = {key: [str(one) for one in given] for key, given in made.items()}
+        files.write_json(workdir / MADE_FILE, told)
+        files.write_text(workdir / CONFIG_FILE, configuration)
+        files.write_text(workdir / OPERATIVE_FILE, gin.operative_config_str())
+
     try:
         result = REGISTERED[name](workdir=workdir, **kept, **others)
     except (ValueError, OSError, ImportError, Busy):
-        # Refused, or it could not begin: the folder may be another experiment's.
-        write_config = False
+        raise  # refused, or it could not begin
+    except BaseException:
+        # It was interrupted, has diverged, was out of memory: perhaps before it knew
+        # whose the folder is.
+        known = name != "amalgamate" or (workdir / SETTINGS_FILE).is_file()
+        if known and not (workdir / MADE_FILE).is_file():
+            explain()
         raise
-    finally:
-        if write_config and workdir.is_dir():
-            made = {"gin_files": gin_files, "gin_bindings": gin_bindings}
-            told = {key: [str(one) for one in given] for key, given in made.items()}
-            files.write_json(workdir / MADE_FILE, told)
-            files.write_text(workdir / CONFIG_FILE, configuration)
-            files.write_text(workdir / OPERATIVE_FILE, gin.operative_config_str())
+    explain()
     return result
 
 
@@ -280,25 +300,44 @@ def bound(parameter, name="amalgamate"):
 
 
 def run_evaluation(
-    gin_files, gin_bindings, workdir, parallel=1, worker_of=None, worker_since=None
+    gin_files,
+    gin_bindings,
+    workdir,
+    parallel=1,
+    worker_of=None,
+    worker_since=None,
+    report=True,
 ):
     """Runs `evaluate`, divided among so many processes; returns the records.
 
     With one it runs here. With more, these do the runs while this one shows the
     progress of all (see `workers.Workers`); they are told whose workers they are, and
     since when.
+
+    Args:
+        gin_files, gin_bindings, workdir: what it runs, and where.
+        parallel: processes.
+        worker_of, worker_since: of a worker.
+        report: whether to write the configuration, and what is made of all records.
     """
     given = ("evaluate", gin_files, gin_bindings, workdir)
     if worker_of is not None:
         share = workers.share(worker_of, worker_since)
         return run(*given, write_config=False, **share)
+    written = _written(report)
     if parallel == 1:
-        return run(*given)
+        return run(*given, **written)
     crew = workers.Workers(parallel, gin_files, gin_bindings, workdir)
     try:
-        return run(*given, limit=0, meanwhile=crew.work)
+        return run(*given, limit=0, meanwhile=crew.work, **written)
     finally:
         crew.stop()
+
+
+def _written(report):
+    """Returns the arguments of `run` that say whether `evaluate` makes its files."""
+    # Where it does, a .gin file may still say otherwise.
+    return {} if report else {"write_config": False, "write_report": False}
 
 
 def run_part(name, gin_files, gin_bindings, workdir, only, report=True):
@@ -318,7 +357,7 @@ def run_part(name, gin_files, gin_bindings, workdir, only, report=True):
     return run(*given, write_config=report, only=only, **shown)
 
 
-def run_launched(name, gin_files, gin_bindings, workdir, on, cpus, gpus):
+def run_launched(name, gin_files, gin_bindings, workdir, on, cpus, gpus, report=True):
     """Runs `evaluate` or `grid_search`, each record a job of its own; as `run`.
 
     Args:
@@ -326,6 +365,7 @@ def run_launched(name, gin_files, gin_bindings, workdir, on, cpus, gpus):
         gin_files, gin_bindings, workdir: what it runs, and where.
         on: where the jobs run, a launcher.
         cpus, gpus: what each takes up.
+        report: of `evaluate`, as of `run_evaluation`.
     """
 
     def launch(paths):
@@ -347,4 +387,5 @@ def run_launched(name, gin_files, gin_bindings, workdir, on, cpus, gpus):
         failed = launchers.run(several, on, workdir, description=name)
         launchers.check(failed, several, workdir)
 
-    return run(name, gin_files, gin_bindings, workdir, launch=launch)
+    written = _written(report)
+    return run(name, gin_files, gin_bindings, workdir, launch=launch, **written)

@@ -76,6 +76,11 @@ def campaign(
     """
     for name, value in (("replicates", replicates), ("runs_per_job", runs_per_job)):
         check_whole(f"campaign.{name}", value, 1)
+    if not isinstance(trainings, Mapping):
+        raise ValueError(
+            "campaign.trainings is a dict of label → experiment, received "
+            f"{trainings!r}."
+        )
     for label in trainings:
         if records.safe(label) != label or label in TAKEN:
             raise ValueError(

@@ -216,8 +216,16 @@ def _digits(held_out):
     return _three_splits("digits", Split(x, y), None, held_out, test_examples=300)
 
 
-@functools.lru_cache(maxsize=2)
-def _image_set(name, data_dir, held_out):
+def check_there(name, data_dir=None):
+    """Raises what `load_dataset` would for a name, or a set that is not prepared."""
+    if name not in EMBEDDED:
+        if name not in IMAGE_SETS:
+            _check_known(name)
+        _builder(name, None if data_dir is None else os.path.expanduser(str(data_dir)))
+
+
+def _builder(name, data_dir):
+    """Returns what reads a prepared set of TensorFlow Datasets."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_dir)
@@ -230,6 +238,14 @@ def _image_set(name, data_dir, held_out):
             f'    python -c "import tensorflow_datasets as tfds; '
             f"tfds.load('{name}', data_dir={str(where)!r})\""
         )
+    return builder
+
+
+@functools.lru_cache(maxsize=2)
+def _image_set(name, data_dir, held_out):
+    import tensorflow_datasets as tfds
+
+    builder = _builder(name, data_dir)
     # Read by one thread, so that the order of examples is always the same.
     config = tfds.ReadConfig(interleave_cycle_length=1)
     supervised = builder.info.supervised_keys or ()

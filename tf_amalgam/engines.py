@@ -16,6 +16,9 @@ from tf_amalgam.checks import check_whole
 PATIENCE = 0.2
 # Status of a program that a SIGINT or SIGTERM has ended in good order.
 INTERRUPTED = 128 + signal.SIGINT
+# Status of a program whose folder is of another experiment, and how that is told.
+ANOTHER = 3
+OF_ANOTHER = "its folder holds another experiment"
 # What becomes of a job that is killed for no fault of its own. (Of a fault of its own,
 # SIGSEGV or SIGABRT say, it would die again.)
 LOST = (INTERRUPTED, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
@@ -253,6 +256,8 @@ def _said(status):
     """Returns what became of a process; "" if all went well."""
     if status == INTERRUPTED:
         return "it was interrupted"
+    if status == ANOTHER:
+        return OF_ANOTHER
     if status < 0:
         return f"it was killed by {processes.killer(status)}"
     return f"it ended with status {status}" if status else ""

@@ -1,6 +1,7 @@
 """`amalgamate`: an optimizer of your own out of a pool of known ones."""
 
 import dataclasses
+from collections.abc import Sized
 from typing import Any, NamedTuple
 
 import keras
@@ -272,7 +273,8 @@ def amalgamate(
                 f"{scheme!r}."
             )
         teachers = given.POOL if teachers is None else teachers
-        pool = rules.make_pool(teachers, preset) if len(teachers) else ()
+        alone = isinstance(teachers, Sized) and not len(teachers)
+        pool = () if alone else rules.make_pool(teachers, preset)
         about["teachers"] = [rules.as_config(rule) for rule in pool]
         players = Players(student, pool, tuple({} for _ in pool))
         trainer = Trainer(task, players, settings, devices)

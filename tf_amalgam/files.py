@@ -91,6 +91,13 @@ def _sync_folder(folder):
             raise
 
 
+def check_writable(folder):
+    """Makes a folder; raises OSError if it, or a file in it, cannot be written."""
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def remove_abandoned(folder, hours=ABANDONED_HOURS) -> list[pathlib.Path]:
     """Removes what killed processes left half written in a folder; returns the paths.
 

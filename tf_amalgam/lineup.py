@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import keras
@@ -248,6 +248,11 @@ def labelled(optimizers) -> dict:
     """
     if not isinstance(optimizers, dict):
         single = isinstance(optimizers, (str, pathlib.Path))
+        if not single and not isinstance(optimizers, Iterable):
+            raise ValueError(
+                "Optimizers are given as a dict of label → optimizer, or as a "
+                f"sequence; received {optimizers!r}."
+            )
         given = [optimizers] if single else list(optimizers)
         optimizers = {_label(item): item for item in given}
         if len(optimizers) < len(given):

@@ -6,8 +6,9 @@ import logging
 import pathlib
 import tomllib
 
-from tf_amalgam import exporting, records, replicates, saved
+from tf_amalgam import exporting, files, records, replicates, saved
 from tf_amalgam.checks import unknown
+from tf_amalgam.sweep import FATAL
 
 PLAN = saved.ZOO / "plan.toml"
 LICENCE = "Apache-2.0"
@@ -74,37 +75,61 @@ def train(names, workdir, one, into=None):
 
     Raises:
         ValueError: for an unknown name, before any work.
+        OSError: for a folder `into` that cannot be written, before any work; where the
+            disk is full.
         RuntimeError: naming those that failed, after all others have ended.
     """
-    workdir, failed, refused = pathlib.Path(workdir), [], []
+    workdir = pathlib.Path(workdir)
+    failed, refused, unshipped = [], [], []
     wanted = chosen(names)
+    if into is not None:
+        into = pathlib.Path(into).expanduser()
+        files.check_writable(into)
     for run in dict.fromkeys(entry.run for entry in wanted):
         try:
             one(entries()[run].gin_file, workdir / run)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:
             logging.error("%s: %s", run, error)
+            if isinstance(error, OSError) and error.errno in FATAL:
+                raise  # the others would meet it, too
             if isinstance(error, ValueError):  # what is there is not of this plan
                 refused.append(run)
                 continue
             failed.append(run)
-        for entry in wanted:
-            if into is None or entry.run != run:
-                continue
-            if run not in failed or _has_finished(workdir / run):
-                ship(entry, workdir, into)
-    told = []
-    if failed:
-        told.append(
-            f"These failed: {', '.join(failed)}; the same command continues these from "
-            "their last checkpoint, where what diverged will do so again."
-        )
-    if refused:
-        told.append(
-            f"These could not be trained: {', '.join(refused)}; what was wrong stands "
-            "above, and the same command will meet it again."
-        )
+        if into is None or (run in failed and not _has_finished(workdir / run)):
+            continue
+        unshipped += _shipped([e for e in wanted if e.run == run], workdir, into)
+    fates = {
+        "failed": (
+            failed,
+            "the same command continues these from their last checkpoint, where what "
+            "diverged will do so again",
+        ),
+        "could not be trained": (
+            refused,
+            "what was wrong stands above, and the same command will meet it again",
+        ),
+        "are not exported": (unshipped, "what was wrong stands above"),
+    }
+    told = [
+        f"These {what}: {', '.join(names)}; {then}."
+        for what, (names, then) in fates.items()
+        if names
+    ]
     if told:
         raise RuntimeError(" ".join([*told, "All others have ended."]))
+
+
+def _shipped(several, workdir, into):
+    """Writes entries with their cards into a folder; returns names of the others."""
+    left = []
+    for entry in several:
+        try:
+            ship(entry, workdir, into)
+        except (ValueError, OSError) as error:
+            logging.error("%s cannot be exported: %s", entry.name, error)
+            left.append(entry.name)
+    return left
 
 
 def _has_finished(run):

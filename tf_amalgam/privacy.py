@@ -64,6 +64,10 @@ class Mechanism:
         return {"epsilon": spent, "steps": steps, **self.describe()}
 
 
+# What private training needs beside TensorFlow.
+MODULES = ("dp_accounting", "tensorflow_privacy.privacy.dp_query.gaussian_query")
+
+
 def epsilon(steps, batch_size, examples, noise_multiplier, delta) -> float:
     """Returns the ε of (ε, δ)-differential privacy after `steps` of DP-SGD.
 
@@ -95,7 +99,7 @@ def epsilon(steps, batch_size, examples, noise_multiplier, delta) -> float:
             "of them at random would satisfy it. Use a delta below "
             f"1/{examples} = {1 / examples:.2g}, well below where possible."
         )
-    accounting = imported("dp_accounting")
+    accounting = imported(MODULES[0])
     if steps == 0:
         return 0.0
     accountant = accounting.rdp.RdpAccountant()

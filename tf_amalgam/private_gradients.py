@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from tf_amalgam.privacy import imported
+from tf_amalgam.privacy import MODULES, imported
 
 
 class Private(NamedTuple):
@@ -112,7 +112,7 @@ def seeded_query(mechanism, seed, dtype="float32", share=1.0):
 @functools.cache
 def _query_class():
     """Returns the query, made when first needed as its base loads late."""
-    gaussian_query = imported("tensorflow_privacy.privacy.dp_query.gaussian_query")
+    gaussian_query = imported(MODULES[1])
 
     base: Any = gaussian_query.GaussianSumQuery
 
@@ -146,7 +146,7 @@ def _query_class():
                 dtype=self._dtype,
                 alg="philox",
             )
-            event = imported("dp_accounting").GaussianDpEvent(
+            event = imported(MODULES[0]).GaussianDpEvent(
                 self._stddev / self._l2_norm_clip
             )
             return sample_state + self._share * noise, global_state, event

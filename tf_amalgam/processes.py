@@ -39,7 +39,7 @@ def started(
     """
     log = pathlib.Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", f"tf_amalgam_launch.{binary}"]
+    command = [sys.executable, *_path(folder), "-m", f"tf_amalgam_launch.{binary}"]
     if "TF_ENABLE_ONEDNN_OPTS" not in os.environ:  # TensorFlow's own choice is in force
         command.append("--noonednn")
     command += [f"--gin_file={name}" for name in gin_files]
@@ -62,6 +62,15 @@ def started(
             # A Ctrl-C of the terminal comes through `interrupt`, once.
             start_new_session=True,
         )
+
+
+def _path(folder):
+    """Returns flags of Python with which a child in a folder finds what we have found.
+
+    `-m` would look into that folder first, a checkout of another version say.
+    """
+    mine = {os.path.realpath(path) for path in sys.path}  # "" is here
+    return [] if os.path.realpath(folder or ".") in mine else ["-P"]
 
 
 def share_of_gpus(number, count) -> str | None:

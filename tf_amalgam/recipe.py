@@ -11,14 +11,17 @@ import gin
 from tf_amalgam import (
     bindings,
     campaign,
+    data,
     files,
     launchers,
+    privacy,
     records,
     replicates,
     reporting,
     rules,
 )
 from tf_amalgam.checks import check_whole, first_of, is_number
+from tf_amalgam.engines import Local
 from tf_amalgam.lineup import check_named
 from tf_amalgam.workdir import differences
 
@@ -42,8 +45,8 @@ def read(gin_files, gin_bindings) -> campaign.Campaign:
             are told.
     """
     bindings.parse(gin_files, gin_bindings)
-    for name in ("campaign", "evaluate"):
-        bindings.check_given(name)
+    bindings.check_given("campaign")
+    bindings.check_given("evaluate", but=("optimizers",))  # each job has its own
     seeds = bindings.bound("seeds", "evaluate")
     alone = isinstance(seeds, str) or not isinstance(seeds, Iterable)
     found = bindings.REGISTERED["campaign"](
@@ -104,10 +107,14 @@ def run(what, several, workdir, on):
     Raises:
         ValueError: if the folder holds a campaign of other settings, or a job is none
             of this one's.
+        FileNotFoundError, ImportError: for a data set, or TensorFlow Privacy, that an
+            evaluation needs and this machine lacks, if it is to run them.
         RuntimeError: naming the jobs that failed, or were left, after all others have
             ended.
     """
     _check_listed(what, several, workdir)
+    if isinstance(on, Local):
+        _check_here(what, several)
     claim(what, workdir)
     evaluation = pathlib.Path(workdir) / campaign.EVALUATION
     mine = {job.name for job in several}
@@ -152,6 +159,33 @@ def run(what, several, workdir, on):
             f"({first_of(missing)}). Run these first, or with them; "
             f"amalgam-report {evaluation} reports what is there."
         )
+
+
+def _check_here(what, several):
+    """Raises what evaluations of these jobs would after days of training."""
+    bindings.parse(what.gin_files, what.gin_bindings)
+    for optimizee, reference in zip(what.optimizees, optimizees(), strict=True):
+        mine = f"evaluate/{records.safe(optimizee.name)}/"
+        if not any(job.name.startswith(mine) and not job.done for job in several):
+            continue
+        for selector, bound in _bindings_of(reference):
+            if selector.endswith("tasks.private"):
+                for module in privacy.MODULES:
+                    privacy.imported(module)
+            if isinstance(name := bound.get("dataset"), str):
+                data.check_there(name, bound.get("data_dir"))
+
+
+def _bindings_of(reference):
+    """Yields selector and bindings of a reference and of all that it refers to."""
+    reference = _meant(reference)
+    if not (selector := getattr(reference, "scoped_selector", "")):
+        return
+    bound = gin.get_bindings(selector, resolve_references=False)
+    bound = {name: _meant(value) for name, value in bound.items()}
+    yield selector, bound
+    for value in bound.values():
+        yield from _bindings_of(value)
 
 
 class _Ended:

@@ -6,7 +6,8 @@ import pathlib
 import traceback
 
 from tf_amalgam import files, jobs, launchers, plots, saved
-from tf_amalgam.checks import check_whole
+from tf_amalgam.checks import check_whole, first_of
+from tf_amalgam.engines import OF_ANOTHER
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.workdir import (
     CONFIG_FILE,
@@ -16,7 +17,8 @@ from tf_amalgam.workdir import (
     SETTINGS_FILE,
     VALIDATION_FILE,
     AnotherExperiment,
-    number_of,
+    begun,
+    check_readme,
 )
 
 SUMMARY_FILE = "replicates.csv"
@@ -71,8 +73,8 @@ def run_replicates(
         cpus, gpus: what each takes up, for the launcher.
 
     Raises:
-        ValueError: for a count below 1; if the folder's replicates are of
-            another experiment (a RuntimeError with a launcher, where each says so).
+        ValueError: for a count below 1; if the folder holds a plain run, a README.md
+            of somebody else, or replicates of another experiment.
         RuntimeError: naming the replicates that failed, after all others have ended.
         KeyboardInterrupt: on Ctrl-C, after every run has written a checkpoint.
     """
@@ -104,6 +106,13 @@ def run_replicates(
     wanted = [job(i) for i in sorted(range(count), key=lambda i: i not in there)]
 
     _check_seeds(workdir, seed)
+    if (workdir / SETTINGS_FILE).is_file():
+        raise AnotherExperiment(
+            f"{workdir} holds a plain run. Give another workdir, or leave --replicates "
+            "out to go on with that run."
+        )
+    if not there:
+        check_readme(workdir)
     # What made a folder stays written there until this has done something in it:
     # it may be another experiment, which every replicate then refuses.
     if not there:
@@ -121,6 +130,12 @@ def run_replicates(
             )
     finally:
         summarize(workdir)
+    if others := [name for name, error in failed.items() if OF_ANOTHER in error]:
+        raise AnotherExperiment(
+            f"{first_of(others)} of {workdir} cannot be gone on with: {OF_ANOTHER} ("
+            f"{workdir / others[0] / LOG_FILE} says what differs). Give another "
+            "workdir, or the same settings."
+        )
     if failed:
         told = ", ".join(f"{name} (see {workdir / name / LOG_FILE})" for name in failed)
         raise RuntimeError(
@@ -128,13 +143,6 @@ def run_replicates(
             f"{next(iter(failed.values()))}. The same command runs these again."
         )
     return [workdir / f"{REPLICATE}{i}" for i in range(count)]
-
-
-def begun(workdir, file=SETTINGS_FILE) -> dict[int, pathlib.Path]:
-    """Returns the folder of each replicate that holds a file, by its number."""
-    names = (path.parent for path in pathlib.Path(workdir).glob(f"{REPLICATE}*/{file}"))
-    numbered = ((number_of(path), path) for path in names)
-    return dict(sorted((n, path) for n, path in numbered if n is not None))
 
 
 def students(workdir) -> dict[int, pathlib.Path]:

@@ -7,6 +7,7 @@ import pathlib
 import time
 
 from tf_amalgam import checkpoints, files, saved
+from tf_amalgam.checks import first_of
 from tf_amalgam.state import to_arrays, to_facts
 from tf_amalgam.terms import LATER
 
@@ -39,6 +40,12 @@ REPLICATE = "replicate-"  # a replicate's folder: this and its number
 # What replicates may differ in: number, seed, and which trained file they are given.
 OF_A_REPLICATE = ("replicate", "seed", "sha256", "path")
 ORIGIN = ("replicate", "root_seed")  # of the seed of a replicate
+
+# What a README of ours begins with below its title: of a run, of replicates.
+MARKS = (
+    "One meta-training run of tf_amalgam.",
+    "Each folder `replicate-…` is a whole run",
+)
 
 README = """# {title}
 
@@ -82,8 +89,10 @@ class Workdir:
     def __init__(self, path, settings: dict):
         self.path = pathlib.Path(path).expanduser()
         self.settings = json.loads(json.dumps(settings))
-        if not (self.path / SETTINGS_FILE).is_file():
-            self._check_siblings()  # before anything is made
+        if not (self.path / SETTINGS_FILE).is_file():  # before anything is made
+            check_readme(self.path)
+            self._check_siblings()
+            self._check_no_replicates()
         with files.locked(self.path / CLAIM_FILE):
             self._claim()
 
@@ -115,6 +124,15 @@ class Workdir:
             except ValueError:
                 continue  # damaged: it will say so itself
             self._check_same(found, _shared(self.settings), file.parent)
+
+    def _check_no_replicates(self):
+        """Raises AnotherExperiment if there are replicates inside this folder."""
+        if there := begun(self.path):
+            names = first_of(folder.name for folder in there.values())
+            raise AnotherExperiment(
+                f"{self.path} holds replicates ({names}). Give --replicates to go on "
+                "with them, or another workdir."
+            )
 
     @staticmethod
     def _check_same(found, settings, folder):
@@ -245,6 +263,26 @@ def number_of(folder) -> int | None:
     number = folder.name.removeprefix(REPLICATE)
     named = number != folder.name and number.isdecimal()
     return int(number) if named else None
+
+
+def begun(workdir, file=SETTINGS_FILE) -> dict[int, pathlib.Path]:
+    """Returns the folder of each replicate that holds a file, by its number."""
+    names = (path.parent for path in pathlib.Path(workdir).glob(f"{REPLICATE}*/{file}"))
+    numbered = ((number_of(path), path) for path in names)
+    return dict(sorted((n, path) for n, path in numbered if n is not None))
+
+
+def check_readme(folder):
+    """Raises ValueError if a run there would replace somebody else's README.md."""
+    path = pathlib.Path(folder) / README_FILE
+    if not path.is_file():
+        return
+    text = path.read_text(errors="replace")
+    if text.strip() and not any(mark in text for mark in MARKS):
+        raise ValueError(
+            f"{path} is of something else, and would be replaced. Give the run a "
+            "folder of its own as workdir."
+        )
 
 
 def _shared(settings):

@@ -1,6 +1,7 @@
 """Every rule by name, and the teacher pools of the paper."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from tf_amalgam.checks import unknown
@@ -110,18 +111,28 @@ def choice_pool(teachers, preset="paper", rates=None) -> tuple[Rule, ...]:
         raise ValueError(unknown("choice_rates", rates, CHOICE_RATES))
     if (rates or CHOICE_RATES[preset == "released"]) == "direct":
         return make_pool(teachers, preset)
-    names = POOLS.get(teachers, ()) if isinstance(teachers, str) else teachers
-    names = [name for name in names if isinstance(name, str) and name in TEACHERS]
-    return _pool(teachers, preset, choice_learning_rates(names))
+    members = _members(teachers)
+    names = [name for name in members if isinstance(name, str) and name in TEACHERS]
+    return _pool(members, preset, choice_learning_rates(names))
 
 
-def _pool(teachers, preset, rates):
+def _members(teachers):
+    """Returns the members of a pool, given by its name or one by one."""
     if isinstance(teachers, str):
         if teachers not in POOLS:
             raise ValueError(unknown("teacher pool", teachers, tuple(POOLS)))
-        teachers = POOLS[teachers]
+        return POOLS[teachers]
+    if isinstance(teachers, dict) or not isinstance(teachers, Iterable):
+        raise ValueError(
+            "Teachers are given by a pool's name, or as a sequence of names and rules; "
+            f"received {teachers!r}."
+        )
+    return list(teachers)
+
+
+def _pool(teachers, preset, rates):
     pool: list[Rule] = []
-    for teacher in teachers:
+    for teacher in _members(teachers):
         if isinstance(teacher, dict):
             teacher = from_config(teacher)
         if isinstance(teacher, Rule):
