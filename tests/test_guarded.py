@@ -177,6 +177,50 @@ def test_what_had_no_gradient_stays():
     np.testing.assert_array_equal(first.numpy(), there)
 
 
+def test_one_without_a_gradient_at_first_goes_back_to_what_was_loaded():
+    """A second head's variables were other ones when the optimizer was built."""
+    first, second = keras.Variable([1.0, 2.0]), keras.Variable([5.0, 5.0])
+    optimizer = learned_sgd()
+    optimizer.build([first, second])
+    second.assign([7.0, 8.0])
+    settle(optimizer, [first, second], [[0.1, 0.1], None])
+    for _ in range(60):
+        step(optimizer, [first, second], [[0.1, 0.1], [1.0, 1.0]], 1e3)
+        if optimizer.guard_report["loss_climbed"]:
+            break
+    np.testing.assert_array_equal(second.numpy(), [7.0, 8.0])
+
+
+@pytest.mark.parametrize("rule", [tf_amalgam.RNNProp, tf_amalgam.Scale])
+def test_what_had_no_gradient_begins_anew_with_all_others(rule):
+    """Its moments are of the explosion, too, and the count of steps is of all."""
+    first, second = keras.Variable([1.0, 2.0]), keras.Variable([3.0, 4.0])
+    guard = Guard(size=1e9, cosine=-1.0, patience=4)
+    optimizer = rule(warmup_steps=0, guard=guard)
+    optimizer.build([first, second])
+    settle(optimizer, [first, second])
+    for _ in range(60):
+        step(optimizer, [first, second], [[1e4, -1e4], [1e4, 1e4]], 1e3)
+        if optimizer.guard_report["loss_climbed"]:
+            break
+    start = second.numpy()
+    step(optimizer, [first, second], [[1.0, -1.0], None], 1.0)
+    np.testing.assert_array_equal(second.numpy(), start)
+    [state] = optimizer._state
+    for part in state:
+        whole = (
+            part.numpy().reshape(*part.shape[:-2], -1)
+            if rule is tf_amalgam.RNNProp
+            else part.numpy()
+        )
+        assert np.abs(whole).max() < 10.0, part.name
+    # The fallback's second step of it is Adam's after gradients of 0 and 0.5.
+    step(optimizer, [first, second], [[1.0, -1.0], [0.5, -0.5]], 1.0)
+    averages = (0.1 * 0.5 / (1 - 0.9**2), 0.001 * 0.25 / (1 - 0.999**2))
+    moved = guard.fallback.learning_rate * averages[0] / np.sqrt(averages[1])
+    np.testing.assert_allclose(start - second.numpy(), [moved, -moved], rtol=1e-3)
+
+
 @pytest.mark.parametrize("rule", [tf_amalgam.RNNProp, tf_amalgam.Choice])
 def test_after_it_everything_begins_anew(rule):
     """The explosion's gradients are forgotten: by fallback and optimizer."""

@@ -180,6 +180,24 @@ def test_embeddings_train():
     np.testing.assert_allclose(ours, embedded(keras.optimizers.SGD(0.05)), atol=1e-6)
 
 
+def test_sparse_gradients_of_unknown_size():
+    """As loops of one's own may make them."""
+    sparse = tf.IndexedSlices(tf.ones((3, 2)), tf.constant([3, 1, 3]))
+    found = []
+    for optimizer in (tf_amalgam.SGD(0.5), keras.optimizers.SGD(0.5)):
+        variable = keras.Variable(np.zeros((5, 2)))
+        optimizer.apply([sparse], [variable])
+        found.append(variable.numpy())
+    np.testing.assert_allclose(found[0], found[1])
+    np.testing.assert_allclose(found[0][3], -1.0)
+
+
+def test_complex_parameters_are_refused():
+    """Their imaginary part would stay where it is."""
+    with pytest.raises(ValueError, match="is complex; .* two variables"):
+        tf_amalgam.Adam().build([keras.Variable([1.0]), tf.Variable([1.0 + 1.0j])])
+
+
 @pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_mirrored_equals_single(name):
     single, _ = trained(made(name, warmup_steps=4), 2)
@@ -549,6 +567,19 @@ def test_a_saved_state_of_another_model_is_left():
     scalars = {key: np.float32(0.0) for key in store}
     with pytest.warns(UserWarning, match="Skipping variable loading"):
         other.load_own_variables(scalars)
+
+
+def test_a_saved_state_of_another_width_is_left():
+    store: dict = {}
+    optimizer = tf_amalgam.RNNProp(units=4)
+    optimizer.build([keras.Variable(np.ones(5))])
+    optimizer.iterations.assign(3)
+    optimizer.save_own_variables(store)
+    other = tf_amalgam.RNNProp(units=3)
+    other.build([keras.Variable(np.ones(5))])
+    with pytest.warns(UserWarning, match=r"hidden_0 .* shape \(4, 5\), not \(3, 5\)"):
+        other.load_own_variables(store)
+    assert int(other.iterations) == 0
 
 
 def test_as_many_parts_of_other_options_are_no_state():

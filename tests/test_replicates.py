@@ -280,9 +280,7 @@ def test_the_zoo_does_not_ship_what_another_form_has_trained(three, tmp_path):
 
 def test_a_plain_run_and_replicates_have_folders_of_their_own(three, tmp_path):
     there = {path: path.read_bytes() for path in three.glob("*.*")}
-    with pytest.raises(
-        AnotherExperiment, match=r"\(replicate-0, .*Give --repl"
-    ):
+    with pytest.raises(AnotherExperiment, match=r"\(replicate-0, .*Give --repl"):
         Workdir(three, {"student": {"rule": "rnnprop"}})
     assert {path: path.read_bytes() for path in three.glob("*.*")} == there
     shutil.copytree(three / "replicate-1", tmp_path / "plain")

@@ -78,11 +78,11 @@ def advance(
         delta_P = update_in_chunks(step_fn, in_place, state, vectors, place.layout)
         return rows(delta_P, place)
     [block] = state
-    values = [rows(ops.convert_to_tensor(part), place) for part in block]
+    wholes = _begun(rule, [ops.convert_to_tensor(part) for part in block], afresh)
+    values = [rows(whole, place) for whole in wholes]
     delta_P, values = step_fn(vectors, values, place.part)
-    for variable, value in zip(block, values, strict=True):
-        whole = with_rows(ops.convert_to_tensor(variable), value, place)
-        variable.assign(ops.cast(whole, variable.dtype))
+    for variable, whole, value in zip(block, wholes, values, strict=True):
+        variable.assign(ops.cast(with_rows(whole, value, place), variable.dtype))
     return delta_P
 
 
@@ -99,34 +99,41 @@ def _moved(rule, given, vectors, values, layout):
     before = _before(rule, given, values)
     own = (weights, grads_P, params_P, before, layout, step)
     delta_P, after = compiled.update(rule, *own)
-    return delta_P, _kept(tree.flatten(after), values, *has_one)
+    return delta_P, _kept(after, before, *has_one)
 
 
 def _observed(rule, given, vectors, values, layout):
     """Returns what `_moved` does where the rule only observes the gradient."""
     _, step, _ = given
     grads_P, _, *has_one = vectors
-    after = anew(rule, rule.observe(grads_P, _before(rule, given, values), step))
-    return ops.zeros_like(grads_P), _kept(tree.flatten(after), values, *has_one)
+    before = _before(rule, given, values)
+    after = anew(rule, rule.observe(grads_P, before, step))
+    return ops.zeros_like(grads_P), _kept(after, before, *has_one)
 
 
 def _before(rule, given, values):
     """Returns the state of these values before a step, begun anew if it is to be."""
     *_, afresh = given
-    values = [ops.cast(value, "float32") for value in values]
-    if afresh is not None:
-        values = ops.cond(afresh, lambda: _first(rule, values), lambda: values)
     empty = rule.init_state(Layout(("none",), ((0,),)))
-    return tree.pack_sequence_as(empty, values)
+    return tree.pack_sequence_as(empty, _begun(rule, values, afresh))
 
 
-def _kept(after, values, has_one=None):
-    """Returns what a state becomes: nothing else where there is no gradient."""
+def _begun(rule, values, afresh):
+    """Returns the values of a state in float32, back at their start if it is time."""
+    values = [ops.cast(value, "float32") for value in values]
+    if afresh is None:
+        return values
+    return ops.cond(afresh, lambda: _first(rule, values), lambda: values)
+
+
+def _kept(after, before, has_one=None):
+    """Returns the values of a state after a step: no others where is no gradient."""
+    after = tree.flatten(after)
     if has_one is None:
         return after
     return [
         ops.where(has_one, a, ops.cast(b, a.dtype))
-        for a, b in zip(after, values, strict=True)
+        for a, b in zip(after, tree.flatten(before), strict=True)
     ]
 
 

@@ -34,6 +34,7 @@ class Moment(NamedTuple):
     warm: Any  # whether it is the warm-up; None if it never is
     last_warm: Any = None  # whether it is the last step of the warm-up
     loss: Any = None  # where it is known
+    every_P: Any = None  # parameters of all tensors, where the loss is known
 
 
 def guarded_step(guard, kept, place, now, own_step):
@@ -68,10 +69,11 @@ def guarded_step(guard, kept, place, now, own_step):
     # The warm-up's learning rate is its own, whatever the schedule says.
     beside_P = ops.where(now.warm, known_P, fallback_P)
     out = ops.logical_and(ours, out_of_bounds(guard, own_P, beside_P, now.warm))
-    before = ops.convert_to_tensor(kept.best)
-    # What was there when variables were made may have been other weights.
-    best_P = ops.where(count == 1.0, now.params_P, rows(before, place))
-    climbed, lags = no, no
+    before, climbed, lags = ops.convert_to_tensor(kept.best), no, no
+    if now.loss is not None:
+        # What was there when variables were made may have been other weights.
+        before = ops.where(count == 1.0, now.every_P, before)
+    best_P = rows(before, place)
     if now.loss is not None:
         watch, lowest, rose = with_loss(guard, watch, ops.cast(now.loss, "float32"))
         lost = watch.broken > 0.0  # whoever is in charge

@@ -116,6 +116,13 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
         if not variables:  # of a model that is frozen as a whole
             return
+        for variable in variables:
+            if "complex" in str(variable.dtype):
+                raise ValueError(
+                    f"{getattr(variable, 'path', variable.name)} is complex; the rules "
+                    "are of real parameters. Keep its real and imaginary parts as two "
+                    "variables."
+                )
         self._layout = Layout.of(variables)
         size = self._layout.size
         recurrent = self.rule.coordinatewise and bool(self.rule.recurrent)
@@ -240,6 +247,12 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         """Leaves the guard without the loss of the step that is being taken."""
         self._loss = None
 
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        """As Keras'; what is given stays as it is."""
+        if keras.backend.backend() == "torch":  # states are changed in place
+            optimizer_variables = [ops.copy(v) for v in optimizer_variables]
+        return super().stateless_apply(optimizer_variables, grads, trainable_variables)
+
     def finalize_variable_values(self, var_list):
         super().finalize_variable_values(var_list)
         report = self.guard_report
@@ -288,7 +301,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         # Of several replicas each knows its own loss alone.
         several = self._distribution_strategy.num_replicas_in_sync > 1
         known = _is_here(loss) and not several
-        dense = [tf.convert_to_tensor(grad) for grad in grads]
+        dense = [_dense(*pair) for pair in zip(grads, variables, strict=True)]
         _check_shapes(dense, trainable_variables)
         dense = [
             # A gradient of Python code may have a shape that shows in each step alone.
@@ -328,16 +341,20 @@ class RuleOptimizer(keras.optimizers.Optimizer):
     def _update(self, grads, variables, state, kept, places, learning_rate, loss):
         """Assigns the rule's update to variables and state."""
         step = ops.cast(self.iterations + 1, "float32")
+        place = Place(self._layout, places)
+        params_P = every_P = _flat(variables)
+        if kept and loss is not None and not place.whole:
+            every_P = _flat(self._trainable_variables)
         now = Moment(
             grads_P=ops.cast(concat(grads), "float32"),
-            params_P=_flat(variables),
+            params_P=params_P,
+            every_P=every_P,
             step=step,
             rate=ops.cast(learning_rate, "float32"),
             warm=step <= self.warmup_steps if self.warmup_steps else None,
             last_warm=step == self.warmup_steps if self.warmup_steps else None,
             loss=loss,
         )
-        place = Place(self._layout, places)
         own_step = functools.partial(self._own_step, state, place)
         if kept:
             delta_P, back, best_P = guarded_step(self.guard, kept, place, now, own_step)
@@ -374,6 +391,15 @@ def _eagerly():
     import tensorflow as tf
 
     return tf.init_scope()
+
+
+def _dense(grad, variable):
+    """Returns a gradient of TensorFlow's as a tensor."""
+    import tensorflow as tf
+
+    if isinstance(grad, tf.IndexedSlices) and grad.dense_shape is None:
+        grad = tf.IndexedSlices(grad.values, grad.indices, variable.shape)
+    return tf.convert_to_tensor(grad)
 
 
 def _flat(variables):

@@ -44,12 +44,19 @@ def misfit(store, items, coordinates) -> str:
                 f"the saved state is of a model with {there[-1] if there else 1:,} "
                 f"trainable parameters, this one has {coordinates:,}."
             )
-        if not isinstance(item, tuple) and there != tuple(item.shape):
-            return (
-                f"{item.name} of the saved state has shape {there}, not "
-                f"{tuple(item.shape)}."
-            )
+        shape = _shape(item, coordinates)
+        if there != shape:
+            name = item[0].name if isinstance(item, tuple) else item.name
+            return f"{name} of the saved state has shape {there}, not {shape}."
     return ""
+
+
+def _shape(item, coordinates):
+    """Returns the shape that an item is stored in."""
+    if not isinstance(item, tuple):
+        return tuple(item.shape)
+    _, *leading, _ = item[0].shape
+    return (*leading, coordinates)
 
 
 def load(store, items):

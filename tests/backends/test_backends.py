@@ -34,6 +34,27 @@ def test_every_rule_walks_alike(name, expected):
     close(walks.applied(name), expected[f"applied/{name}"])
 
 
+@pytest.mark.skipif(
+    BACKEND == "tensorflow", reason="under TensorFlow Keras' steps all have a state"
+)
+@pytest.mark.parametrize("chunk_size", [None, 5])
+def test_a_step_without_state_leaves_what_it_is_given(chunk_size):
+    optimizer = tf_amalgam.load("choice-small", warmup_steps=0, chunk_size=chunk_size)
+    variable = keras.Variable(np.linspace(-1.0, 1.0, 12, dtype="float32"))
+    optimizer.build([variable])
+    given = [keras.ops.copy(v.value) for v in optimizer.variables]
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in given]
+    gradients = [keras.ops.ones((12,))]
+    _, after = optimizer.stateless_apply(given, gradients, [variable.value])
+    for value, was in zip(given, before, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(value), was)
+    changed = [
+        np.abs(keras.ops.convert_to_numpy(value) - was).max()
+        for value, was in zip(after, before, strict=True)
+    ]
+    assert sum(change > 0 for change in changed) > 4  # moments, states, the count
+
+
 @pytest.mark.parametrize("chunk_size", [5, 16])
 @pytest.mark.parametrize("name", walks.FITTED)
 def test_in_chunks(name, chunk_size, expected):
