@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import tf_amalgam
 from tests import helpers
-from tf_amalgam import evaluation, meta_step, rules
+from tf_amalgam import alone, evaluation, meta_step, rules
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.objective import Objective
 from tf_amalgam.tasks.moments import exact_moments
@@ -191,3 +191,48 @@ def test_tensorflow_is_left_as_it_was():
     with pytest.raises(ValueError, match="inside"), exact_moments:
         raise ValueError("inside")
     assert tf.nn.moments is original
+
+
+def test_a_warm_up_moves_the_statistics():
+    task = Task("quick", quick_model, helpers.blobs(), CROSS_ENTROPY, 8)
+    who = helpers.players(teachers=("adam",))
+    before = helpers.constants(meta_step.initial_carry(task, who, 0, 0.0))
+    batches = task.minibatches(0, 0, STEPS)
+    after = meta_step.warm_up(
+        task, who, before, helpers.constants(batches), RATE, False
+    )
+    model = trained_by_keras(task, derive_seed(0, "initial"), batches, RATE)
+    expected = helpers.flat([v.numpy() for v in model.non_trainable_variables])
+    for side in (after.student, *after.teachers):
+        found = helpers.flat(side.model_state)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(expected - helpers.flat(task.initial(0)[1])).max() > 0.1
+
+
+def test_a_validation_carries_the_statistics():
+    """A student that takes the steps of SGD; the last look is after its last step."""
+    task = Task("quick", quick_model, helpers.blobs(), CROSS_ENTROPY, 8)
+    student = rules.make_rule("learned_scalars", base="sgd")
+    weights = helpers.constants(student.init_weights(0))
+    who = meta_step.Players(student, (), ())
+    carry = helpers.constants(meta_step.initial_carry(task, who, 0, 0.0))
+    batches = task.minibatches(0, 0, 20)
+    held_out = tuple(map(tf.constant, task.dataset.validation))
+    _, final = alone.held_out_score(
+        task, student, weights, carry, helpers.constants(batches), held_out
+    )
+    step = meta_step.student_step(task, student, weights, carry.scale_P)
+    params_P, rule_state, state = carry.student[:3]
+    for i, batch in enumerate(zip(*batches, strict=True)):
+        _, grads_P, state = task.value_and_grad(params_P, state, batch)
+        params_P, rule_state = step(
+            grads_P, params_P, rule_state, tf.constant(i + 1, tf.float32)
+        )
+    start = task.held_out_loss(
+        carry.student.params_P, carry.student.model_state, held_out
+    )
+    expected = np.log(float(task.held_out_loss(params_P, state, held_out)))
+    expected -= np.log(float(start))
+    assert float(final) == pytest.approx(expected, rel=1e-4)
+    fresh = float(task.held_out_loss(params_P, task.initial(0)[1], held_out))
+    assert abs(np.log(fresh) - np.log(float(start)) - expected) > 0.01

@@ -1,12 +1,15 @@
 """Data sets, their splits, and the order of minibatches."""
 
 import pathlib
+import types
 
 import ml_dtypes
 import numpy as np
 import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
 
-from tf_amalgam import data
+from tf_amalgam import data, tasks
 from tf_amalgam.data import Dataset, Split
 
 
@@ -148,8 +151,6 @@ def test_mistakes_are_explained(call, message):
 )
 def test_sets_that_are_no_images_of_one_size(name, message, tmp_path):
     """By what TFDS knows of them without their data."""
-    import tensorflow_datasets as tfds
-
     folder = tfds.builder(name, data_dir=tmp_path).data_path
     pathlib.Path(folder).mkdir(parents=True)
     with pytest.raises(ValueError, match=f"{message}.*data.from_arrays"):
@@ -203,3 +204,52 @@ def test_floats_are_told_apart_in_any_chunk():
     found = [data._in_digits(one, chunk=7) for one in (x, other, turned)]
     assert found[0] == data._in_digits(x * (1.0 + 1e-12), chunk=7)
     assert found[0] != found[1] != found[2] != found[0]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "sizes"), [(0.1, [80, 10, 10]), (0.2, [60, 20, 20])]
+)
+def test_own_arrays_may_be_in_order(fraction, sizes):
+    y = np.repeat([0, 1], 50)
+    dataset = data.from_arrays(np.arange(100.0), y, validation_fraction=fraction)
+    assert [len(split.x) for split in dataset[1:]] == sizes
+    assert all(set(split.y) == {0, 1} for split in dataset[1:])
+
+
+def test_how_many_are_held_out(monkeypatch):
+    given = []
+    monkeypatch.setattr(data, "_image_set", lambda *one: given.append(one[2]))
+    data.load_dataset("mnist", "tfds")
+    data.load_dataset("mnist", "tfds", 7000)
+    assert given == [5000, 7000]
+    monkeypatch.undo()
+    for task in (
+        tasks.mlp("digits", validation_examples=50),
+        tasks.conv("digits", filters=[(4, 3)], validation_examples=50),
+        tasks.resnet("digits", validation_examples=50),
+    ):
+        assert len(task.dataset.validation.x) == 50
+
+
+def test_a_set_without_a_test_split_gives_part_of_its_training_data(monkeypatch):
+    features = {"image": tfds.features.Image(shape=(2, 2, 1))}
+    features["label"] = tfds.features.ClassLabel(num_classes=2)
+    info = types.SimpleNamespace(
+        supervised_keys=("image", "label"), features=features, splits={"train": None}
+    )
+    parts = (np.zeros((100, 2, 2, 1), np.uint8), np.arange(100) % 2)
+
+    class Builder:
+        def __init__(self):
+            self.info = info
+
+        def as_dataset(self, split, **_):
+            assert split == "train"
+            return tuple(map(tf.constant, parts))
+
+    monkeypatch.setattr(data, "_builder", lambda *_: Builder())
+    dataset = data._image_set.__wrapped__("made_up", None, 20)
+    sizes = [len(split.x) for split in dataset[1:]]
+    assert sum(sizes) == 100
+    assert sizes[1] == 20
+    assert sizes[2] > 0

@@ -14,7 +14,8 @@ from benchmarks import climbs
 from tests import helpers
 from tests.test_optimizer import model, trained
 from tf_amalgam import guard, rules
-from tf_amalgam.guard import Guard, Watch
+from tf_amalgam.guard import Guard, Watch, out_of_bounds
+from tf_amalgam.optimizers import optimizer_for
 
 
 def weights_that(**changes):
@@ -232,6 +233,55 @@ def test_the_log_tells_of_steps_that_were_left_out(caplog):
         optimizer.finalize_variable_values([])
     assert "the guard left steps out: {'gradient_not_finite': 1" in caplog.text
     assert "fell back" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cosine", "along", "warm", "out"),
+    [
+        (0.0, -1.0, False, True),
+        (0.0, -1.0, True, False),  # plain gradient descent may go against averages
+        (0.0, 0.01, False, False),
+        (-1.0, -1.0, False, False),
+        (0.9, 0.8, False, True),
+        (0.7, 0.8, False, False),
+    ],
+)
+def test_a_step_against_the_fallbacks_is_out_of_bounds(cosine, along, warm, out):
+    fallback = np.array([1.0, 0.0], "float32")
+    step = np.array([along, np.sqrt(1.0 - along**2)], "float32")
+    found = out_of_bounds(Guard(cosine=cosine), step, fallback, np.array(warm))
+    assert bool(found) == out
+
+
+@pytest.mark.parametrize(
+    "fallback", [rules.Momentum(0.01), rules.RMSProp(0.02), rules.SGD(0.03)]
+)
+def test_the_fallback_is_the_one_that_was_given(fallback):
+    """And its steps are those of the rule alone."""
+    variables = [keras.Variable([1.0, -2.0]) for _ in range(2)]
+    guarded = tf_amalgam.RNNProp(
+        warmup_steps=0, guard=Guard(fallback=fallback, size=1e-9, patience=100)
+    )
+    alone = optimizer_for(fallback, {})
+    for gradient in ([0.5, -0.1], [0.2, 0.3], [-0.1, 0.4]):
+        for optimizer, variable in zip((guarded, alone), variables, strict=True):
+            optimizer.apply([tf.constant(gradient)], [variable])
+    assert guarded.guard_report["fallback_steps"] == 3
+    np.testing.assert_allclose(*(v.numpy() for v in variables), rtol=1e-5)
+    assert np.abs(variables[0].numpy() - [1.0, -2.0]).min() > 1e-4
+
+
+def test_several_replicas_judge_no_loss():
+    """Each would by its own, and fall back in another step."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        net, optimizer = model(), tf_amalgam.RNNProp(guard=True)
+    trained(optimizer, 1, net)
+    assert optimizer.iterations.numpy() > 0
+    assert optimizer._kept.watch.seen.numpy() == 0.0
+    single = tf_amalgam.RNNProp(guard=True)
+    trained(single, 1)
+    assert float(single._kept.watch.seen) == int(single.iterations)
 
 
 @pytest.mark.parametrize(

@@ -260,3 +260,38 @@ def test_gradient_is_finite_when_student_and_teacher_never_part():
     np.testing.assert_array_equal(after.student.params_P, carry.student.params_P)
     assert np.isfinite(helpers.flat(gradient)).all()
     assert np.isfinite(float(metrics.loss))
+
+
+def dropout_task():
+    """Returns a net that draws another mask in each step."""
+
+    def model():
+        return keras.Sequential(
+            [
+                keras.Input((5,), dtype=keras.config.floatx()),
+                keras.layers.Dense(4, activation="tanh"),
+                keras.layers.Dropout(0.5, seed=1),
+                keras.layers.Dense(3),
+            ]
+        )
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return Task("dropped", model, helpers.blobs(), loss, 8)
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_the_way_back_has_the_masks_of_the_way_there(float64, second_order):
+    """Each step's own: of first order they decide the student's gradients alone."""
+    task = dropout_task()
+    state, batch = task.initial(0)[1], tuple(b[0] for b in task.minibatches(0, 0, 1))
+    params_P = tf.constant(task.initial(0)[0])
+    losses, states = [], [helpers.constants(state)]
+    for _ in range(2):
+        loss, after = task.loss(params_P, states[-1], batch)
+        losses.append(float(loss))
+        states.append(after)
+    assert losses[0] != losses[1]  # the state is what draws
+    objective = Objective(alpha=0.3, second_order=second_order)
+    error, size = directional_error(task, helpers.players(), objective)
+    assert size > 1e-3
+    assert (error < 1e-6) == second_order

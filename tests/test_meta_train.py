@@ -27,6 +27,7 @@ from tf_amalgam import (
 from tf_amalgam.curriculum import Curriculum, Progress, Stage
 from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
+from tf_amalgam.objective import Objective
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.programs import Programs, adaptive_clip
 from tf_amalgam.settings import Settings
@@ -721,3 +722,122 @@ def test_settings_are_ready_for_json():
     assert [settings.objective(i).scheme for i in (0, 1)] == ["min_max", "mean"]
     assert [settings.scaling_of(i) for i in (0, 1)] == [1, 0]
     assert [settings.validated_steps(i) for i in (0, 1)] == [15, 15]
+
+
+def test_every_meta_epoch_and_optimizee_has_minibatches_of_its_own():
+    """A warm-up's, then those after it, truncation by truncation."""
+    task, asked = helpers.tiny_task(), []
+    minibatches = task.minibatches
+    task.minibatches = lambda *given: asked.append(given) or minibatches(*given)
+    given = {**SMALL, **SIMPLE, "meta_batch": 2, "stages": ((12, 2),)}
+    settings = tf_amalgam.amalgamate(task, **given).settings
+    training = [
+        (derive_seed(settings.seed, "minibatches", "training", e, j), start, count)
+        for e in range(2)
+        for j in range(2)
+        for start, count in ((0, 4), (4, 6), (10, 6))
+    ]
+    root = settings.validation_seed or settings.seed
+    seed = derive_seed(root, "minibatches", "validation", 0, 0)
+    assert set(asked) == {*training, (seed, 0, 4), (seed, 4, 6)}
+
+
+def test_a_validation_is_the_mean_of_its_optimizees(monkeypatch):
+    found = iter([-1.0, -3.0, -2.0, -7.0])
+
+    def programs(self, kind, *given):
+        if kind == "validation":
+            return lambda *_: ((score := next(found)), 2.0 * score)
+        return made(self, kind, *given)
+
+    made = Programs.of
+    monkeypatch.setattr(Programs, "of", programs)
+    given = {**SMALL, **SIMPLE, "stages": ((6, 1),), "validation_optimizees": 2}
+    first, second = tf_amalgam.amalgamate(helpers.tiny_task(), **given).validations
+    assert (first["score"], first["final"]) == (-2.0, -4.0)
+    assert (second["score"], second["final"]) == (-4.5, -9.0)
+
+
+class Asked(Exception):
+    """What a run would learn by is known."""
+
+
+def asked_to_learn(monkeypatch, **options):
+    """Returns the settings by which the first part of a run would learn."""
+    seen = []
+
+    def learn(trainer, *_, **__):
+        seen.append(trainer.settings)
+        raise Asked
+
+    monkeypatch.setattr(run, "learn", learn)
+    with pytest.raises(Asked):
+        amalgamated(**options)
+    return seen[0]
+
+
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_what_is_set_is_what_is_minimized(monkeypatch, preset):
+    settings = asked_to_learn(
+        monkeypatch,
+        preset=preset,
+        scheme="min_max",
+        second_order=False,
+        input_noise=0.1,
+        perturbation=Perturbation("gaussian", 0.1),
+        segment=3,
+        **({"huber_delta": 0.5} if preset == "released" else {}),
+    )
+    released = preset == "released"
+    expected = Objective(
+        scheme="min_max",
+        alpha=settings.alpha,
+        distance=preset,
+        meta_loss_start="truncation" if released else "unroll",
+        huber_delta=0.5 if released else None,
+        second_order=False,
+        segment=3,
+        perturbation=settings.perturbation,
+        input_noise=0.1,
+    )
+    assert settings.objective(0) == expected
+    assert settings.perturbation.radius == 0.1
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"), [("paper", (0.01, False)), ("released", (0.05, True))]
+)
+def test_a_presets_warm_up(monkeypatch, preset, expected):
+    given, warm_up = [], meta_step.warm_up
+
+    def told(*arguments):
+        given.append(arguments[-2:])
+        return warm_up(*arguments)
+
+    monkeypatch.setattr(meta_step, "warm_up", told)
+    amalgamated(**{**SIMPLE, "stages": ((6, 1),), "preset": preset})
+    assert set(given) == {expected}
+
+
+def test_a_choice_rule_learns_by_settings_of_its_own(monkeypatch):
+    """Without the student's noise, by App. C.3's curriculum; replicates as one."""
+    two = [
+        asked_to_learn(
+            monkeypatch,
+            scheme="choice",
+            alpha=0.3,
+            input_noise=0.1,
+            perturbation=Perturbation("gaussian", 0.1),
+            replicate=replicate,
+        )
+        for replicate in (0, 1)
+    ]
+    for settings in two:
+        assert (settings.input_noise, settings.perturbation) == (0.0, None)
+        assert settings.alpha == 0.0
+        told = settings.curriculum
+        assert [stage.unroll for stage in told.stages] == [6, 12, 30]
+        assert [stage.periods for stage in told.stages] == [1, 1, 3]
+        assert told.repeat_threshold == 0.9
+    assert two[0].seed != two[1].seed
+    assert two[0].validation_seed == two[1].validation_seed is not None

@@ -1,5 +1,6 @@
 """Figures draw what they are given."""
 
+import numpy as np
 import pytest
 
 from tf_amalgam import plots
@@ -116,3 +117,41 @@ def test_a_figure_is_laid_out_before_it_is_drawn(tmp_path):
     label = right.yaxis.label.get_window_extent()
     assert label.x0 > left.get_window_extent().x1
     assert all((tmp_path / f"a{kind}").stat().st_size for kind in (".png", ".svg"))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Returns the list of figures, of which none is written."""
+    figures = []
+    monkeypatch.setattr(plots, "write", lambda figure, _: figures.append(figure))
+    return figures
+
+
+def test_lines_are_means_of_seeds(drawn):
+    records = [
+        {
+            "task": "Train",
+            "optimizer": "adam",
+            "seed": seed,
+            "replicate": 0,
+            "diverged": False,
+            "curves": {"val_loss": losses},
+        }
+        for seed, losses in enumerate(([3.0, 2.0], [1.0, 0.5]))
+    ]
+    plots.learning_curves(records, "curves.png")
+    axis = drawn[0].axes[0]
+    assert list(axis.lines[0].get_ydata()) == [2.0, 1.25]
+
+
+def test_each_panel_mixes_for_its_tensor(drawn):
+    trace_TNK = np.array([[[0.25, 0.75], [0.9, 0.1]], [[0.5, 0.5], [0.6, 0.4]]])
+    plots.mixing(trace_TNK, ["kernel", "bias"], ["adam", "sgd"], "mixing.png")
+    for n, axis in enumerate(drawn[0].axes[:2]):
+        (first, *_) = axis.collections
+        heights = {tuple(point) for point in first.get_paths()[0].vertices.tolist()}
+        for t in range(2):
+            assert any(
+                x == t + 1 and y == pytest.approx(trace_TNK[t, n, 0])
+                for x, y in heights
+            )

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tf_amalgam
 from tests import helpers
 from tests.test_meta_gradient import directional_error, truncation
-from tf_amalgam import meta_step
+from tf_amalgam import meta_step, privacy
 from tf_amalgam.objective import Objective
 from tf_amalgam.privacy import Mechanism, imported
 from tf_amalgam.private_gradients import clipped, private_gradient, seeded_query
@@ -370,3 +370,13 @@ def test_description_says_how_private():
     report = noisy().privacy_report(12)
     assert report["steps"] == 12
     assert report["epsilon"] > 1.0
+
+
+def test_epsilon_is_of_the_training_examples():
+    task = helpers.tiny_task()
+    few = type(task.dataset.train)(*(part[:40] for part in task.dataset.train))
+    task.dataset = task.dataset._replace(validation=few, test=few)
+    report = private(task, noise_multiplier=1.1, delta=1e-3).privacy_report(12)
+    expected = privacy.epsilon(12, 8, 96, 1.1, 1e-3)
+    assert report["epsilon"] == expected
+    assert expected != pytest.approx(privacy.epsilon(12, 8, 80, 1.1, 1e-3), rel=1e-3)

@@ -395,8 +395,10 @@ def test_clipped_parts_of_replicas_are_not_private(clip):
         model._check_terms(replicas=2)
     compiled(helpers.tiny_model())._check_terms(replicas=2)
     wrapped = keras.optimizers.LossScaleOptimizer(WarmUp(optimizer, 3, 0.1))
-    with pytest.raises(ValueError, match=f"SGD with {clip} is not private on 2"):
-        compiled(helpers.tiny_model(), wrapped)._check_terms(replicas=2)
+    inside = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1, **{clip: 0.5}))
+    for one in (wrapped, keras.optimizers.MultiOptimizer(inside)):
+        with pytest.raises(ValueError, match=f"SGD with {clip} is not private on 2"):
+            compiled(helpers.tiny_model(), one)._check_terms(replicas=2)
 
 
 def test_weights_of_examples_may_be_a_column():

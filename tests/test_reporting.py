@@ -538,6 +538,8 @@ def test_the_pool_and_the_reference_can_be_named(tmp_path):
         ),
         ({"reference": "mine"}, "No record has the optimizer 'mine'"),
         ({"rivals": ["mine"]}, "No record has the optimizer 'mine'"),
+        ({"pool": "adam"}, "must be a sequence, received 'adam'"),
+        ({"rivals": "adam"}, "must be a sequence, received 'adam'"),
     ],
 )
 def test_unknown_labels(tmp_path, options, message):

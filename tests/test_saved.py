@@ -315,3 +315,10 @@ def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
         files.write_bytes(path, b"new")
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_that_is_missing_is_no_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for what in (tf_amalgam.load, tf_amalgam.card):
+        with pytest.raises(FileNotFoundError, match="mine.npz"):
+            what("mine.npz")

@@ -172,6 +172,50 @@ def test_from_keras_takes_arrays_names_and_datasets():
     assert digits.dataset.name == "digits"
 
 
+@pytest.mark.parametrize(
+    ("loss", "given", "expected"),
+    [
+        (CROSS_ENTROPY, {}, ("accuracy",)),
+        ("mse", {}, ()),
+        ("mse", {"metrics": ("mae",)}, ("mae",)),
+        (CROSS_ENTROPY, {"metrics": ()}, ()),
+    ],
+)
+def test_metrics(loss, given, expected):
+    x, y = helpers.blobs().train
+    y = np.eye(3)[y] if loss == "mse" else y
+    task = Task.from_keras(helpers.tiny_model, (x, y), loss, batch_size=8, **given)
+    assert task.metrics == expected
+    assert task.compile_arguments()["metrics"] == list(expected)
+
+
+def test_initial_weights_may_come_from_numpy():
+    """As the error of a model whose weights no seed decides advises."""
+
+    def model():
+        net = helpers.tiny_model()
+        net.set_weights([np.random.normal(size=w.shape) for w in net.get_weights()])
+        return net
+
+    task = Task.from_keras(model, helpers.blobs(), CROSS_ENTROPY, batch_size=8)
+    first, again, other = (helpers.flat(task.initial(seed)[0]) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (tf.data.Dataset.from_tensor_slices({"x": [1.0], "y": [1]}), "single examples"),
+        (tf.data.Dataset.from_tensor_slices(([1.0], [1])).take(0), "single examples"),
+        (tf.data.Dataset.from_tensor_slices(([1.0], [1])).repeat(), "is infinite"),
+    ],
+)
+def test_what_is_no_set_of_examples(dataset, message):
+    with pytest.raises(ValueError, match=message):
+        Task.from_keras(helpers.tiny_model, dataset, CROSS_ENTROPY)
+
+
 def unbuilt():
     return keras.Sequential([keras.layers.Dense(3)])
 

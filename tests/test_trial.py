@@ -8,6 +8,7 @@ import pytest
 
 from tests import helpers
 from tf_amalgam import frames, tasks, trial
+from tf_amalgam.numerics import derive_seed
 from tf_amalgam.tasks import networks
 
 
@@ -138,3 +139,28 @@ def test_an_epoch_is_all_its_steps_and_a_validation(ticking):
     task = helpers.tiny_task()
     found = trial.seconds_of_an_epoch(keras.optimizers.SGD(0.05), task)
     assert found == len(task.dataset.train.x) // task.batch_size + 1.0
+
+
+def test_each_loss_is_of_its_split():
+    """A rate of 0 leaves the network as it began, to be held against each split."""
+    task = helpers.tiny_task()
+    x, y = task.dataset.train
+    task.dataset = task.dataset._replace(
+        validation=type(task.dataset.train)(x[:40] + 0.5, np.minimum(y[:40], 1)),
+        test=type(task.dataset.train)(x[40:70] - 0.5, y[40:70]),
+    )
+    optimizer = keras.optimizers.SGD(0.0)
+    record = trial.train_once(optimizer, task, seed=3, epochs=1)
+    model = task.build_model(derive_seed(3, "initial", task.name))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    train, validation, test = (
+        float(loss(part.y, model(part.x))) for part in task.dataset[1:]
+    )
+    assert len({round(value, 3) for value in (train, validation, test)}) == 3
+    assert record["start_loss"] == pytest.approx(validation, rel=1e-5)
+    assert record["curves"]["val_loss"] == [pytest.approx(validation, rel=1e-5)]
+    assert record["curves"]["loss"] == [pytest.approx(train, rel=1e-5)]
+    assert record["test"]["loss"] == pytest.approx(test, rel=1e-5)
+    shares = np.bincount(task.dataset.validation.y) / 40
+    entropy = -np.sum(shares * np.log(shares))
+    assert record["constant_loss"] == pytest.approx(entropy, rel=1e-6)
