@@ -481,6 +481,32 @@ def test_a_stage_with_teacher_forcing(tmp_path, monkeypatch):
     same(amalgamated(workdir=tmp_path, **forced), whole)
 
 
+def test_a_stage_with_a_meta_learning_rate_of_its_own(tmp_path, monkeypatch):
+    """Adam's, whose averages go on; also where the run is resumed in that stage."""
+    given = {**SIMPLE, "stages": ((6, 2), (6, 2, None, False, 1e-5), (6, 1))}
+    moved, rates = [], []
+    applied = Trainer._applied
+
+    def told(self, state, gradients):
+        after = applied(self, state, gradients)
+        before = helpers.flat(state.now.weights)
+        moved.append(np.abs(helpers.flat(after.now.weights) - before).max())
+        rates.append(float(self._optimizer.learning_rate))
+        return after
+
+    monkeypatch.setattr(Trainer, "_applied", told)
+    whole = amalgamated(**given)
+    np.testing.assert_allclose(rates, [0.01, 0.01, 1e-5, 1e-5, 0.01], rtol=1e-6)
+    assert max(moved[2:4]) < 3e-5
+    assert min(moved[0], moved[1], moved[4]) > 1e-3
+    stages = whole.settings.describe()["curriculum"]["stages"]
+    assert [stage.get("meta_learning_rate") for stage in stages] == [None, 1e-5, None]
+    assert "meta_learning_rate" not in stages[0]  # folders of before go on
+    with helpers.interrupted_after(3):
+        amalgamated(workdir=tmp_path, **given)
+    same(amalgamated(workdir=tmp_path, **given), whole)
+
+
 def test_tensorboard_scalars(uninterrupted):
     folder = uninterrupted[1] / "tensorboard"
     names = set()
@@ -600,6 +626,10 @@ MISTAKES = {
     "forcing by a word": (
         {"stages": ((6, 1, 0.1, "False"),)},
         "teacher_forcing must be True or False, received 'False'",
+    ),
+    "stage rate": (
+        {"stages": ((6, 1, 0.1, False, 0.0),)},
+        "Stage: meta_learning_rate must be above 0 and finite, or None, received 0.0",
     ),
     "forcing alpha": (
         {"stages": ((6, 1, 0.0, True),)},

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-from tf_amalgam.checks import check_whole
+from tf_amalgam.checks import check_whole, is_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,15 @@ class Stage:
             rule that sees whole tensors). Without random scaling, of which no step of a
             teacher tells, in validation neither. For a first stage, so that a student
             starts as a teacher, not as nothing.
+        meta_learning_rate: of its meta-updates; `None` takes the run's. A lower one
+            after a stage of teacher forcing makes the copy exact.
     """
 
     unroll: int
     periods: int
     alpha: float | None = None
     teacher_forcing: bool = False
+    meta_learning_rate: float | None = None
 
     def __post_init__(self):
         for field in ("unroll", "periods"):
@@ -50,6 +53,12 @@ class Stage:
             raise ValueError(
                 "Stage: teacher_forcing must be True or False, received "
                 f"{self.teacher_forcing!r}."
+            )
+        rate = self.meta_learning_rate
+        if rate is not None and not (is_number(rate) and rate > 0):
+            raise ValueError(
+                "Stage: meta_learning_rate must be above 0 and finite, or None, "
+                f"received {rate!r}."
             )
 
 

@@ -145,8 +145,8 @@ def amalgamate(
             the same folder continues an interrupted run. None keeps everything in
             memory.
         stages: sequence of `Stage`, or of tuples (inner steps of an unroll,
-            periods, alpha or None, teacher forcing or not; the last two may be left
-            out).
+            periods, alpha or None, teacher forcing or not, meta-learning rate or None;
+            the last three may be left out).
         period: meta-epochs between two validations.
         chances, max_periods, repeat_threshold, max_repeats: see `Curriculum`.
         alpha: weight of the imitation loss, unless a stage has its own.
@@ -354,8 +354,9 @@ def _stages(stages, name="stages"):
         return tuple(s if isinstance(s, Stage) else Stage(*s) for s in stages)
     except TypeError as error:
         raise ValueError(
-            f"{name} must be a sequence of Stage or (inner steps, periods), such as "
-            f"((100, 4),); received {stages!r}."
+            f"{name} must be a sequence of Stage or (inner steps, periods[, alpha, "
+            f"teacher_forcing, meta_learning_rate]), such as ((100, 4),); received "
+            f"{stages!r}."
         ) from error
 
 

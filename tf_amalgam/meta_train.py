@@ -286,6 +286,8 @@ class Trainer:
             self._optimizer.variables, state.now.meta_optimizer, strict=True
         ):
             variable.assign(value)
+        stage = state.progress.stage
+        self._optimizer.learning_rate = self.settings.meta_learning_rate_of(stage)
         self._optimizer.apply([tf.constant(gradients[k]) for k in self._names])
         weights = {
             k: v.numpy() for k, v in zip(self._names, self._variables, strict=True)

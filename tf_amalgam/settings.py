@@ -126,6 +126,11 @@ class Settings:
         forced = self.curriculum.stages[stage].teacher_forcing
         return 0.0 if forced else self.scaling
 
+    def meta_learning_rate_of(self, stage: int) -> float:
+        """Returns the learning rate of a stage's meta-updates."""
+        given = self.curriculum.stages[stage].meta_learning_rate
+        return self.meta_learning_rate if given is None else given
+
     def truncations(self, stage: int) -> int:
         """Truncations (and so meta-updates) of one unroll of this stage."""
         return self.curriculum.stages[stage].unroll // self.truncation_steps
@@ -145,8 +150,12 @@ class Settings:
     def describe(self) -> dict:
         """Returns the settings ready for JSON.
 
-        Without the seed of validations: it follows from the root seed.
+        Without the seed of validations: it follows from the root seed. Nor with a rate
+        of a stage that has none: earlier versions did not know of it.
         """
         found = dataclasses.asdict(self)
         del found["validation_seed"]
+        for stage in found["curriculum"]["stages"]:
+            if stage["meta_learning_rate"] is None:
+                del stage["meta_learning_rate"]
         return found
