@@ -8,6 +8,7 @@ import pathlib
 import re
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -545,6 +546,11 @@ def test_validation_looks_at_all_of_a_sorted_split(monkeypatch):
     some, _ = Trainer._held_out(types.SimpleNamespace(task=task))
     assert len(some) == 20
     assert np.max(some) > 40
+    # Nor the numbers of whole vectors.
+    each = data.Split(x, np.eye(3, dtype=int)[np.repeat(np.arange(3), 30)])
+    task.dataset = task.dataset._replace(validation=each)
+    _, labels = Trainer._held_out(types.SimpleNamespace(task=task))
+    assert np.all(labels.numpy().sum(axis=0) > 0)
 
 
 @pytest.mark.usefixtures("float64")
@@ -715,17 +721,107 @@ def test_a_loss_whose_logarithm_is_none_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_loss_that_falls_below_zero_ends_the_run(tmp_path):
+    """From there on it would be taught to raise the loss."""
+
+    def below(y, p):
+        return tf.reduce_mean(tf.square(p - 1.0), -1) - 0.5
+
+    task = Task.from_keras(helpers.tiny_model, helpers.blobs(), below, batch_size=8)
+    given = {**SMALL, **SIMPLE, "student": "learned_scalars", "warmup_steps": 0}
+    given = {**given, "stages": ((60, 1),), "truncation_steps": 60}
+    with pytest.raises(Diverged, match=r"loss of an optimizee fell to -0\.1.*above 0"):
+        tf_amalgam.amalgamate(task, **{**given, "workdir": tmp_path})
+    assert (tmp_path / "student.npz").is_file()
+
+
+def test_constraints_are_refused(tmp_path):
+    """No step of meta-training holds them."""
+
+    def model():
+        held = keras.constraints.MaxNorm(1.0)
+        layers = [keras.Input((5,)), keras.layers.Dense(3, kernel_constraint=held)]
+        return keras.Sequential(layers)
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    task = Task.from_keras(model, helpers.blobs(), loss, batch_size=8)
+    with pytest.raises(ValueError, match=r"dense.*/kernel of Task 'model' have constr"):
+        tf_amalgam.amalgamate(task, **{**SMALL, "workdir": tmp_path / "run"})
+    assert not (tmp_path / "run").exists()
+
+
+class Inherits(tf_amalgam.rules.RNNProp):
+    """A rule of one's own under another's name."""
+
+
+class Named(tf_amalgam.rules.RNNProp):
+    """A rule of one's own that no file can name."""
+
+    name = "named"
+
+
+class Teaches(tf_amalgam.rules.Adam):
+    """A teacher of one's own."""
+
+    name = "teaches"
+
+
+class InheritsAdam(tf_amalgam.rules.Adam):
+    """A teacher of one's own under another's name."""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"student": Inherits()}, "Inherits cannot be a student: .* 'rnnprop'"),
+        (
+            {"student": Named()},
+            "Named cannot be a student: files would name it 'named'",
+        ),
+        ({"teachers": [InheritsAdam(0.1)]}, "cannot be a teacher named 'adam'"),
+        (
+            {"scheme": "choice", "teachers": [Teaches(0.1), "sgd"]},
+            "Teaches cannot be a member of a Choice rule",
+        ),
+        ({"teachers": [{"rule": "adma"}]}, "Unknown teacher 'adma'.*'adam'"),
+        ({"teachers": [{"learning_rate": 0.1}]}, "Unknown teacher None"),
+        (
+            {"scheme": "choise", "stages": ((6, 1, 0.1, True),)},
+            "Unknown amalgamation scheme 'choise'.*'choice'",
+        ),
+    ],
+)
+def test_what_files_could_not_name_is_refused_before_any_work(
+    tmp_path, options, message
+):
+    with pytest.raises(ValueError, match=message):
+        amalgamated(**options, workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_ones_own_may_teach():
+    history = amalgamated(**{**SIMPLE, "stages": ((6, 1),), "teachers": [Teaches(0.1)]})
+    assert "distance/teaches" in history.history[0]
+
+
+def lost(self, kind, *key, of=Programs.of):
+    """Returns programs of which a validation finds nothing finite."""
+    if kind == "validation":
+        return lambda *_: (np.nan, np.nan)
+    return of(self, kind, *key)
+
+
 def test_a_run_without_a_finite_validation_says_so(caplog, monkeypatch):
-    of = Programs.of
-
-    def lost(self, kind, *key):
-        if kind == "validation":
-            return lambda *_: (np.nan, np.nan)
-        return of(self, kind, *key)
-
     monkeypatch.setattr(Programs, "of", lost)
     amalgamated(stages=((6, 1),))
     assert "No validation was finite: the student is as it began" in caplog.text
+
+
+def test_a_choice_rule_without_a_finite_validation_teaches_nobody(monkeypatch):
+    monkeypatch.setattr(Programs, "of", lost)
+    given = {"scheme": "choice", "stages": ((6, 1),), "choice_stages": ((6, 1),)}
+    with pytest.raises(Diverged, match="No validation of the Choice rule was finite"):
+        amalgamated(**given)
 
 
 def test_settings_are_ready_for_json():

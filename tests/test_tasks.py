@@ -1,5 +1,6 @@
 """Optimizees as pure functions of a flat vector."""
 
+import functools
 import math
 import random
 
@@ -515,6 +516,92 @@ def test_a_subclass_of_model_is_an_optimizee():
 
     task = Task.from_keras(Own, BLOBS, CROSS_ENTROPY, batch_size=8)
     assert task.layout.size == 18
+
+
+class Usual(keras.Model):
+    """A model of the user's own; its layers are told of training by Keras."""
+
+    def __init__(self, rate=0.0):
+        super().__init__()
+        penalty = keras.regularizers.L2(0.01)
+        self.first = keras.layers.Dense(4, kernel_regularizer=penalty)
+        self.norm = keras.layers.LayerNormalization()
+        if not rate:
+            self.norm = keras.layers.BatchNormalization(momentum=0.5)
+        self.drop = keras.layers.Dropout(rate, seed=1)
+        self.last = keras.layers.Dense(3)
+        self(np.zeros((1, 5), "float32"))
+
+    def call(self, x, training=None):
+        return self.last(self.drop(self.norm(self.first(x))))
+
+
+class Untold(Usual):
+    """One whose `call` takes no `training`: `fit` does not tell its layers of it."""
+
+    def call(self, x):
+        return super().call(x)
+
+
+@pytest.mark.parametrize("kind", [Usual, Untold])
+def test_layers_of_a_model_of_ones_own_know_of_training(kind):
+    """As in `fit`: statistics move, penalties count, once."""
+    task = Task.from_keras(kind, BLOBS, CROSS_ENTROPY, batch_size=8)
+    params_P, state = task.initial(0)
+    batches = task.minibatches(0, 0, 3)
+    net = task.build_model(0)
+    net.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY)
+    params_P = tf.constant(params_P)
+    for batch in zip(*batches, strict=True):
+        loss, grads_P, state = task.value_and_grad(params_P, state, batch)
+        params_P -= 0.1 * grads_P
+        assert float(loss) == pytest.approx(net.train_on_batch(*batch), rel=1e-5)
+        net.reset_metrics()
+    trained = helpers.flat([v.numpy() for v in net.trainable_variables])
+    np.testing.assert_allclose(params_P, trained, rtol=1e-4, atol=1e-5)
+    moved = helpers.flat([v.numpy() for v in net.non_trainable_variables[:2]])
+    np.testing.assert_allclose(helpers.flat(state[:2]), moved, rtol=1e-4, atol=1e-5)
+    assert (np.abs(moved - [0, 0, 0, 0, 1, 1, 1, 1]).max() > 0.1) == (kind is Usual)
+    # Held-out losses are of the statistics.
+    held_out = tuple(task.dataset.validation)
+    found = float(task.held_out_loss(params_P, state, held_out))
+    bare = net.evaluate(*held_out, batch_size=1000, verbose=0)
+    assert found == pytest.approx(bare, rel=1e-4)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_dropout_of_a_model_of_ones_own_drops(private):
+    dropped = functools.partial(Usual, 0.5)
+    task = Task.from_keras(dropped, BLOBS, CROSS_ENTROPY, batch_size=8)
+    task = tasks.private(task, noise_multiplier=0.0, delta=None) if private else task
+    params_P, state = task.initial(0)
+    batch = tuple(part[0] for part in task.minibatches(0, 0, 1))
+    loss, _, after = task.value_and_grad(tf.constant(params_P), state, batch)
+    again, _, _ = task.value_and_grad(tf.constant(params_P), after, batch)
+    still = task.held_out_loss(tf.constant(params_P), state, batch[:2])
+    assert len({round(float(value), 4) for value in (loss, again, still)}) == 3
+
+
+def test_a_sequential_with_a_call_of_its_own_keeps_it():
+    class Doubles(keras.Sequential):
+        def call(self, x, training=None):
+            return 2.0 * super().call(x, training=training)
+
+    def model(kind):
+        layers = [keras.Input((5,)), keras.layers.Rescaling(0.5), keras.layers.Dense(3)]
+        return kind(layers)
+
+    x, y = (part[:8] for part in BLOBS.train)
+    losses = []
+    for kind in (Doubles, keras.Sequential):
+        task = Task.from_keras(
+            functools.partial(model, kind), BLOBS, CROSS_ENTROPY, name="t", batch_size=8
+        )
+        params_P, state = task.initial(0)
+        losses.append(float(task.held_out_loss(tf.constant(params_P), state, (x, y))))
+        net = task.build_model(0)
+        assert losses[-1] == pytest.approx(float(CROSS_ENTROPY(y, net(x))), rel=1e-5)
+    assert losses[0] != losses[1]
 
 
 def test_what_a_constant_prediction_reaches():

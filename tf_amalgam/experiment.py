@@ -1,6 +1,7 @@
 """`amalgamate`: an optimizer of your own out of a pool of known ones."""
 
 import dataclasses
+import math
 from collections.abc import Sized
 from typing import Any, NamedTuple
 
@@ -8,10 +9,10 @@ import keras
 import tensorflow as tf
 
 from tf_amalgam import cluster, given, optimizers, rules, run, saved
-from tf_amalgam.checks import as_whole, check_whole, is_number, unknown
+from tf_amalgam.checks import as_whole, check_whole, first_of, is_number, unknown
 from tf_amalgam.curriculum import Curriculum, Stage
 from tf_amalgam.meta_step import Players
-from tf_amalgam.meta_train import Trainer
+from tf_amalgam.meta_train import ABOVE_ZERO, Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.rule import Rule
@@ -204,7 +205,8 @@ def amalgamate(
         ValueError: for any argument out of place, before any work starts; and if
             `workdir` holds another experiment, or a replicate beside it does.
         RuntimeError: if another process is training in `workdir`.
-        Diverged: after `max_skipped` non-finite meta-gradients in a row.
+        Diverged: after `max_skipped` non-finite meta-gradients in a row; where a loss
+            falls below 0, or no validation of the Choice rule to teach was finite.
         WorkerLost: if another machine's process has ended (`"multi_worker"`).
         KeyboardInterrupt: on Ctrl-C, after a checkpoint was written.
     """
@@ -307,6 +309,12 @@ def amalgamate(
     folder = Workdir(workdir, about) if workdir is not None else None
     if mixer:
         mixed = _train_choice(mixer, about, folder, options)
+        if not any(math.isfinite(row["score"]) for row in mixed.validations):
+            raise Diverged(
+                "No validation of the Choice rule was finite: it is the even mixture "
+                "that it began as, and no teacher. Its members' steps kill the "
+                'optimizee; try choice_rates="direct", or another pool.'
+            )
         teacher_weights, spent = mixed.weights, mixed.about["seconds"]
     players = Players(student, (teacher,), (teacher_weights,))
     trainer = Trainer(task, players, settings, devices)
@@ -380,12 +388,17 @@ def _check_given(task, preset, perturbation, checkpoint_seconds):
             "checkpoint_seconds must be a finite number from 0, received "
             f"{checkpoint_seconds!r}."
         )
+    if constrained := task.constrained:
+        raise ValueError(
+            f"{first_of(constrained)} of Task {task.name!r} have constraints, which "
+            "Keras' optimizers hold after each step and meta-training does not. Leave "
+            "them out of what it trains on; evaluations and `fit` take them."
+        )
     params, state = task.initial(0)
     batch = tuple(part[: task.batch_size] for part in task.dataset.validation)
     loss = float(task.held_out_loss(tf.constant(params), state, batch))
     if loss <= 0.0:
         raise ValueError(
             f"The loss of Task {task.name!r} is {loss:.3g} with a fresh model. "
-            "Meta-training takes its logarithm, so it must stay above 0: add a "
-            "constant, or use another loss."
+            f"{ABOVE_ZERO}"
         )

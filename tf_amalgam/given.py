@@ -21,6 +21,7 @@ def student(student, preset):
             f"The student must be a learned rule ({', '.join(learned)}); received "
             f"{student!r}."
         )
+    rules.check_known(student, "a student")
     return student
 
 
@@ -48,10 +49,10 @@ def choice(choice, teachers, preset, rates):
             )
         pool = rules.choice_pool(POOL if teachers is None else teachers, preset, rates)
         fields = {"pool": pool, **(choice or {})}
-        return rules.make_rule("choice", preset, **fields), None, {}
+        return _mixing(rules.make_rule("choice", preset, **fields)), None, {}
     if isinstance(choice, Choice):
         _check_pool(choice, teachers, preset, rates)
-        return choice, None, {}
+        return _mixing(choice), None, {}
     rule, weights, header = saved.find(choice)
     if not isinstance(rule, Choice):
         raise ValueError(
@@ -60,6 +61,13 @@ def choice(choice, teachers, preset, rates):
         )
     _check_pool(rule, teachers, preset, rates)
     return rule, weights, {"sha256": header["sha256"]}
+
+
+def _mixing(rule):
+    """Returns a Choice rule; raises ValueError for members that files cannot name."""
+    for member in rule.pool:
+        rules.check_known(member, "a member of a Choice rule")
+    return rule
 
 
 def _check_pool(rule, teachers, preset, rates):

@@ -15,9 +15,16 @@ from tf_amalgam.settings import Settings
 from tf_amalgam.state import Learned, State, fresh, restored
 from tf_amalgam.tasks.task import Task
 
+# Why a loss is refused.
+ABOVE_ZERO = (
+    "Meta-training takes its logarithm, so it must stay above 0: add a constant, or "
+    "use another loss."
+)
+ROUNDING = 1e-4  # of a loss that ends at 0
+
 
 class Diverged(RuntimeError):
-    """Too many meta-gradients in a row were not finite."""
+    """Meta-training cannot go on: its numbers are not finite, or mean nothing."""
 
 
 class Trainer:
@@ -92,6 +99,7 @@ class Trainer:
                 self.clock.inner_steps[alike] += wanted * steps
             carries += programs.parts(found[1])[:wanted]
             metrics += programs.parts(found[2])[:wanted]
+        _check_losses(metrics)
         total = {k: sum(g[k] for g in gradients) for k in self._names}
         if settings.reduction == "mean":
             total = {k: v / settings.meta_batch for k, v in total.items()}
@@ -270,7 +278,8 @@ class Trainer:
         moves all scores alike, by some tenths on MNIST.
         """
         split, few = self.task.dataset.validation, alone.VALIDATION_EXAMPLES
-        chosen, labels = np.arange(len(split.x)), split.y.dtype.kind in "iu"
+        chosen = np.arange(len(split.x))
+        labels = split.y.dtype.kind in "iu" and split.y.size == len(split.y)
         lacks = labels and len(np.unique(split.y[:few])) < len(np.unique(split.y))
         if len(chosen) > few and (lacks or not labels):
             chosen = np.random.default_rng(0).permutation(chosen)
@@ -310,6 +319,13 @@ class Trainer:
                 "scaling, or another seed."
             )
         return state._replace(skipped=state.skipped + 1, skipped_in_a_row=in_a_row)
+
+
+def _check_losses(metrics):
+    """Raises Diverged if a student's loss fell below 0."""
+    least = min(float(tf.reduce_min(found.student_losses_T)) for found, _ in metrics)
+    if least < -ROUNDING:
+        raise Diverged(f"The loss of an optimizee fell to {least:.3g}. {ABOVE_ZERO}")
 
 
 def _row(metrics, players):

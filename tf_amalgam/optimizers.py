@@ -239,6 +239,7 @@ OPTIMIZERS = {
 
 def optimizer_for(rule, weights, **kwargs):
     """Returns the Keras optimizer of a rule with its weights."""
+    rules.check_known(rule, "a Keras optimizer by its name")
     cls = OPTIMIZERS[rule.name]
     config = rule.get_config()
     if issubclass(cls, LearnedOptimizer):

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from tf_amalgam.amalgamation import check_scheme
 from tf_amalgam.checks import check_whole, is_number, unknown
 from tf_amalgam.curriculum import Curriculum
 from tf_amalgam.objective import Objective
@@ -90,6 +91,7 @@ class Settings:
                     f"{field} must be at least 0 and finite, received {value!r}."
                 )
         check_whole("warmup_steps", self.warmup_steps, 0)
+        check_scheme(self.scheme)  # stages of teacher forcing have another
         if self.reduction not in REDUCTIONS:
             raise ValueError(unknown("reduction", self.reduction, REDUCTIONS))
         for stage in self.curriculum.stages:

@@ -46,6 +46,26 @@ def rule_class(name: str) -> type[Rule]:
     return RULES[name]
 
 
+def check_known(rule: Rule, what: str):
+    """Raises ValueError unless a rule is of the class that its name stands for.
+
+    Files hold the name alone; what is trained by a class that they cannot name could
+    not be loaded, or would be another one's.
+
+    Args:
+        rule: to check.
+        what: it is to be, for the message.
+    """
+    if RULES.get(rule.name) is not type(rule):
+        kind = type(rule)
+        raise ValueError(
+            f"{kind.__module__}.{kind.__qualname__} cannot be {what}: files would name "
+            f"it {rule.name!r}, by which nobody finds it. Give the class a name of its "
+            "own and put it into rules.RULES (with a Keras optimizer in OPTIMIZERS: "
+            "CONTRIBUTING.md)."
+        )
+
+
 def make_rule(name: str, preset: str = "paper", **hyperparameters) -> Rule:
     """Returns a rule by name under a preset; hyperparameters win over both.
 
@@ -136,6 +156,8 @@ def _pool(teachers, preset, rates):
         if isinstance(teacher, dict):
             teacher = from_config(teacher)
         if isinstance(teacher, Rule):
+            if teacher.name in RULES:  # an own one may have a name of its own
+                check_known(teacher, f"a teacher named {teacher.name!r}")
             pool.append(teacher)
         elif teacher in TEACHERS:
             chosen = {"learning_rate": rates[teacher]} if teacher in rates else {}

@@ -1,5 +1,6 @@
 """The analytic teachers by name, their pools and their tuned learning rates."""
 
+from tf_amalgam.checks import unknown
 from tf_amalgam.rules.adam import Adam
 from tf_amalgam.rules.addsign import AddSign
 from tf_amalgam.rules.momentum import Momentum
@@ -71,4 +72,7 @@ def as_config(rule: Rule) -> dict:
 def from_config(config: dict) -> Rule:
     """Returns the teacher that `as_config` described."""
     config = dict(config)
-    return TEACHER_CLASSES[config.pop("rule")](**config)
+    name = config.pop("rule", None)
+    if name not in TEACHER_CLASSES:
+        raise ValueError(unknown("teacher", name, TEACHERS))
+    return TEACHER_CLASSES[name](**config)

@@ -11,6 +11,7 @@ from tf_amalgam import private_gradients
 from tf_amalgam.layout import Layout, concat
 from tf_amalgam.privacy import Mechanism
 from tf_amalgam.tasks import losses
+from tf_amalgam.tasks.called import stateless_call
 
 
 def private_model(model, l2_norm_clip=1.0, noise_multiplier=1.1, delta=1e-5, seed=None):
@@ -123,12 +124,12 @@ class PrivateModel(keras.Model):
         def example_loss(params_P, example):
             x, y, weight, place = example
             state = private_gradients.own_state(model_state, seeds, place)
-            outputs, after, penalties = network.stateless_call(
+            outputs, after, penalties = stateless_call(
+                network,
                 layout.split(params_P),
                 state,
                 tf.nest.map_structure(lambda part: part[None], x),
                 training=True,
-                return_losses=True,
             )
             loss = loss_of_example(y[None], outputs)
             loss = tf.cast(weight, loss.dtype) * loss + sum(

@@ -15,6 +15,7 @@ from tf_amalgam import data
 from tf_amalgam.checks import as_whole, check_whole
 from tf_amalgam.layout import Layout, concat
 from tf_amalgam.tasks import losses, outline
+from tf_amalgam.tasks.called import stateless_call
 from tf_amalgam.tasks.moments import exact_moments
 
 # Layers that have nothing to train and do the same in training and inference.
@@ -204,11 +205,17 @@ class Task:
             return math.inf
         variables = self._model.trainable_variables, self._model.non_trainable_variables
         values = [[v.value for v in several] for several in variables]
-        *_, penalties = self._model.stateless_call(*values, x[:1], return_losses=True)
+        *_, penalties = stateless_call(self._model, values[0], values[1], x[:1])
         if penalties:
             return math.inf
         shares = np.unique(labels, return_counts=True)[1] / len(labels)
         return float(-np.sum(shares * np.log(shares)))
+
+    @property
+    def constrained(self) -> list[str]:
+        """Names of the parameters that Keras' optimizers hold to constraints."""
+        variables = self._model.trainable_variables
+        return [v.path for v in variables if v.constraint is not None]
 
     def privacy_report(self, steps):
         """Returns what a record says about privacy after so many steps; here none."""
@@ -235,8 +242,8 @@ class Task:
     def _loss_of(self, params, model_state, batch, training):
         x, y = self.prepare(batch)
         with exact_moments:  # the second derivative of normalizing layers
-            outputs, state, penalties = self._body.stateless_call(
-                params, list(model_state), x, training=training, return_losses=True
+            outputs, state, penalties = stateless_call(
+                self._body, params, list(model_state), x, training
             )
         loss = self._loss(y, outputs)
         for penalty in penalties:
@@ -347,7 +354,7 @@ def _as_dataset(dataset):
 
 def _split(model):
     """Returns `(head, body)`: layers that prepare minibatches, and the rest."""
-    if not isinstance(model, keras.Sequential):
+    if type(model) is not keras.Sequential:  # a subclass may call otherwise
         return None, model
     count = 0
     while count < len(model.layers) - 1 and type(model.layers[count]) in PREPARING:
