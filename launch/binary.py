@@ -78,15 +78,20 @@ def launcher(one_is_here=True):
     """
     from tf_amalgam import launchers
 
-    if FLAGS.launcher == "local":
-        for name in ("ray_address", "retries"):
-            if FLAGS[name].present:
-                raise ValueError(f"--{name} is of a cluster; give --launcher=ray, too.")
     if FLAGS.launcher == "local" and FLAGS.parallel == 1 and one_is_here:
         return None
     return launchers.launcher(
         FLAGS.launcher, FLAGS.parallel, FLAGS.ray_address, FLAGS.retries
     )
+
+
+def _check_launcher():
+    """Exits if flags of a cluster are given without one."""
+    if "launcher" not in FLAGS or FLAGS.launcher != "local":
+        return
+    for name in ("ray_address", "retries"):
+        if FLAGS[name].present:
+            sys.exit(f"error: --{name} is of a cluster; give --launcher=ray, too.")
 
 
 def end_with_parent():
@@ -126,6 +131,7 @@ def start(main, with_tensorflow=True, words=False):
         # handler.
         signal.signal(signal.SIGTERM, _leave)
         end_with_parent()
+        _check_launcher()
         _expand_paths()
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("tensorflow").setLevel(logging.WARNING)

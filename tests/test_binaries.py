@@ -294,11 +294,10 @@ def test_the_remedies_that_are_named_help():
             "error: --noreport goes with --only",
             marks=pytest.mark.slow,
         ),
-        pytest.param(
-            "paper",
-            ["--workdir=x", "--ray_address=auto"],
+        (
+            "evaluate",
+            [f"--gin_file={FILE}", "--workdir=x", "--ray_address=auto"],
             "error: --ray_address is of a cluster; give --launcher=ray",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             "amalgamate",

@@ -441,15 +441,17 @@ def test_experiments_take_two_meta_steps(name, tmp_path):
     assert "amalgamate.meta_learning_rate" in operative
 
 
-def test_teachers_lead_in_the_first_stage_of_the_fast_recipe(tmp_path):
+def test_teachers_lead_in_the_first_stages_of_the_fast_recipe(tmp_path):
     name = "gin_configs/experiments/mnist_min_max_small_fast.gin"
     bindings.parse([name], [])
-    first, second, *_ = gin.query_parameter("amalgamate.stages")
+    first, second, *others = gin.query_parameter("amalgamate.stages")
     assert first[3:] == (True,)
-    assert second[3:] == ()
+    assert second[3:] == (True, 0.0001)
+    assert [one[3:] for one in others] == [(), ()]
     gin.clear_config()
-    bound = [*TINY, "amalgamate.stages = [(4, 1, 0.2, True), (4, 1)]"]
+    bound = [*TINY, "amalgamate.stages = [(4, 1, 0.2, True, 1e-4), (4, 1)]"]
     amalgam = bindings.run("amalgamate", [name], bound, tmp_path)
+    assert amalgam.settings.curriculum.stages[0].meta_learning_rate == 1e-4
     rows = amalgam.history
     same = [row["last_loss"] == row["last_loss/rmsprop"] for row in rows]
     assert same == [True, True, False, False]

@@ -226,6 +226,7 @@ def test_what_comes_after_a_failure_is_left(tmp_path):
         (-40, engines.Failed, "killed by signal 40"),
         (130, engines.Lost, "it was interrupted"),
         (1, engines.Failed, "it ended with status 1"),
+        (3, engines.Failed, "its folder holds another experiment"),
         (0, None, ""),
     ],
 )
@@ -234,7 +235,7 @@ def test_what_ray_begins_again(monkeypatch, tmp_path, status, error, message):
     process = type("Ended", (), {"poll": lambda self: status})()
     monkeypatch.setattr(engines, "_process", lambda *_, **__: process)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    arguments = (job("a"), tmp_path / "log.txt", tmp_path, {})
+    arguments = (job("a"), tmp_path / "log.txt", tmp_path, [], {})
     if error is None:
         engines._on_ray(*arguments)
         return
@@ -256,13 +257,15 @@ def test_a_job_on_ray_takes_what_it_was_given(monkeypatch, tmp_path, gpus, seen)
     monkeypatch.setenv("KERAS_HOME", "there")  # and as it was afterwards
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     one = job("a")._replace(cpus=2.6, gpus=gpus)
-    engines._on_ray(one, tmp_path / "log.txt", tmp_path, {"KERAS_HOME": "here"})
+    given = (["-P"], {"KERAS_HOME": "here"})
+    engines._on_ray(one, tmp_path / "log.txt", tmp_path, *given)
     ((command, cwd, env),) = found
+    assert command[1:3] == ["-P", "-m"]  # as where the job comes from
     assert (cwd, env["CUDA_VISIBLE_DEVICES"]) == (tmp_path, seen)
     assert (env["TF_NUM_INTRAOP_THREADS"], env["KERAS_HOME"]) == ("3", "here")
     assert "--noonednn" in command  # what is in force here is TensorFlow's own choice
     with pytest.raises(engines.Failed, match="no is not on this machine"):
-        engines._on_ray(one, tmp_path / "log.txt", tmp_path / "no", {})
+        engines._on_ray(one, tmp_path / "log.txt", tmp_path / "no", [], {})
 
 
 def test_processes_that_share_a_gpu_take_what_they_need(monkeypatch, tmp_path):

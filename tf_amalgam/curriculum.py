@@ -31,7 +31,7 @@ class Stage:
             teacher tells, in validation neither. For a first stage, so that a student
             starts as a teacher, not as nothing.
         meta_learning_rate: of its meta-updates; `None` takes the run's. A lower one
-            after a stage of teacher forcing makes the copy exact.
+            after a stage of teacher forcing makes a better copy.
     """
 
     unroll: int

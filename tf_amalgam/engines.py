@@ -170,7 +170,9 @@ class Ray:
         }
         log = str(pathlib.Path(log).absolute())
         with self._telling():
-            return task.remote(job, log, os.getcwd(), given)
+            # A Ray worker has this folder in its path, whatever this process has.
+            here = (os.getcwd(), processes.path_flags(os.getcwd()))
+            return task.remote(job, log, *here, given)
 
     def ended(self, running):
         """Returns `(task, error)` of each that has ended, after a moment's wait."""
@@ -229,7 +231,7 @@ def _process(job, log, **options):
     )
 
 
-def _on_ray(job, log, folder, environment):
+def _on_ray(job, log, folder, path, environment):
     """Runs a job as a process of a Ray worker."""
     if not pathlib.Path(folder).is_dir():
         raise Failed(f"{folder} is not on this machine; all must see the same folders")
@@ -238,7 +240,8 @@ def _on_ray(job, log, folder, environment):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     gpus = None if job.gpus else "-1"  # those that Ray has given, or none
-    process = _process(job, log, folder=folder, cpus=job.cpus, gpus=gpus)
+    options = {"folder": folder, "path": path, "cpus": job.cpus, "gpus": gpus}
+    process = _process(job, log, **options)
     try:
         # Ray cancels between two lines of Python, which a mere wait would not reach.
         while (status := process.poll()) is None:

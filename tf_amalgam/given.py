@@ -1,9 +1,9 @@
 """What `amalgamate` is given, as what it works with; or what is wrong with it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 
-from tf_amalgam import rules, saved
+from tf_amalgam import optimizers, rules, saved
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.rules.choice import Choice
 from tf_amalgam.rules.rule import AnalyticRule, Rule
@@ -21,7 +21,7 @@ def student(student, preset):
             f"The student must be a learned rule ({', '.join(learned)}); received "
             f"{student!r}."
         )
-    rules.check_known(student, "a student")
+    optimizers.check_known(student, "a student")
     return student
 
 
@@ -74,7 +74,8 @@ def _check_pool(rule, teachers, preset, rates):
     """Raises ValueError if teachers are given that are not this Choice rule's pool."""
     if teachers is None:
         return
-    given = rules.choice_pool(teachers, preset, rates) if len(teachers) else ()
+    none = isinstance(teachers, Sized) and not len(teachers)
+    given = () if none else rules.choice_pool(teachers, preset, rates)
     if set(given) != set(rule.pool):
         raise ValueError(
             "The Choice rule given as `choice` mixes another pool than teachers says."

@@ -237,9 +237,24 @@ OPTIMIZERS = {
 }
 
 
+def check_known(rule, what):
+    """Raises ValueError unless files can name a rule, and it has a Keras optimizer.
+
+    Args:
+        rule: to check.
+        what: it is to be, for the message.
+    """
+    rules.check_known(rule, what)
+    if rule.name not in OPTIMIZERS:
+        raise ValueError(
+            f"{rule.name} cannot be {what}: it has no Keras optimizer. Add its class "
+            "to tf_amalgam.optimizers.OPTIMIZERS (CONTRIBUTING.md)."
+        )
+
+
 def optimizer_for(rule, weights, **kwargs):
     """Returns the Keras optimizer of a rule with its weights."""
-    rules.check_known(rule, "a Keras optimizer by its name")
+    check_known(rule, "a Keras optimizer by its name")
     cls = OPTIMIZERS[rule.name]
     config = rule.get_config()
     if issubclass(cls, LearnedOptimizer):

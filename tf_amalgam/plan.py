@@ -89,10 +89,12 @@ def train(names, workdir, one, into=None):
         try:
             one(entries()[run].gin_file, workdir / run)
         except Exception as error:
-            logging.error("%s: %s", run, error)
+            usual = isinstance(error, (RuntimeError, ValueError, OSError, ImportError))
+            logging.error("%s: %s", run, error, exc_info=not usual)
             if isinstance(error, OSError) and error.errno in FATAL:
                 raise  # the others would meet it, too
-            if isinstance(error, ValueError):  # what is there is not of this plan
+            # What is there is not of this plan, or a package is not there.
+            if isinstance(error, (ValueError, ImportError)):
                 refused.append(run)
                 continue
             failed.append(run)
@@ -126,7 +128,7 @@ def _shipped(several, workdir, into):
     for entry in several:
         try:
             ship(entry, workdir, into)
-        except (ValueError, OSError) as error:
+        except Exception as error:
             logging.error("%s cannot be exported: %s", entry.name, error)
             left.append(entry.name)
     return left

@@ -24,6 +24,7 @@ def started(
     with_parent=False,
     cpus=None,
     gpus=None,
+    path=None,
 ):
     """Returns the process of one binary; it computes as this process does.
 
@@ -36,10 +37,12 @@ def started(
         with_parent: whether it is killed if this process ends, however that ends.
         cpus: how many TensorFlow may use; by default all.
         gpus: which it may use, see `share_of_gpus`; by default all.
+        path: flags of Python, see `path_flags`; by default as this process has it.
     """
     log = pathlib.Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, *_path(folder), "-m", f"tf_amalgam_launch.{binary}"]
+    path = path_flags(folder) if path is None else path
+    command = [sys.executable, *path, "-m", f"tf_amalgam_launch.{binary}"]
     if "TF_ENABLE_ONEDNN_OPTS" not in os.environ:  # TensorFlow's own choice is in force
         command.append("--noonednn")
     command += [f"--gin_file={name}" for name in gin_files]
@@ -64,7 +67,7 @@ def started(
         )
 
 
-def _path(folder):
+def path_flags(folder):
     """Returns flags of Python with which a child in a folder finds what we have found.
 
     `-m` would look into that folder first, a checkout of another version say.

@@ -168,12 +168,18 @@ def _check_here(what, several):
         mine = f"evaluate/{records.safe(optimizee.name)}/"
         if not any(job.name.startswith(mine) and not job.done for job in several):
             continue
-        for selector, bound in _bindings_of(reference):
-            if selector.endswith("tasks.private"):
-                for module in privacy.MODULES:
-                    privacy.imported(module)
-            if isinstance(name := bound.get("dataset"), str):
-                data.check_there(name, bound.get("data_dir"))
+        try:
+            for selector, bound in _bindings_of(reference):
+                if selector.endswith("tasks.private"):
+                    for module in privacy.MODULES:
+                        privacy.imported(module)
+                if isinstance(name := bound.get("dataset"), str):
+                    data.check_there(name, bound.get("data_dir"))
+        except (OSError, ImportError) as error:
+            raise type(error)(
+                f"{optimizee.name} cannot be evaluated here: {error}\nOr leave it out "
+                "of evaluate.tasks, or choose other jobs by --only."
+            ) from error
 
 
 def _bindings_of(reference):

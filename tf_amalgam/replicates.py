@@ -106,12 +106,12 @@ def run_replicates(
     wanted = [job(i) for i in sorted(range(count), key=lambda i: i not in there)]
 
     _check_seeds(workdir, seed)
-    if (workdir / SETTINGS_FILE).is_file():
-        raise AnotherExperiment(
-            f"{workdir} holds a plain run. Give another workdir, or leave --replicates "
-            "out to go on with that run."
-        )
     if not there:
+        if (workdir / SETTINGS_FILE).is_file():
+            raise AnotherExperiment(
+                f"{workdir} holds a plain run. Give another workdir, or leave "
+                "--replicates out to go on with that run."
+            )
         check_readme(workdir)
     # What made a folder stays written there until this has done something in it:
     # it may be another experiment, which every replicate then refuses.
@@ -134,7 +134,7 @@ def run_replicates(
         raise AnotherExperiment(
             f"{first_of(others)} of {workdir} cannot be gone on with: {OF_ANOTHER} ("
             f"{workdir / others[0] / LOG_FILE} says what differs). Give another "
-            "workdir, or the same settings."
+            f"workdir, or the same settings.{_told(failed, others)}"
         )
     if failed:
         told = ", ".join(f"{name} (see {workdir / name / LOG_FILE})" for name in failed)
@@ -143,6 +143,12 @@ def run_replicates(
             f"{next(iter(failed.values()))}. The same command runs these again."
         )
     return [workdir / f"{REPLICATE}{i}" for i in range(count)]
+
+
+def _told(failed, but):
+    """Returns a sentence on the replicates that failed, but for some."""
+    rest = [f"{n}: {error}" for n, error in failed.items() if n not in but]
+    return f" (Others failed, too: {first_of(rest, separator='; ')}.)" if rest else ""
 
 
 def students(workdir) -> dict[int, pathlib.Path]:
