@@ -99,6 +99,9 @@ def test_teachers_are_told_in_words():
         "(gaussian_relative 0.001)"
     )
     assert what("stronger") == "rnnprop, taught by adam"
+    assert what("mean-forced-small") == (
+        "rnnprop, taught by mean of adam, rmsprop, by teacher forcing alone"
+    )
     assert what("rnnprop") == "rnnprop, without teachers"
     mixes = "a Choice rule that mixes adam, rmsprop"
     assert what("choice-rule-small") == mixes

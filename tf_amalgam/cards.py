@@ -27,6 +27,7 @@ class Card:
             those it mixes. Empty for one that learned alone, and for a teacher.
         scheme: of its amalgamation, in words; empty where there was none.
         noise: what disturbed its weights in training, in words.
+        forced: whether its teachers led in all of its training.
         trained_on: the optimizee of its meta-training, in words; empty where it has
             not been trained, or is not known.
         meta_updates: how many its weights have seen; None where that is not known.
@@ -58,6 +59,7 @@ class Card:
     teachers: tuple[str, ...] = ()
     scheme: str = ""
     noise: str = ""
+    forced: bool = False
     trained_on: str = ""
     meta_updates: int | None = None
     meta_updates_in_all: int | None = None
@@ -123,7 +125,8 @@ class Card:
         if not self.teachers:
             return f"{self.rule}, without teachers{noise}"
         told = f"{self.scheme} of " if len(self.teachers) > 1 else ""
-        return f"{self.rule}, taught by {told}{', '.join(self.teachers)}{noise}"
+        alone = ", by teacher forcing alone" if self.forced else ""
+        return f"{self.rule}, taught by {told}{', '.join(self.teachers)}{alone}{noise}"
 
     def _training(self):
         if self.meta_updates is None:
@@ -233,6 +236,7 @@ def card(name_or_path=saved.DEFAULT) -> Card:
         ),
         scheme=SCHEMES.get(about.get("scheme"), "") if about.get("teachers") else "",
         noise=words.noise(about),
+        forced=_forced(about),
         trained_on=_optimizee(about.get("task")),
         meta_updates=updates,
         meta_updates_in_all=(
@@ -267,6 +271,12 @@ def _optimizee(task):
         f"{task['name']} ({task['dataset']}, {parameters:,} parameters, minibatches "
         f"of {task['batch_size']})"
     )
+
+
+def _forced(about):
+    """Returns whether all that a header tells of was teacher forcing."""
+    stages = about.get("curriculum", {}).get("stages", ())
+    return bool(stages) and all(stage.get("teacher_forcing") for stage in stages)
 
 
 def _origin(weights):
