@@ -215,7 +215,7 @@ def test_another_experiment_adds_nothing_where_several_run(three, tmp_path):
     shutil.copytree(three / "replicate-1", tmp_path / "replicate-1")
     (tmp_path / "README.md").write_text("as it was")
     other = [*TINY, "amalgamate.alpha = 0.3"]
-    with pytest.raises(AnotherExperiment, match="replicate-1, replicate-0, repl.*gone"):
+    with pytest.raises(AnotherExperiment, match="replicate-0, replicate-1, repl.*gone"):
         bindings.run_replicates(3, FILES, other, tmp_path, engines.Local(3))
     assert (tmp_path / "README.md").read_text() == "as it was"
     assert list(replicates.begun(tmp_path)) == [1]

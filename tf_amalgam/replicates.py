@@ -130,7 +130,7 @@ def run_replicates(
             )
     finally:
         summarize(workdir)
-    if others := [name for name, error in failed.items() if OF_ANOTHER in error]:
+    if others := sorted(n for n, error in failed.items() if OF_ANOTHER in error):
         raise AnotherExperiment(
             f"{first_of(others)} of {workdir} cannot be gone on with: {OF_ANOTHER} ("
             f"{workdir / others[0] / LOG_FILE} says what differs). Give another "
