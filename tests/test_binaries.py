@@ -402,32 +402,34 @@ def test_children_are_of_the_version_that_runs(tmp_path):
     assert "of the folder" in log.read_text()
 
 
+def program_of(folder, code):
+    """Returns what became of a program of this code."""
+    program = folder / "program.py"
+    program.write_text(code)
+    return subprocess.run(
+        [sys.executable, program], check=False, capture_output=True, text=True
+    )
+
+
 def test_another_experiments_folder_has_a_status_of_its_own(tmp_path):
-    program = tmp_path / "refused.py"
-    program.write_text(
-        "import sys\n"
+    run = program_of(
+        tmp_path,
         "from tf_amalgam_launch import binary\n"
         "def main(_):\n"
         "    from tf_amalgam.workdir import AnotherExperiment\n"
         "    raise AnotherExperiment('not here')\n"
-        "binary.start(main)\n"
-    )
-    run = subprocess.run(
-        [sys.executable, program], check=False, capture_output=True, text=True
+        "binary.start(main)\n",
     )
     assert (run.returncode, run.stderr) == (engines.ANOTHER, "error: not here\n")
 
 
 def test_a_stop_from_outside_has_a_status_of_its_own(tmp_path):
-    program = tmp_path / "stopped.py"
-    program.write_text(
+    run = program_of(
+        tmp_path,
         "import os, signal\n"
         "from tf_amalgam_launch import binary\n"
         "def main(_): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "binary.start(main, with_tensorflow=False)\n"
-    )
-    run = subprocess.run(
-        [sys.executable, program], check=False, capture_output=True, text=True
+        "binary.start(main, with_tensorflow=False)\n",
     )
     assert run.returncode == engines.INTERRUPTED
     assert "the same command continues from the last checkpoint" in run.stderr

@@ -2,22 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Sized
 from typing import Any, NamedTuple
 
-import keras
-import tensorflow as tf
-
 from tf_amalgam import cluster, given, optimizers, rules, run, saved
-from tf_amalgam.checks import as_whole, check_whole, first_of, is_number, unknown
-from tf_amalgam.curriculum import Curriculum, Stage
+from tf_amalgam.checks import as_whole, check_whole
+from tf_amalgam.curriculum import Curriculum
 from tf_amalgam.meta_step import Players
-from tf_amalgam.meta_train import ABOVE_ZERO, Diverged, Trainer
+from tf_amalgam.meta_train import Diverged, Trainer
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.rule import Rule
 from tf_amalgam.settings import PERTURBED, PRESETS, Settings
-from tf_amalgam.tasks.task import check_task
 from tf_amalgam.workdir import CHOICE_FOLDER, Workdir
 
 # The released schedule of a Choice rule: (truncations of an unroll, periods); with
@@ -210,7 +205,7 @@ def amalgamate(
         WorkerLost: if another machine's process has ended (`"multi_worker"`).
         KeyboardInterrupt: on Ctrl-C, after a checkpoint was written.
     """
-    _check_given(task, preset, perturbation, checkpoint_seconds)
+    given.check(task, preset, perturbation, checkpoint_seconds)
     seed = as_whole("seed", seed)
     check_whole("replicate", replicate, 0, or_none=True)
     if profile and workdir is None:
@@ -237,7 +232,7 @@ def amalgamate(
         input_noise=input_noise,
         truncation_steps=truncation_steps,
         curriculum=Curriculum(
-            _stages(stages), chances, max_periods, repeat_threshold, max_repeats
+            given.stages(stages), chances, max_periods, repeat_threshold, max_repeats
         ),
         period=period,
         meta_batch=meta_batch,
@@ -274,9 +269,7 @@ def amalgamate(
                 f"choice={choice!r} goes with scheme='choice'; the scheme is "
                 f"{scheme!r}."
             )
-        teachers = given.POOL if teachers is None else teachers
-        alone = isinstance(teachers, Sized) and not len(teachers)
-        pool = () if alone else rules.make_pool(teachers, preset)
+        pool = given.pool(teachers, preset)
         about["teachers"] = [rules.as_config(rule) for rule in pool]
         players = Players(student, pool, tuple({} for _ in pool))
         trainer = Trainer(task, players, settings, devices)
@@ -295,7 +288,7 @@ def amalgamate(
         input_noise=0.0,
         scaling=choice_scaling,
         curriculum=Curriculum(
-            _stages(choice_stages, "choice_stages"),
+            given.stages(choice_stages, "choice_stages"),
             repeat_threshold=choice_repeat_threshold,
             max_repeats=max_repeats,
         ),
@@ -355,50 +348,3 @@ def _train_choice(trainer, about, folder, options):
     inner = Workdir(folder.path / CHOICE_FOLDER, told) if folder else None
     weights = rule.init_weights(derive_seed(settings.seed, "student"))
     return _learned(trainer, weights, inner, told, label="training Choice", **options)
-
-
-def _stages(stages, name="stages"):
-    try:
-        return tuple(s if isinstance(s, Stage) else Stage(*s) for s in stages)
-    except TypeError as error:
-        raise ValueError(
-            f"{name} must be a sequence of Stage or (inner steps, periods[, alpha, "
-            f"teacher_forcing, meta_learning_rate]), such as ((100, 4),); received "
-            f"{stages!r}."
-        ) from error
-
-
-def _check_given(task, preset, perturbation, checkpoint_seconds):
-    """Raises ValueError for what would fail late, or be wrong in silence."""
-    check_task(task)
-    if keras.config.floatx() != "float32":
-        raise ValueError(
-            f"Keras' floatx is {keras.config.floatx()!r}; meta-training computes in "
-            'float32. Call keras.config.set_floatx("float32") before the optimizee is '
-            "made; a layer may have a dtype of its own."
-        )
-    if preset not in PRESETS:
-        raise ValueError(unknown("preset", preset, tuple(PRESETS)))
-    if not isinstance(perturbation, (Perturbation, type(None))):
-        raise ValueError(
-            f"perturbation must be a Perturbation or None, received {perturbation!r}."
-        )
-    if not is_number(checkpoint_seconds) or checkpoint_seconds < 0:
-        raise ValueError(
-            "checkpoint_seconds must be a finite number from 0, received "
-            f"{checkpoint_seconds!r}."
-        )
-    if constrained := task.constrained:
-        raise ValueError(
-            f"{first_of(constrained)} of Task {task.name!r} have constraints, which "
-            "Keras' optimizers hold after each step and meta-training does not. Leave "
-            "them out of what it trains on; evaluations and `fit` take them."
-        )
-    params, state = task.initial(0)
-    batch = tuple(part[: task.batch_size] for part in task.dataset.validation)
-    loss = float(task.held_out_loss(tf.constant(params), state, batch))
-    if loss <= 0.0:
-        raise ValueError(
-            f"The loss of Task {task.name!r} is {loss:.3g} with a fresh model. "
-            f"{ABOVE_ZERO}"
-        )

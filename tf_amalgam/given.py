@@ -3,12 +3,79 @@
 import os
 from collections.abc import Mapping, Sized
 
+import keras
+import tensorflow as tf
+
 from tf_amalgam import optimizers, rules, saved
+from tf_amalgam.checks import first_of, is_number, unknown
+from tf_amalgam.curriculum import Stage
 from tf_amalgam.numerics import derive_seed
+from tf_amalgam.objective import ABOVE_ZERO
+from tf_amalgam.perturbation import Perturbation
 from tf_amalgam.rules.choice import Choice
 from tf_amalgam.rules.rule import AnalyticRule, Rule
+from tf_amalgam.settings import PRESETS
+from tf_amalgam.tasks.task import check_task
 
 POOL = "small"  # unless another is given
+
+
+def check(task, preset, perturbation, checkpoint_seconds):
+    """Raises ValueError for what would fail late, or be wrong in silence."""
+    check_task(task)
+    if keras.config.floatx() != "float32":
+        raise ValueError(
+            f"Keras' floatx is {keras.config.floatx()!r}; meta-training computes in "
+            'float32. Call keras.config.set_floatx("float32") before the optimizee is '
+            "made; a layer may have a dtype of its own."
+        )
+    if preset not in PRESETS:
+        raise ValueError(unknown("preset", preset, tuple(PRESETS)))
+    if not isinstance(perturbation, (Perturbation, type(None))):
+        raise ValueError(
+            f"perturbation must be a Perturbation or None, received {perturbation!r}."
+        )
+    if not is_number(checkpoint_seconds) or checkpoint_seconds < 0:
+        raise ValueError(
+            "checkpoint_seconds must be a finite number from 0, received "
+            f"{checkpoint_seconds!r}."
+        )
+    if constrained := task.constrained:
+        raise ValueError(
+            f"{first_of(constrained)} of Task {task.name!r} have constraints, which "
+            "Keras' optimizers hold after each step and meta-training does not. Leave "
+            "them out of what it trains on; evaluations and `fit` take them."
+        )
+    params, state = task.initial(0)
+    batch = tuple(part[: task.batch_size] for part in task.dataset.validation)
+    loss = float(task.held_out_loss(tf.constant(params), state, batch))
+    if loss <= 0.0:
+        raise ValueError(
+            f"The loss of Task {task.name!r} is {loss:.3g} with a fresh model. "
+            f"{ABOVE_ZERO}"
+        )
+
+
+def stages(stages, name="stages"):
+    """Returns `Stage`s, given as they are or as tuples."""
+    try:
+        return tuple(s if isinstance(s, Stage) else Stage(*s) for s in stages)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} must be a sequence of Stage or (inner steps, periods[, alpha, "
+            f"teacher_forcing, meta_learning_rate]), such as ((100, 4),); received "
+            f"{stages!r}."
+        ) from error
+
+
+def pool(teachers, preset):
+    """Returns the teachers of a direct scheme; `()` of an empty sequence."""
+    teachers = POOL if teachers is None else teachers
+    return () if _none(teachers) else rules.make_pool(teachers, preset)
+
+
+def _none(teachers):
+    return isinstance(teachers, Sized) and not len(teachers)
 
 
 def student(student, preset):
@@ -74,8 +141,7 @@ def _check_pool(rule, teachers, preset, rates):
     """Raises ValueError if teachers are given that are not this Choice rule's pool."""
     if teachers is None:
         return
-    none = isinstance(teachers, Sized) and not len(teachers)
-    given = () if none else rules.choice_pool(teachers, preset, rates)
+    given = () if _none(teachers) else rules.choice_pool(teachers, preset, rates)
     if set(given) != set(rule.pool):
         raise ValueError(
             "The Choice rule given as `choice` mixes another pool than teachers says."

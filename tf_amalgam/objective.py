@@ -7,6 +7,11 @@ from tf_amalgam.checks import check_whole, unknown
 from tf_amalgam.perturbation import Perturbation
 
 META_LOSS_STARTS = ("unroll", "truncation")
+# Why a loss is refused.
+ABOVE_ZERO = (
+    "Meta-training takes its logarithm, so it must stay above 0: add a constant, or "
+    "use another loss."
+)
 
 
 @dataclasses.dataclass(frozen=True)
