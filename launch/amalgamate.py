@@ -58,7 +58,8 @@ def main(_=None):
 
 def _scores(result):
     first, best = result.validations[0]["score"], result.about["best_validation"]
-    return f"{first:+.3f} to {best:+.3f} (mean log improvement)"
+    score = "mean log change of held-out loss; lower is better"
+    return f"{first:+.3f} to {best:+.3f} ({score})"
 
 
 def entry():

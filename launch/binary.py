@@ -86,10 +86,17 @@ def launcher(one_is_here=True):
 
 
 def _check_launcher():
-    """Exits if flags of a cluster are given without one."""
-    if "launcher" not in FLAGS or FLAGS.launcher != "local":
+    """Exits if flags of a cluster are given without one, or others with one."""
+    if "launcher" not in FLAGS:
         return
-    for name in ("ray_address", "retries"):
+    if FLAGS.launcher == "ray":
+        if FLAGS["parallel"].present:
+            sys.exit(
+                "error: --parallel is of this machine; Ray runs what it has room for."
+            )
+        return
+    needs = () if "plan" in FLAGS else ("job_cpus", "job_gpus")  # plans count them
+    for name in ("ray_address", "retries", *needs):
         if FLAGS[name].present:
             sys.exit(f"error: --{name} is of a cluster; give --launcher=ray, too.")
 

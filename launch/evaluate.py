@@ -14,7 +14,7 @@ from tf_amalgam_launch import binary
 flags.DEFINE_multi_string(
     "only",
     None,
-    "Pattern of records to make (Train/adam-*); may be given several times.",
+    "Pattern of records to make, in this process (Train/adam-*); repeatable.",
 )
 flags.DEFINE_boolean("report", True, "Write table.md, curves.png and configuration.")
 flags.DEFINE_integer(

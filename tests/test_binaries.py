@@ -299,6 +299,16 @@ def test_the_remedies_that_are_named_help():
             [f"--gin_file={FILE}", "--workdir=x", "--ray_address=auto"],
             "error: --ray_address is of a cluster; give --launcher=ray",
         ),
+        (
+            "evaluate",
+            [f"--gin_file={FILE}", "--workdir=x", "--parallel=2", "--job_cpus=4"],
+            "error: --job_cpus is of a cluster; give --launcher=ray",
+        ),
+        (
+            "grid_search",
+            [f"--gin_file={FILE}", "--workdir=x", "--parallel=2", "--launcher=ray"],
+            "error: --parallel is of this machine",
+        ),
         pytest.param(
             "amalgamate",
             [

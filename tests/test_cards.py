@@ -169,13 +169,16 @@ def test_weights_that_a_training_began_with(tmp_path, origin, told):
 @pytest.mark.parametrize(
     ("about", "told"),
     [
-        ({"meta_updates": 9}, "9; held-out log improvement nan (lower is better)"),
+        ({"meta_updates": 9}, "9; log change of held-out loss nan (lower is better)"),
         (
             {"best_after_meta_updates": 9, "meta_updates": 9},
-            "9, the last of which were the best; held-out log improvement nan",
+            "9, the last of which were the best; log change of held-out loss nan",
         ),
-        ({"best_after_meta_updates": 3, "meta_updates": 9}, "the first 3 of 9; held-"),
-        ({"meta_updates": 0}, "0; held-out log improvement nan (lower is better)"),
+        (
+            {"best_after_meta_updates": 3, "meta_updates": 9},
+            "the first 3 of 9; log change of ",
+        ),
+        ({"meta_updates": 0}, "0; log change of held-out loss nan (lower is better)"),
     ],
 )
 def test_what_a_training_was(tmp_path, about, told):

@@ -117,6 +117,8 @@ def test_own_arrays_are_split():
 def test_any_image_set_of_tfds_is_known(tmp_path):
     with pytest.raises(FileNotFoundError, match="emnist is not prepared"):
         data.load_dataset("emnist", tmp_path)
+    with pytest.raises(FileNotFoundError, match="emnist/letters is not prepared"):
+        data.load_dataset("emnist/letters", tmp_path)
 
 
 BITS = data.Split(np.arange(6), np.arange(6))

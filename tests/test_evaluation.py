@@ -391,8 +391,24 @@ def test_a_run_that_fails_costs_no_other(tmp_path):
             **OPTIONS,
         )
     assert len(records.read_all(tmp_path)) == 2
+    assert "| sgd " in (tmp_path / "table.md").read_text()
     page = tf_amalgam.write_report(tmp_path).read_text()
     assert "2 runs failed and have no record: broken-replicate0-seed0" in page
+
+
+def test_nothing_to_be_done_needs_no_report(tmp_path):
+    task = helpers.tiny_task()
+    assert tf_amalgam.evaluate(["sgd"], task, workdir=tmp_path, limit=0) == []
+    assert not (tmp_path / "table.md").exists()
+
+
+@pytest.mark.parametrize("told", [{"note": "x"}, lambda: {}])
+def test_a_configuration_is_a_text(told, tmp_path):
+    """A record that holds another could not be read again."""
+    task = helpers.tiny_task()
+    with pytest.raises(ValueError, match="configuration is a text"):
+        tf_amalgam.evaluate(["sgd"], task, workdir=tmp_path, configuration=told)
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_spike_hides_no_later_loss(tmp_path):

@@ -173,6 +173,20 @@ def test_learning_curves_count_the_diverged_runs_of_their_lines():
     assert "band stops" not in accuracy.caption
 
 
+def test_the_choice_rule_of_a_student_is_that_of_its_replicate():
+    """Not the best of all, which taught another."""
+    found = [one for one in planted() if one["optimizer"] in ("adam", "ours")]
+    for one in [one for one in found if one["optimizer"] == "ours"]:
+        level = {0: 0.3, 1: 0.1, 2: 0.2}[one["replicate"]]
+        one["curves"] = {"loss": [level] * 10, "val_loss": [level] * 10}
+        rule = {"loss": [0.5 - level] * 10, "val_loss": [0.5 - level] * 10}
+        found.append({**one, "optimizer": "rule", "kind": "choice", "curves": rule})
+    drawn = figures_by_epoch.validation(evaluated.gather(found, reference="ours"))
+    means = drawn.numbers.groupby("optimizer")["mean"].mean()
+    assert means["ours"] == pytest.approx(0.1)
+    assert means["rule"] == pytest.approx(0.4)
+
+
 def test_bands_stop_as_the_caption_says():
     """Losses 1 and 0.1: mean .55, sd .64; without an end the band would be below 0."""
     found = [record("Train", "adam", 0, seed) for seed in range(2)]

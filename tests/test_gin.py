@@ -358,6 +358,16 @@ def test_students_take_two_meta_steps(name, tmp_path, eagerly):
 MIXED_IN = [n for n in PARTS if n.startswith(("curricula", "perturb", "pools", "pres"))]
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("name", "repeat"), [("simple", None), ("repeat", 0.9)])
+def test_a_curriculum_is_whole_whatever_form_it_follows(form, name, repeat):
+    bindings.parse(
+        [f"gin_configs/forms/{form}.gin", f"gin_configs/curricula/{name}.gin"]
+    )
+    assert bindings.bound("chances") == 0
+    assert bindings.bound("repeat_threshold") == repeat
+
+
 def _one_of_many(name):
     """Whether a part is perturbations', of which two say as much as all."""
     few = ("perturbations/pgd_linf.gin", "perturbations/input_noise.gin")

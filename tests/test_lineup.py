@@ -116,6 +116,24 @@ def test_a_folder_of_replicates_is_all_of_them(folder):
     assert len({one.config["weights_sha256"] for one in found}) == 3
 
 
+def test_the_choice_rules_of_replicates_are_those_of_all(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    for i in (0, 2, 10):
+        one = tmp_path / "run" / f"replicate-{i}"
+        shutil.copytree(one, one / "choice")
+    found = lineup({"rule": f"{tmp_path}/run/choice"}, **TERMS)
+    assert [one.replicate for one in found] == [0, 2, 10]
+    students = lineup({"ours": folder}, **TERMS)
+    weights = [
+        [one.config["weights_sha256"] for one in them] for them in (found, students)
+    ]
+    assert weights[0] == weights[1]
+    with pytest.raises(
+        FileNotFoundError, match="choice"
+    ):  # a shared one lies elsewhere
+        lineup({"rule": folder / "choice"}, **TERMS)
+
+
 @pytest.mark.parametrize("name", ["choice-large", "adam", "keras.Adam"])
 def test_a_text_that_is_a_name_is_no_folder(folder, tmp_path, monkeypatch, name):
     """As of a zoo's runs, seen from inside; a path with a dot or of pathlib is."""
@@ -130,6 +148,22 @@ def test_a_text_that_is_a_name_is_no_folder(folder, tmp_path, monkeypatch, name)
 def test_a_list_is_replicates_of_one(folder):
     found = lineup({"ours": [folder / "replicate-2", folder / "replicate-0"]}, **TERMS)
     assert [one.replicate for one in found] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "option", [{"gradient_accumulation_steps": 2}, {"use_ema": True}]
+)
+def test_our_own_optimizers_take_steps_of_plain_gradients_too(option):
+    """A warm-up would be twice as long; of averages alone the test would be."""
+    with pytest.raises(ValueError, match="cannot be compared on equal terms"):
+        lineup({"x": lambda: tf_amalgam.RNNProp(**option)}, **TERMS)
+
+
+@pytest.mark.parametrize("one", [lambda: keras.optimizers.SGD(0.1), ["adam", "sgd"]])
+def test_what_has_no_name_of_its_own_needs_a_label(one):
+    """A function's address differs in each process: its records would not be found."""
+    with pytest.raises(ValueError, match="Pass a dict of label"):
+        lineup([one], **TERMS)
 
 
 def test_a_student_that_is_still_trained_is_warned_of(folder, tmp_path, caplog):

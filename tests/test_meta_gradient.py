@@ -141,7 +141,7 @@ def test_first_order_differs_where_the_loss_curves(float64):
     assert error > 1e-3
 
 
-def linear_task():
+def linear_task(loss=lambda y, p: 50.0 + p):
     """Returns an optimizee whose loss is linear in θ (and positive)."""
     generator = np.random.default_rng(3)
     x = generator.normal(size=(64, 4)).astype(keras.config.floatx())
@@ -155,7 +155,7 @@ def linear_task():
         "linear",
         model,
         Dataset("linear", split, split, split),
-        lambda y, p: 50.0 + p,
+        loss,
         8,
     )
 
@@ -167,6 +167,22 @@ def test_first_order_is_exact_on_a_linear_loss(float64):
     )
     assert size > 1e-3
     assert error < 1e-6
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+def test_a_loss_that_rounds_below_0_asks_for_nothing(float64, second_order):
+    """The slope of its logarithm would have the wrong sign."""
+
+    def loss(y, p):
+        return -1e-6 + p - keras.ops.stop_gradient(p)  # a slope, and one value
+
+    who, objective = helpers.players(), Objective(alpha=0.0, second_order=second_order)
+    for task, asked in ((linear_task(), True), (linear_task(loss), False)):
+        carry, weights = helpers.started(task, who), helpers.weights_of(who.student)
+        gradient, _, metrics = truncation(task, who, objective)(weights, carry)
+        assert bool(np.any(helpers.flat(gradient))) == asked
+        assert np.isfinite(metrics.meta_loss)
+    assert metrics.meta_loss == 0.0
 
 
 @pytest.mark.parametrize(

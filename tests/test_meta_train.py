@@ -683,7 +683,10 @@ MISTAKES = {
     "a lone stage": ({"stages": Stage(6, 1)}, "sequence of Stage"),
     "scaling": ({"scaling": -1.0}, "scaling must be at least 0"),
     "reduction": ({"reduction": "max"}, "Unknown reduction"),
-    "other rule": ({"initial_weights": "other.npz"}, "holds RNNProp.*the student is"),
+    "other rule": (
+        {"initial_weights": "other.npz"},
+        "holds RNNProp.*the student is.*student=tf_amalgam.load.'.*other.npz'.*rule",
+    ),
     "other name": ({"initial_weights": "min-max-smal"}, "min-max-small"),
 }
 

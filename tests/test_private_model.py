@@ -292,6 +292,40 @@ def test_no_checkpoint_turns_the_count_back(tmp_path):
     np.testing.assert_allclose(noise_of(again), noise_of(model), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["keras", "weights", "checkpoint", "arrays"])
+def test_what_is_written_after_a_checkpoint_came_back_keeps_the_count(kind, tmp_path):
+    """Read in another process it would draw the same noise, and claim too little."""
+    model = noise_model()
+    path = tf.train.Checkpoint(model=model).save(tmp_path / "c")
+    noise_of(model, 2)
+    tf.train.Checkpoint(model=model).restore(path).expect_partial()
+    again = noise_model()
+    if kind == "keras":
+        model.save(tmp_path / "model.keras")
+        again = keras.models.load_model(tmp_path / "model.keras")
+    elif kind == "weights":
+        model.save_weights(tmp_path / "model.weights.h5")
+        again.load_weights(tmp_path / "model.weights.h5")
+    elif kind == "checkpoint":
+        path = tf.train.Checkpoint(model=model).save(tmp_path / "d")
+        tf.train.Checkpoint(model=again).restore(path).expect_partial()
+    else:
+        again.set_weights(model.get_weights())
+    assert again.privacy_report(8, 32)["steps"] == 2
+
+
+def test_weights_that_do_not_fit_do_not_turn_the_count_back():
+    model = noise_model()
+    start = model.get_weights()
+    noise_of(model)
+    odd = [np.zeros((1, 1)) if part.ndim else part for part in start]
+    with pytest.raises(ValueError, match="shape"):
+        model.set_weights(odd[::-1])
+    with pytest.raises(ValueError, match="shape"):
+        model.set_weights(odd)
+    assert int(model.noisy_steps) == 1
+
+
 def test_without_noise_and_clip_it_is_ordinary_training():
     plain = seeded(helpers.tiny_model)
     plain.compile(optimizer=keras.optimizers.SGD(0.1), loss=CROSS_ENTROPY)

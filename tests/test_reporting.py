@@ -651,6 +651,17 @@ def test_words_above_the_report_are_kept(tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_the_label_of_the_best_rival_is_kept(tmp_path):
+    """Runs of its own would be mixed with those of the best."""
+    found = planted()
+    for one in found:
+        if one["optimizer"] == "mixer":
+            one["optimizer"] = "best rival"
+    evaluated.gather(found)
+    with pytest.raises(ValueError, match="kept for the best of the rivals"):
+        evaluated.gather(found, rivals=["sgd"])
+
+
 def test_against_rivals(tmp_path):
     """The best of some by validation, on each optimizee, as the oracle is chosen."""
     folder = written(planted(), tmp_path / "records")

@@ -200,7 +200,18 @@ def test_a_folder_of_replicates_says_which_there_are(path):
 _buffer = io.BytesIO()
 np.save(_buffer, np.ones(3))
 NPY = _buffer.getvalue()
+
+
+def without_a_bracket(path):
+    """Of an array so large that its sum is compared after numpy has read its header."""
+    whole = path.read_bytes()
+    start = whole.index(b"\x93NUMPY", whole.index(b"weights/lstm_1/kernel.npy"))
+    brace = whole.index(b"}", start)
+    path.write_bytes(whole[:brace] + b" " + whole[brace + 1 :])
+
+
 DAMAGE = {
+    "no bracket": without_a_bracket,
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:9000]),
     "not an archive": lambda path: path.write_text("hello"),
     "a byte changed": lambda path: path.write_bytes(

@@ -408,6 +408,10 @@ CROSSED = keras.losses.SparseCategoricalCrossentropy
 )
 def test_what_is_masked_counts_as_in_fit(loss, masks):
     """A mean is of what is not masked, minibatch by minibatch; on replicas, too."""
+    check_masks(loss, masks, rel=1e-5)
+
+
+def check_masks(loss, masks, rel):
     generator = np.random.default_rng(3)
     lengths = generator.integers(1, 7, 40)
     y = generator.integers(1, 9, (40, 6)) * (np.arange(6) < lengths[:, None])
@@ -418,11 +422,35 @@ def test_what_is_masked_counts_as_in_fit(loss, masks):
     model.compile("sgd", loss)
     expected = model.evaluate(*batch, batch_size=8, verbose=0)
     found = task.loss(tf.constant(params_P), state, batch)[0]
-    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert float(found) == pytest.approx(expected, rel=rel)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     values = strategy.run(lambda: task.loss(tf.constant(params_P), state, batch)[0])
     for value in strategy.experimental_local_results(values):
-        assert float(value) == pytest.approx(expected, rel=1e-5)
+        assert float(value) == pytest.approx(expected, rel=rel)
+
+
+def test_masks_count_whatever_type_predictions_are_of(request):
+    policy = keras.config.dtype_policy()
+    request.addfinalizer(lambda: keras.config.set_dtype_policy(policy))
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    check_masks(CROSSED(from_logits=True), True, rel=2e-2)
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_model_that_seeds_itself_is_warned_of(fixed, caplog):
+    def model_fn():
+        if fixed:
+            keras.utils.set_random_seed(0)
+        return helpers.tiny_model()
+
+    Task.from_keras(model_fn, BLOBS, CROSS_ENTROPY, batch_size=8)
+    assert ("same weights whatever the seed" in caplog.text) == fixed
+
+
+@pytest.mark.parametrize("loss", ["crossentropy", "CE"])
+def test_a_name_that_stands_for_several_losses_is_refused(loss):
+    with pytest.raises(ValueError, match="sparse_categorical_crossentropy"):
+        Task.from_keras(helpers.tiny_model, BLOBS, loss, batch_size=8)
 
 
 class Own(keras.losses.Loss):

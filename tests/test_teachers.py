@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import tf_amalgam
 from tf_amalgam import rules
 from tf_amalgam.layout import Layout
 
@@ -170,6 +171,10 @@ def test_pools_and_presets():
     [
         (lambda: rules.make_pool(["adma"]), r"Unknown teacher 'adma'.*'adam'\?"),
         (lambda: rules.make_pool(["rnnprop"]), "Unknown teacher"),
+        (
+            lambda: rules.make_pool([tf_amalgam.Adam(0.003)]),
+            r"Give its rule, tf_amalgam\.rules\.Adam\(learning_rate",
+        ),
         (lambda: rules.make_pool("tiny"), "Known: small, large"),
         (lambda: rules.make_pool([]), "at least one teacher"),
         (lambda: rules.make_pool(["adam", "adam"]), "twice"),

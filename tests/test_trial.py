@@ -6,10 +6,12 @@ import keras
 import numpy as np
 import pytest
 
+import tf_amalgam
 from tests import helpers
 from tf_amalgam import frames, tasks, trial
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.tasks import networks
+from tf_amalgam.warm_up import WarmUp
 
 
 class Spoils(keras.optimizers.SGD):
@@ -133,6 +135,25 @@ def test_milliseconds_are_those_of_steps_that_build_nothing(ticking):
     record = trial.train_once(optimizer, helpers.tiny_task(), seed=0, epochs=2)
     assert record["step_milliseconds"] == 1000.0
     assert record["seconds"] == sum(ticking[1:])
+
+
+def test_milliseconds_are_those_of_steps_after_the_warm_up(monkeypatch):
+    """In it a learned rule only observes: steps of 1 s, and of 3 s after the 15th."""
+    looks = []
+
+    def now():
+        looks.append(1.0 if len(looks) < 32 else 3.0)
+        return sum(looks)
+
+    monkeypatch.setattr(trial, "time", types.SimpleNamespace(perf_counter=now))
+    for optimizer in (
+        tf_amalgam.SGD(0.05, warmup_steps=15, warmup_learning_rate=0.1),
+        WarmUp(keras.optimizers.SGD(0.05), 15, 0.1),
+    ):
+        looks.clear()
+        record = trial.train_once(optimizer, helpers.tiny_task(), seed=0, epochs=2)
+        assert 16 < len(record["batch_losses"]) < 30
+        assert record["step_milliseconds"] == 3000.0
 
 
 def test_an_epoch_is_all_its_steps_and_a_validation(ticking):

@@ -119,6 +119,24 @@ def test_a_rate_that_diverged_with_one_seed_is_not_chosen(copied):
     assert "| diverged " in (copied / "grid.md").read_text()
 
 
+def test_a_rate_that_fails_costs_no_other_its_place_in_the_table(copied, monkeypatch):
+    records.record_path(copied, "quadratic_4", f"sgd-{BEST}", 1).unlink()
+
+    def failing(*_):
+        raise ZeroDivisionError("no memory")
+
+    monkeypatch.setattr(evaluation, "train_once", failing)
+    (copied / "pool.gin").unlink()
+    with pytest.raises(RuntimeError, match="1 of 8 runs failed"):
+        tf_amalgam.grid_search(
+            quadratic(), ["sgd"], workdir=copied, learning_rates=GRID, **OPTIONS
+        )
+    told = (copied / "grid.md").read_text()
+    assert "failed" in told
+    assert told.count("**") == 2
+    assert not (copied / "pool.gin").exists()
+
+
 def test_all_rates_diverged(tmp_path):
     with pytest.raises(RuntimeError, match="Every learning rate of sgd diverged: 1e"):
         tf_amalgam.grid_search(

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tf_amalgam import lanes, unroll
 from tf_amalgam.meta_step import student_step
-from tf_amalgam.numerics import LOG_EPSILON
+from tf_amalgam.numerics import log_loss
 from tf_amalgam.unroll import Side
 
 # Validation looks at up to this many held-out examples, this many times an unroll.
@@ -25,9 +25,9 @@ def held_out_score(task, rule, weights, carry, batches, held_out):
     dtype = carry.start_params_P.dtype
     held_out = task.prepare(held_out)
 
-    def log_loss(side):
+    def look_at(side):
         loss = task.held_out_loss(side.params_P, side.model_state, held_out)
-        return tf.math.log(loss + LOG_EPSILON)
+        return log_loss(loss)
 
     def inner(i, side):
         _, grads_P, model_state = task.value_and_grad(
@@ -41,14 +41,14 @@ def held_out_score(task, rule, weights, carry, batches, held_out):
         side, total, _ = seen
         first, last = n * steps // looks, (n + 1) * steps // looks
         side = unroll.count_up(last - first, lambda j, s: inner(first + j, s), side)
-        now = log_loss(side)
+        now = look_at(side)
         return side, total + now, now
 
     way = lanes.way_of(rule, weights, task.layout)
     student = carry.student
     rule_state = way.cut(student.rule_state)
     way.compile_ahead(weights, rule_state, dtype, back=False)
-    start = log_loss(student)
+    start = look_at(student)
     student = student._replace(rule_state=rule_state)
     zero = tf.zeros((), dtype)
     _, total, final = unroll.count_up(looks, look, (student, zero, zero))

@@ -32,7 +32,7 @@ class Card:
             not been trained, or is not known.
         meta_updates: how many its weights have seen; None where that is not known.
         meta_updates_in_all: of the whole training, out of which they are the best.
-        validation: mean log improvement of held-out loss then (lower is better).
+        validation: mean log change of held-out loss then (lower is better).
         validation_steps: after how many inner steps that was; None if not known.
         validation_optimizees: mean over how many; None if not known.
         begun_from: the weights that it began with, in words; empty for fresh ones.
@@ -138,7 +138,7 @@ class Card:
             told = f"the first {told} of {last}"
         elif last:
             told += ", the last of which were the best"
-        told += f"; held-out log improvement {self.validation:.2f} (lower is better)"
+        told += f"; log change of held-out loss {self.validation:.2f} (lower is better)"
         if self.validation_steps:
             told += f" after {self.validation_steps} steps"
         if self.validation_optimizees:

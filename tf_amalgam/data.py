@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ IMAGE_SETS = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "svhn_c
 
 
 class Split(NamedTuple):
-    """Examples and labels, arrays of equal length."""
+    """Examples `[N, …]` and labels `[N, …]`, arrays of equal length."""
 
     x: np.ndarray
     y: np.ndarray
@@ -42,6 +43,9 @@ class Dataset(NamedTuple):
 
 def load_dataset(name: str, data_dir=None, validation_examples: int | None = None):
     """Returns a `Dataset`: `"digits"` (embedded) or a set of TensorFlow Datasets.
+
+    Images are uint8 `[N, height, width, channels]`, those of digits `[N, 64]`, from 0
+    to 255 at most; labels are int32 `[N]`.
 
     Args:
         name: `"digits"`, or any image classification set of TFDS (`IMAGE_SETS` are
@@ -280,7 +284,8 @@ def _check_known(name):
     """Raises ValueError, listing known names, for a set that TFDS does not have."""
     import tensorflow_datasets as tfds
 
-    if name not in tfds.list_builders(with_community_datasets=False):
+    base = re.split("[/:]", name)[0]  # without its configuration and version
+    if base not in tfds.list_builders(with_community_datasets=False):
         known = EMBEDDED + IMAGE_SETS
         raise ValueError(
             f"{unknown('data set', name, known)} Any other image classification set "

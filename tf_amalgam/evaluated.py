@@ -11,6 +11,8 @@ from tf_amalgam.checks import sequence
 # its trend: of losses 1/t, without any noise, σ_η of the logarithm is .30 at 3 epochs,
 # .16 at 10 and .12 at 25.
 STEADY_EPOCHS = 10
+# The best of those that a report is asked to compare with.
+RIVAL = "best rival"
 
 
 class Evaluated(NamedTuple):
@@ -38,6 +40,8 @@ def gather(found, pool=None, reference=None, rivals=()) -> Evaluated:
             raise ValueError(
                 f"No record has the optimizer {label!r}. There are: {', '.join(known)}."
             )
+    if rivals and RIVAL in known:
+        raise ValueError(f"The label {RIVAL!r} is kept for the best of the rivals.")
     pool = frames.pool_of(runs) if pool is None else list(pool)
     return Evaluated(
         runs,

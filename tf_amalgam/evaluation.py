@@ -1,5 +1,6 @@
 """Every optimizee trained with every optimizer and seed, on equal terms."""
 
+import contextlib
 import fnmatch
 import json
 import pathlib
@@ -79,9 +80,14 @@ def evaluate(
         meanwhile, halt, since: see `sweep.sweep`.
 
     Returns:
-        The records, by optimizee, seed, optimizer and replicate; with a limit, those
-        that are there. Without the losses of single minibatches, of which a sweep has
-        gigabytes; `records.read_all(workdir, batch_losses=True)` has them.
+        The records (dicts) by optimizee, seed, optimizer and replicate; with a limit,
+        those that are there. Each has `task`, `optimizer`, `replicate`, `seed`;
+        `curves` (`loss`, `val_loss` and other metrics: a value an epoch); `test` and
+        `test_at_best` (metrics after the last epoch, and after the one that validates
+        best); `diverged`; `step_milliseconds`; and more (see `trial.train_once`).
+        `frames.runs(records)` is a data frame of them. Losses of single minibatches,
+        of which a sweep has gigabytes, are read by
+        `records.read_all(workdir, batch_losses=True)`.
 
     Raises:
         ValueError: for an unknown optimizer, two optimizees or optimizers of one
@@ -150,12 +156,9 @@ def evaluate(
     if only is not None:
         places = _wanted([job.path for job in jobs], workdir, only)
         jobs, runs = ([several[i] for i in places] for several in (jobs, runs))
-    if configuration is None:
-        labels = list(dict.fromkeys(one.label for one in contestants))
-        named = {"tasks": names, "optimizers": labels, "seeds": seeds}
-        configuration = _arguments({**named, **shared, "preset": preset})
-    elif callable(configuration):
-        configuration = configuration()
+    labels = list(dict.fromkeys(one.label for one in contestants))
+    named = {"tasks": names, "optimizers": labels, "seeds": seeds}
+    configuration = _text(configuration, {**named, **shared, "preset": preset})
     told = {task.name: task.describe() for task in tasks}
     planned = {
         job.path: {
@@ -190,21 +193,20 @@ def evaluate(
         },
     )
     _draw_samples(tasks, workdir)
-    if launch:
-        launch([str(job.path.relative_to(workdir)) for job in jobs])
-    sweep(
-        jobs,
-        run,
-        workdir,
-        progress=progress,
-        description="evaluating",
-        limit=limit,
-        meanwhile=meanwhile,
-        halt=halt,
-        since=since,
-    )
-    if write_report:
-        report(records.read_all(workdir), workdir)
+    with _reporting(workdir, write_report):
+        if launch:
+            launch([str(job.path.relative_to(workdir)) for job in jobs])
+        sweep(
+            jobs,
+            run,
+            workdir,
+            progress=progress,
+            description="evaluating",
+            limit=limit,
+            meanwhile=meanwhile,
+            halt=halt,
+            since=since,
+        )
     return [records.read(job.path) for job in jobs if job.path.is_file()]
 
 
@@ -223,10 +225,32 @@ def _wanted(paths, workdir, only):
     ]
 
 
-def _arguments(given):
-    """Returns arguments by name as text, a line each."""
-    lines = [f"evaluate.{name} = {value!r}" for name, value in given.items()]
-    return "\n".join(["# Arguments of tf_amalgam.evaluate", *lines, ""])
+def _text(configuration, arguments):
+    """Returns what every record keeps: a text, its function's, or the arguments."""
+    if configuration is None:
+        lines = [f"evaluate.{name} = {value!r}" for name, value in arguments.items()]
+        return "\n".join(["# Arguments of tf_amalgam.evaluate", *lines, ""])
+    told = configuration() if callable(configuration) else configuration
+    if not isinstance(told, str):
+        raise ValueError(
+            "configuration is a text that every record keeps, or a function that "
+            f"returns one; received {told!r}."
+        )
+    return told
+
+
+@contextlib.contextmanager
+def _reporting(workdir, wanted):
+    """Reports on all records in the end, also where a run failed: it costs no other."""
+    failed = None
+    try:
+        yield
+    except RuntimeError as error:
+        failed = error
+    if wanted and (found := records.read_all(workdir)):
+        report(found, workdir)
+    if failed:
+        raise failed
 
 
 def _others(optimizers, baselines):
@@ -256,7 +280,7 @@ def _draw_samples(tasks, folder):
         if _are_images(task.dataset.train.x)
     }
     for name, several in images.items():
-        path = pathlib.Path(folder) / records.SAMPLES / f"{name}.png"
+        path = pathlib.Path(folder) / records.SAMPLES / f"{records.safe(name)}.png"
         if not path.is_file():
             plots.samples({name: several}, path)
 

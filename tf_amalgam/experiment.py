@@ -130,7 +130,8 @@ def amalgamate(
             is the pool of `choice` where a rule is given there, else `"small"`.
         scheme: `"mean"`, `"min_max"` or `"choice"`: a Choice rule first learns to mix
             the teachers, by meta loss alone, and is then the only teacher.
-        student: name of a learned rule, or the rule itself.
+        student: name of a learned rule (`"rnnprop"`, `"original"`, `"scale"`,
+            `"choice"`, `"learned_scalars"`), or the rule itself.
         preset: `"paper"` (as printed) or `"released"` (as the authors' code does
             it); sets what differs in rules given by name (normalizers, RMSProp's
             beta_2, what Original sees), and `distance`, `meta_loss_start`,
@@ -142,9 +143,16 @@ def amalgamate(
             memory.
         stages: sequence of `Stage`, or of tuples (inner steps of an unroll,
             periods, alpha or None, teacher forcing or not, meta-learning rate or None;
-            the last three may be left out).
-        period: meta-epochs between two validations.
-        chances, max_periods, repeat_threshold, max_repeats: see `Curriculum`.
+            the last three may be left out). A stage has steps / `truncation_steps` x
+            periods x `period` meta-updates.
+        period: meta-epochs between two validations; in one a fresh meta-batch is
+            unrolled once, with a meta-update for each truncation.
+        chances: a stage goes on until its best validation is so many periods old, to
+            `max_periods` at most; 0 ends it after its periods.
+        repeat_threshold: a period after which validation is worse than the stage's
+            best by more than this share of it is done again, from the stage's best
+            weights, `max_repeats` times at most; None never repeats. Without repeats a
+            run may be lost to one bad period; the cpu forms have .5.
         alpha: weight of the imitation loss, unless a stage has its own.
         truncation_steps: inner steps of one truncation, T.
         meta_batch: optimizees whose meta-gradients make one meta-update.
@@ -153,8 +161,13 @@ def amalgamate(
             none in stages with teacher forcing.
         warmup_steps: SGD steps before an unroll, observed by every rule.
         second_order: False drops the optimizee's second derivatives (faster).
-        segment: steps between kept rule states; None chooses (see `Objective`).
-        distance, huber_delta, meta_loss_start: see `Objective`.
+        segment: steps between kept rule states; None keeps as many as fit into
+            320 MiB (224 beside teachers), and at least √T.
+        distance: to a teacher: `"paper"`, log‖θ − θᵀ‖₂ (Eq. 2 to 4), or `"released"`,
+            log(½ΣΔ² + 1e-10) − log P of randomly scaled coordinates Δ, with a
+            `huber_delta` of Huber losses in place of ½Δ².
+        meta_loss_start: what losses are relative to: the loss at the start of the
+            `"unroll"` or of the `"truncation"`.
         perturbation: a `Perturbation` of the student's weights in meta-training.
         input_noise: σ of noise on the gradients that the student sees there.
         choice: for scheme `"choice"`: None trains a Choice rule over `teachers`, with

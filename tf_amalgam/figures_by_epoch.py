@@ -95,8 +95,9 @@ def _section(found, value, figure, table):
         f"figure{number}",
         f"Validation {what} by epoch (Figure {number})",
         "Mean ± 2 standard deviations over the runs of a line that did not diverge "
-        f"({lost} of their {len(drawn)} did); of a student and of a Choice rule, those "
-        f"of its best replicate.{clipped} Oracles: {oracles or 'none'}.",
+        f"({lost} of their {len(drawn)} did); of a student those of its best "
+        "replicate, of a Choice rule of the same number, or else of its best."
+        f"{clipped} Oracles: {oracles or 'none'}.",
         figure,
         numbers=table,
     )
@@ -105,15 +106,19 @@ def _section(found, value, figure, table):
 def _lines(found, frame):
     """Returns the rows of a frame that belong to a line, which `line` names.
 
-    Lines are the reference's best replicate, that of each Choice rule, and the oracle.
+    Lines are the reference's best replicate, the Choice rules (the replicate of its
+    number, which taught it), and the oracle.
     """
     parts = []
     if not len(frame):
         return pd.DataFrame(columns=["task", "line"])
     choice = evaluated.labels_of(found.runs[found.runs["kind"] == "choice"])
     reference = [found.reference] if found.reference is not None else []
+    taught = [frames.best_replicate(found.runs, label) for label in reference]
     for label in dict.fromkeys([*reference, *choice]):
-        replicate = frames.best_replicate(found.runs, label)
+        runs = found.runs[found.runs["optimizer"] == label]
+        there = [number for number in taught if number in set(runs["replicate"])]
+        [replicate] = there or [frames.best_replicate(found.runs, label)]
         mine = frame["optimizer"].eq(label) & frame["replicate"].eq(replicate)
         parts.append(frame[mine].assign(line=label))
     for task, label in found.best.items():

@@ -11,6 +11,7 @@ import re
 import stat
 import tempfile
 import time
+import tokenize
 import zipfile
 from collections.abc import Iterable
 
@@ -25,7 +26,7 @@ ABANDONED_HOURS = 6.0
 # that it is encrypted, or compressed in a way it does not know.
 UNREADABLE_ZIP = (
     *(OSError, ValueError, KeyError, EOFError, RuntimeError),
-    zipfile.BadZipFile,
+    *(zipfile.BadZipFile, tokenize.TokenError),  # the latter of an array's header
 )
 # What says that a folder cannot be synced there, not that the disk is broken.
 _NO_FOLDER_SYNC = (

@@ -101,7 +101,8 @@ def initial_weights(rule, path, seed):
     if weights is None:
         raise ValueError(
             f"initial_weights: {path} holds {found}, the student is {rule}. Use the "
-            "same rule with the same hyperparameters."
+            "same rule with the same hyperparameters: "
+            f"student=tf_amalgam.load({os.fspath(path)!r}).rule."
         )
     return weights, {"path": os.fspath(path), "sha256": header["sha256"]}
 

@@ -5,10 +5,9 @@ import math
 import pandas as pd
 
 from tf_amalgam import evaluated, frames, records, stats
+from tf_amalgam.evaluated import RIVAL
 from tf_amalgam.pages import Section
 
-# The best of those that a report is asked to compare with.
-RIVAL = "best rival"
 # Share of 95 % intervals that leave out the truth.
 MISSED = 0.05
 

@@ -64,6 +64,9 @@ def import_checkpoint(
             default what the released folders' names stand for (`FOLDERS`), and
             nothing for a folder of another name.
 
+    Returns:
+        The path that was written.
+
     Raises:
         FileNotFoundError: if there is no checkpoint.
         ValueError: for a damaged checkpoint, or one whose variables or shapes are not

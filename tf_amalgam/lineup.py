@@ -14,8 +14,8 @@ from tf_amalgam.optimizer import RuleOptimizer
 from tf_amalgam.optimizers import optimizer_for
 from tf_amalgam.rules.choice import Choice
 from tf_amalgam.rules.rule import AnalyticRule
-from tf_amalgam.warm_up import WarmUp
-from tf_amalgam.workdir import is_unfinished
+from tf_amalgam.warm_up import WarmUp, check_steps
+from tf_amalgam.workdir import CHOICE_FOLDER, is_unfinished
 
 KERAS = "keras."
 ORACLE = "oracle"
@@ -101,7 +101,8 @@ def lineup(
             takes them; `"keras.AdamW"` and the like (Keras' defaults); an analytic
             rule; a `KerasOptimizer`; a function without arguments that returns a
             fresh Keras optimizer; or a list of these, which are then replicates of
-            one. A folder of replicates stands for all of them.
+            one. A folder of replicates stands for all of them, `choice` in it for the
+            Choice rules of all.
         preset: hyperparameters of analytic optimizers given by name.
         warmup_steps, warmup_learning_rate: SGD's first steps.
         wanted: `wanted(label, replicate)` says whose files are to be read; of all
@@ -269,6 +270,11 @@ def _label(item):
         return f"{KERAS}{item.name}"
     if str(item).startswith(KERAS):
         return str(item)
+    if not isinstance(item, (str, pathlib.Path)):
+        raise ValueError(
+            f"{item!r} has no name of its own, by which another process would know its "
+            "runs. Pass a dict of label → optimizer."
+        )
     path = pathlib.Path(str(item)).expanduser().absolute()  # also "." has a name then
     if path.suffix == ".npz" and path.stem == "student":
         return path.parent.name
@@ -279,9 +285,13 @@ def _replicates(given):
     """Returns replicate number → what makes it."""
     if isinstance(given, (list, tuple)):
         return dict(enumerate(given))
-    if _is_path(given) and (folder := pathlib.Path(given).expanduser()).is_dir():
-        return replicates.students(folder) or {0: given}
-    return {0: given}
+    if not _is_path(given):
+        return {0: given}
+    folder = pathlib.Path(given).expanduser()
+    if folder.name == CHOICE_FOLDER and not folder.exists():
+        several = replicates.students(folder.parent)
+        return {n: each / CHOICE_FOLDER for n, each in several.items()} or {0: given}
+    return (folder.is_dir() and replicates.students(folder)) or {0: given}
 
 
 def _is_path(given):
@@ -324,6 +334,7 @@ def _with_warm_up(given, preset, terms, read):
             f"it returned {optimizer!r}."
         )
     if isinstance(optimizer, RuleOptimizer):
+        check_steps(optimizer)
         optimizer.warmup_steps = terms["warmup_steps"]
         optimizer.warmup_learning_rate = terms["warmup_learning_rate"]
         return optimizer

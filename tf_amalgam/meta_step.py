@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_amalgam import amalgamation, lanes, perturbation, unroll
-from tf_amalgam.numerics import LOG_EPSILON, derive_seed
+from tf_amalgam.numerics import derive_seed, log_loss
 from tf_amalgam.rules.rule import Rule
 from tf_amalgam.sample import Everything, sample_of
 from tf_amalgam.unroll import Side
@@ -38,7 +38,7 @@ class Metrics(NamedTuple):
     """What one truncation reports."""
 
     loss: Any  # [] what is minimized
-    meta_loss: Any  # [] mean log improvement
+    meta_loss: Any  # [] mean log change of the loss
     imitation: Any  # []
     distance_K: Any  # [K] mean log distance to each teacher
     farthest_K: Any  # [K] share of steps on which each teacher was the farthest
@@ -346,10 +346,7 @@ def _metrics(objective, alpha, forward):
         array.stack()
         for array in (forward.trace.losses, forward.start_losses, forward.distances)
     )
-    improvement_T = tf.math.log(losses_T + LOG_EPSILON) - tf.math.log(
-        start_losses_T + LOG_EPSILON
-    )
-    meta_loss = tf.reduce_mean(improvement_T)
+    meta_loss = tf.reduce_mean(log_loss(losses_T) - log_loss(start_losses_T))
     teachers = len(forward.teachers)
     if teachers:
         imitation = tf.reduce_mean(amalgamation.combine(distances_TK, objective.scheme))

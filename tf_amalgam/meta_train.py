@@ -129,8 +129,8 @@ class Trainer:
         """Returns the state after a validation, and what the curriculum makes of it.
 
         Fresh optimizees with fixed seeds are trained by the student alone; the
-        score is the mean log improvement of the loss on held-out examples along
-        the unroll (lower is better; infinite if it diverges).
+        score is the mean log change of the loss on held-out examples along the
+        unroll (lower is better; infinite if it diverges).
         """
         settings, before, programs = self.settings, state.progress, self.programs
         weights = {k: tf.constant(v) for k, v in state.now.weights.items()}

@@ -25,6 +25,17 @@ def log_norm(difference_P):
     return 0.5 * ops.log(safe)
 
 
+def log_loss(loss):
+    """Returns log(M + 1e-10), of the meta loss; what rounding takes below 0 is 0."""
+    return ops.log(ops.where(loss < 0.0, ops.zeros_like(loss), loss) + LOG_EPSILON)
+
+
+def log_loss_slope(loss, share):
+    """Returns d(share·log_loss)/d loss: share/(M + 1e-10), 0 below 0."""
+    slope = share / (loss + LOG_EPSILON)
+    return ops.where(loss < 0.0, ops.zeros_like(loss), slope)
+
+
 def log_half_squares(difference_P, huber_delta=None):
     """Returns log(½ΣΔ² + 1e-10) − log P, the released code's distance.
 

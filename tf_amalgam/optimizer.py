@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_amalgam import stored
+from tf_amalgam import gradients, stored
 from tf_amalgam.advance import Place, advance
 from tf_amalgam.checks import check_whole, unknown
 from tf_amalgam.chunks import arranged
@@ -289,7 +289,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             averages = [kept.averages[i] for i in places] if kept.averages else []
             kept = kept._replace(averages=averages)
         if keras.backend.backend() != "tensorflow":
-            _check_shapes(grads, trainable_variables)
+            gradients.check_shapes(grads, trainable_variables)
             own = (self._state, kept)
             self._update(grads, trainable_variables, *own, places, learning_rate, loss)
             return
@@ -300,14 +300,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         ]
         # Of several replicas each knows its own loss alone.
         several = self._distribution_strategy.num_replicas_in_sync > 1
-        known = _is_here(loss) and not several
-        dense = [_dense(*pair) for pair in zip(grads, variables, strict=True)]
-        _check_shapes(dense, trainable_variables)
-        dense = [
-            # A gradient of Python code may have a shape that shows in each step alone.
-            g if g.shape.is_fully_defined() else tf.ensure_shape(g, v.shape)
-            for g, v in zip(dense, variables, strict=True)
-        ]
+        known = gradients.is_here(loss) and not several
+        dense = gradients.dense(grads, trainable_variables)
         pairs = self._all_reduce_sum_gradients(list(zip(dense, variables, strict=True)))
         tf.__internal__.distribute.interim.maybe_merge_call(
             self._update_on_each_replica,
@@ -393,35 +387,10 @@ def _eagerly():
     return tf.init_scope()
 
 
-def _dense(grad, variable):
-    """Returns a gradient of TensorFlow's as a tensor."""
-    import tensorflow as tf
-
-    if isinstance(grad, tf.IndexedSlices) and grad.dense_shape is None:
-        grad = tf.IndexedSlices(grad.values, grad.indices, variable.shape)
-    return tf.convert_to_tensor(grad)
-
-
 def _flat(variables):
     """Returns the values of variables as one vector `[P]` of float32."""
     values = concat([ops.convert_to_tensor(v) for v in variables])
     return ops.cast(values, "float32")
-
-
-def _check_shapes(grads, variables):
-    """Raises ValueError unless every gradient has its variable's shape, if known."""
-    for grad, variable in zip(grads, variables, strict=True):
-        if getattr(grad.shape, "rank", 0) is None:  # TensorFlow's alone
-            continue
-        given, shape = tuple(grad.shape), tuple(variable.shape)
-        if len(given) != len(shape) or any(
-            g not in (s, None) for g, s in zip(given, shape, strict=True)
-        ):
-            name = getattr(variable, "path", variable.name)
-            raise ValueError(
-                f"The gradient of {name} has shape {given}, the variable {shape}. "
-                "Give gradients in the order of their variables."
-            )
 
 
 def _filled(part, shape, dtype):
@@ -432,17 +401,3 @@ def _filled(part, shape, dtype):
     # Copied, since PyTorch's broadcast is a view of one number, which cannot be
     # written to.
     return ops.copy(ops.broadcast_to(ops.cast(part, dtype), shape))
-
-
-def _is_here(loss):
-    """Whether a loss of TensorFlow's belongs to what is being traced, or is a value."""
-    if loss is None or keras.backend.backend() != "tensorflow":
-        return loss is not None
-    import tensorflow as tf
-
-    if not hasattr(loss, "graph"):  # eager; a program would keep it for ever
-        return not tf.inside_function()
-    graph = tf.compat.v1.get_default_graph()
-    while graph is not None and graph is not loss.graph:
-        graph = getattr(graph, "outer_graph", None)
-    return graph is not None

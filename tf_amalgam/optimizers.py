@@ -112,56 +112,118 @@ def _taken(rule_type, kwargs):
 
 @register
 class SGD(AnalyticOptimizer):
-    """θ ← θ − lr·g."""
+    """θ ← θ − lr·g.
+
+    Args:
+        learning_rate: .2 by default.
+        **kwargs: see `tf_amalgam.optimizer.RuleOptimizer`.
+    """
 
     rule_type = rules.SGD
 
 
 @register
 class Momentum(AnalyticOptimizer):
-    """θ ← θ − lr·m̂, m̂ the average of gradients (not the heavy ball's sum)."""
+    """θ ← θ − lr·m̂, m̂ the average of gradients (not the heavy ball's sum).
+
+    Args:
+        learning_rate: .5 by default.
+        beta_1: decay of the average, .9 by default.
+        normalizer: see `Adam`.
+        **kwargs: see `tf_amalgam.optimizer.RuleOptimizer`.
+    """
 
     rule_type = rules.Momentum
 
 
 @register
 class RMSProp(AnalyticOptimizer):
-    """θ ← θ − lr·g/√(v̂ + ε)."""
+    """θ ← θ − lr·g/√(v̂ + ε) (Tieleman & Hinton 2012).
+
+    Args:
+        learning_rate: .005 by default.
+        beta_2: decay of the average of squares, .999 by default (released code: .9).
+        epsilon: 1e-10 by default, inside the root.
+        normalizer: see `Adam`.
+        **kwargs: see `tf_amalgam.optimizer.RuleOptimizer`.
+    """
 
     rule_type = rules.RMSProp
 
 
 @register
 class Adam(AnalyticOptimizer):
-    """θ ← θ − lr·m̂/√(v̂ + ε); Keras' Adam has √v̂ + ε instead."""
+    """θ ← θ − lr·m̂/√(v̂ + ε) (Kingma & Ba 2015); Keras' Adam has √v̂ + ε instead.
+
+    Args:
+        learning_rate: .005 by default.
+        beta_1, beta_2: decays of the averages of gradients, .9, and of their squares,
+            .999.
+        epsilon: 1e-10 by default, inside the root.
+        normalizer: of the averages: `"bias_corrected"`, by 1/(1 − βᵗ) (the paper);
+            `"constant"`, by 1/(1 − β) at all steps (the released code, whose steps of
+            Adam are a third as long); or `"none"`.
+        **kwargs: see `tf_amalgam.optimizer.RuleOptimizer`.
+    """
 
     rule_type = rules.Adam
 
 
 @register
 class AddSign(AnalyticOptimizer):
-    """θ ← θ − lr·g·(1 + tanh(m̂/√v̂)·tanh(g/√v̂))."""
+    """θ ← θ − lr·g·(1 + tanh(m̂/√v̂)·tanh(g/√v̂)) (Bello et al. 2017).
+
+    Args:
+        learning_rate: .1 by default.
+        beta_1, beta_2, epsilon, normalizer: see `Adam`.
+        **kwargs: see `tf_amalgam.optimizer.RuleOptimizer`.
+    """
 
     rule_type = rules.AddSign
 
 
 @register
 class PowerSign(AnalyticOptimizer):
-    """θ ← θ − lr·g·exp(tanh(m̂/√v̂)·tanh(g/√v̂))."""
+    """θ ← θ − lr·g·exp(tanh(m̂/√v̂)·tanh(g/√v̂)) (Bello et al. 2017).
+
+    Args:
+        learning_rate: .1 by default.
+        beta_1, beta_2, epsilon, normalizer: see `Adam`.
+        **kwargs: see `tf_amalgam.optimizer.RuleOptimizer`.
+    """
 
     rule_type = rules.PowerSign
 
 
 @register
 class RNNProp(LearnedOptimizer):
-    """The student: θ ← θ − α·tanh(LSTM(m̂/√v̂, g/√v̂)), 328 bytes of state a parameter."""
+    """The student: θ ← θ − α·tanh(LSTM(m̂/√v̂, g/√v̂)), 328 bytes of state a parameter.
+
+    Made by itself it is untrained; `tf_amalgam.load("min-max-small")` is a trained one.
+
+    Args:
+        rule_weights: by name; fresh ones of `seed` by default.
+        learning_rate: multiplies the learned step, 1.0 by default.
+        **kwargs: hyperparameters of `tf_amalgam.rules.RNNProp` (units, alpha, beta_1,
+            beta_2, epsilon, normalizer, inputs, output), and what
+            `tf_amalgam.optimizer.RuleOptimizer` takes.
+    """
 
     rule_type = rules.RNNProp
 
 
 @register
 class Choice(LearnedOptimizer):
-    """A learned mixture of known optimizers: θ ← θ + Σₖ wₖuₖ."""
+    """A learned mixture of known optimizers: θ ← θ + Σₖ wₖuₖ (Huang et al. 2022, 3.3).
+
+    Made by itself it is an even mixture; `tf_amalgam.load()` is a trained one.
+
+    Args:
+        rule_weights: by name; fresh ones of `seed` by default.
+        learning_rate: multiplies the learned step, 1.0 by default.
+        **kwargs: hyperparameters of `tf_amalgam.rules.Choice` (pool, units, …), and
+            what `tf_amalgam.optimizer.RuleOptimizer` takes.
+    """
 
     rule_type = rules.Choice
 
@@ -200,21 +262,49 @@ class Choice(LearnedOptimizer):
 
 @register
 class Original(LearnedOptimizer):
-    """θ ← θ − α·LSTM(g) of Andrychowicz et al. 2016, 320 bytes of state a parameter."""
+    """θ ← θ − α·LSTM(g) of Andrychowicz et al. 2016, 320 bytes of state a parameter.
+
+    Made by itself it is untrained; `tf_amalgam.load("original")` is a trained one.
+
+    Args:
+        rule_weights: by name; fresh ones of `seed` by default.
+        learning_rate: multiplies the learned step, 1.0 by default.
+        **kwargs: hyperparameters of `tf_amalgam.rules.Original` (units, alpha,
+            preprocessing, p), and what `tf_amalgam.optimizer.RuleOptimizer` takes.
+    """
 
     rule_type = rules.Original
 
 
 @register
 class Scale(LearnedOptimizer):
-    """Hierarchical GRUs of Wichrowska et al. 2017, 120 bytes of state a parameter."""
+    """Hierarchical GRUs of Wichrowska et al. 2017, 120 bytes of state a parameter.
+
+    Made by itself it is untrained; `tf_amalgam.load("scale")` is a trained one.
+
+    Args:
+        rule_weights: by name; fresh ones of `seed` by default.
+        learning_rate: multiplies the learned step, 1.0 by default.
+        **kwargs: hyperparameters of `tf_amalgam.rules.Scale`, and what
+            `tf_amalgam.optimizer.RuleOptimizer` takes.
+    """
 
     rule_type = rules.Scale
 
 
 @register
 class LearnedScalars(LearnedOptimizer):
-    """An analytic optimizer whose learning rate and decays are meta-learned."""
+    """An analytic optimizer whose learning rate and decays are meta-learned.
+
+    Made by itself it is its base (Adam) with that one's defaults.
+
+    Args:
+        rule_weights: by name; what its base begins with by default.
+        learning_rate: multiplies the learned step, 1.0 by default.
+        **kwargs: hyperparameters of `tf_amalgam.rules.LearnedScalars` (base,
+            initial_learning_rate, …), and what `tf_amalgam.optimizer.RuleOptimizer`
+            takes.
+    """
 
     rule_type = rules.LearnedScalars
 

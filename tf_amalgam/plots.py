@@ -18,7 +18,7 @@ def meta_training(history, validations, path):
     figure, axes = canvas(2, 2)
     updates = [row["update"] for row in history]
     _line(axes[0][0], updates, [row["meta_loss"] for row in history], "meta loss", 0)
-    axes[0][0].set(title="Meta loss (mean log improvement)", ylabel="nats")
+    axes[0][0].set(title="Meta loss (mean log change of the loss)", ylabel="nats")
     for column, title, axis in (
         ("distance/", "Mean log distance to each teacher", axes[0][1]),
         ("farthest/", "Share of steps on which a teacher is farthest", axes[1][0]),
@@ -34,7 +34,7 @@ def meta_training(history, validations, path):
     axes[1][1].plot(
         *zip(*finite, strict=True), "o-", color=COLORS[0]
     ) if finite else None
-    axes[1][1].set(title="Validation (held-out log improvement)", ylabel="nats")
+    axes[1][1].set(title="Validation (log change of held-out loss)", ylabel="nats")
     for axis in (axes[0][0], axes[1][1]):
         _in_nats(axis)
     for row in axes:
@@ -58,7 +58,7 @@ def validations(curves, path):
         finite = [(x, y) for x, y in points if math.isfinite(y)]
         x, y = zip(*finite, strict=True) if finite else ((), ())
         axis.plot(x, y, marker="o", ms=3, **_look(i), label=label)
-    axis.set(title="Validation (held-out log improvement)", xlabel="meta-update")
+    axis.set(title="Validation (log change of held-out loss)", xlabel="meta-update")
     axis.set_ylabel("nats")
     _in_nats(axis)
     beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
@@ -67,7 +67,7 @@ def validations(curves, path):
 
 
 def _in_nats(axis):
-    """Makes room for log improvements that are drawn already.
+    """Makes room for log changes that are drawn already.
 
     An untrained student may be tens of nats off, where what follows matters. Where none
     is, that scale would lack ticks.
@@ -194,7 +194,7 @@ def loss_by_learning_rate(losses, path, title=None):
 
     Args:
         losses: dict of teacher → {learning rate: loss}; an infinite loss stands for
-            a diverged rate, which gets a cross at the upper edge.
+            a diverged rate, which gets a cross at the upper edge, NaN for none.
         path: of the figure.
         title: above it.
 
@@ -210,7 +210,7 @@ def loss_by_learning_rate(losses, path, title=None):
         if whole:
             best = min(whole, key=whole.__getitem__)
             axis.plot(best, whole[best], "o", ms=9, mfc="none", color=color)
-        diverged = [rate for rate in by_rate if rate not in whole]
+        diverged = [rate for rate, y in by_rate.items() if math.isinf(y)]
         # Teachers below one another, so that no cross hides another.
         height = [1.0 - 0.03 * i] * len(diverged)
         axis.plot(

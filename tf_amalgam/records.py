@@ -29,7 +29,7 @@ ORDERED = ("task", "optimizer")
 
 
 def versions() -> dict:
-    """Returns the versions of what results depend on."""
+    """Returns what results depend on: versions by name, and the `machine`'s class."""
     found = {"python": platform.python_version()}
     for name in ("tf_amalgam", "tensorflow", "keras", "numpy"):
         try:

@@ -151,8 +151,14 @@ def load(name_or_path=DEFAULT, *, preset="paper", **kwargs):
             that is a name is one; a folder called so is a `pathlib.Path` or "./name".
         preset: `"paper"` or `"released"`: hyperparameters of an analytic one; a
             trained one has its own, whatever is given here.
-        **kwargs: override what the optimizer is built with: `learning_rate`,
-            `warmup_steps`, `clipnorm`, ….
+        **kwargs: override what the optimizer is built with: `learning_rate` (of a
+            trained one it multiplies the learned step, 1.0), `warmup_steps` and
+            `warmup_learning_rate` (a trained one brings its own, others have no
+            warm-up), `guard=True` (of trained ones: Adam takes over where a learned
+            step fails, and `optimizer.guard_report` counts it),
+            `state_dtype="bfloat16"` (half of an LSTM's state), `chunk_size`, and what
+            every Keras optimizer takes: `clipnorm`, `weight_decay`, ….
+            `tf_amalgam.optimizer.RuleOptimizer` describes each.
 
     Raises:
         ValueError: for an unknown name (near matches are suggested), an unknown

@@ -73,7 +73,8 @@ def train_once(optimizer, task, seed, epochs, replicate=0) -> dict:
         if best.epoch < len(curves["val_loss"]) - 1:
             model.set_weights(best.weights)
             test_at_best = model.evaluate(*dataset.test, **options)
-    steps = watch.seconds[UNTIMED_STEPS:] or watch.seconds
+    untimed = max(UNTIMED_STEPS, getattr(optimizer, "warmup_steps", 0))
+    steps = watch.seconds[untimed:] or watch.seconds
     privacy = task.privacy_report(len(watch.losses))
     constant = task.constant_loss()
     return {

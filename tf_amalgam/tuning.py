@@ -79,43 +79,62 @@ def grid_search(
         progress: whether to show a progress bar.
         only, launch: see `evaluate`; with `only` nothing is chosen.
 
+    Returns:
+        A `GridSearch`: `teachers` at their best rates, `losses`, `at_edge`.
+
     Raises:
         ValueError: for a teacher, a grid or a folder that cannot be used, or trainings
             that are all warm-up, before any work starts.
-        RuntimeError: if all rates of a teacher diverged; table and figure are written.
+        RuntimeError: if runs failed, or all rates of a teacher diverged; table and
+            figure are written.
     """
     check_task(task)
     pool = _pool(teachers, preset)
     rates = _grid(learning_rates)
-    found = evaluation.evaluate(
-        {
-            _label(rule.name, rate): dataclasses.replace(rule, learning_rate=rate)
-            for rule in pool
-            for rate in rates
-        },
-        task,
-        workdir=workdir,
-        seeds=seeds,
-        epochs=epochs,
-        warmup_steps=warmup_steps,
-        warmup_learning_rate=warmup_learning_rate,
-        preset=preset,
-        progress=progress,
-        write_report=False,  # a line per teacher and rate would hide everything
-        only=only,
-        launch=launch,
-    )
+    folder, failure = pathlib.Path(workdir).expanduser(), None
+    try:
+        found = evaluation.evaluate(
+            {
+                _label(rule.name, rate): dataclasses.replace(rule, learning_rate=rate)
+                for rule in pool
+                for rate in rates
+            },
+            task,
+            workdir=workdir,
+            seeds=seeds,
+            epochs=epochs,
+            warmup_steps=warmup_steps,
+            warmup_learning_rate=warmup_learning_rate,
+            preset=preset,
+            progress=progress,
+            write_report=False,  # a line per teacher and rate would hide everything
+            only=only,
+            launch=launch,
+        )
+    except RuntimeError as error:  # of runs that failed
+        found, failure = records.read_all(folder), error
     if only is not None:
+        if failure:
+            raise failure
         return GridSearch((), {}, ())
-    losses = {
-        rule.name: {rate: _loss(found, rule.name, rate) for rate in rates}
+    runs = {
+        rule.name: {rate: _runs(found, rule.name, rate) for rate in rates}
         for rule in pool
     }
-    folder = pathlib.Path(workdir).expanduser()
+    whole = max(len(mine) for by_rate in runs.values() for mine in by_rate.values())
+    losses = {
+        name: {
+            rate: _loss(mine) if len(mine) == whole else math.nan
+            for rate, mine in by_rate.items()
+        }
+        for name, by_rate in runs.items()
+    }
     title = f"Validation loss on {task.name} after {epochs} epochs"
     epsilons = _epsilons(found, losses)
     files.write_text(folder / TABLE_FILE, table(losses, title, epsilons))
     plots.loss_by_learning_rate(losses, folder / FIGURE_FILE, title)
+    if failure:
+        raise failure
     best = {name: _best(name, by_rate) for name, by_rate in losses.items()}
     at_edge = tuple(name for name in best if _at_edge(best[name], rates))
     for name in at_edge:
@@ -140,6 +159,10 @@ def grid_search(
     return GridSearch(tuned, losses, at_edge)
 
 
+# What stands in the table where there is none: of a run that failed, or that diverged.
+_NO_LOSS = {True: "failed", False: "diverged"}
+
+
 def table(losses, title, epsilons=None) -> str:
     """Returns teachers × learning rates as Markdown, the best of each in bold.
 
@@ -152,11 +175,12 @@ def table(losses, title, epsilons=None) -> str:
     rows = [["teacher", *map(str, rates), *(["epsilon"] if epsilons else [])]]
     for name, by_rate in losses.items():
         cells = {
-            rate: f"{loss:.4g}" if math.isfinite(loss) else "diverged"
+            rate: f"{loss:.4g}" if math.isfinite(loss) else _NO_LOSS[math.isnan(loss)]
             for rate, loss in by_rate.items()
         }
-        best = min(by_rate, key=by_rate.__getitem__)
-        if math.isfinite(by_rate[best]):
+        finite = [rate for rate, loss in by_rate.items() if math.isfinite(loss)]
+        if finite:
+            best = min(finite, key=by_rate.__getitem__)
             cells[best] = f"**{cells[best]}**"
         rows.append([name, *cells.values(), *([epsilons[name]] if epsilons else [])])
     note = f" {PRIVATE_NOTE}" if epsilons else ""
@@ -242,9 +266,12 @@ def _label(name, rate):
     return f"{name}-{rate}"
 
 
-def _loss(found, name, rate):
+def _runs(found, name, rate):
+    return [r for r in found if r["optimizer"] == _label(name, rate)]
+
+
+def _loss(runs):
     """Returns the mean loss over seeds; infinite where one of them diverged."""
-    runs = [r for r in found if r["optimizer"] == _label(name, rate)]
     if any(run["diverged"] for run in runs):
         return math.inf
     return statistics.fmean(run["curves"]["val_loss"][-1] for run in runs)

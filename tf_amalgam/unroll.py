@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_amalgam.numerics import LOG_EPSILON
+from tf_amalgam.numerics import log_loss_slope
 
 
 class Side(NamedTuple):
@@ -320,7 +320,7 @@ def student_adjoint(
 
     def _through_optimizee(i, params_P, grads_P, grads_bar):
         """Returns d/dθ_t of [share·log M_t + ⟨λ_g, g_t⟩]."""
-        per_loss = share / (trace.losses.read(i) + LOG_EPSILON)
+        per_loss = log_loss_slope(trace.losses.read(i), share)
         if task.exact_gradients and not second_order:
             return per_loss * grads_P
         with tf.GradientTape(watch_accessed_variables=False) as tape:

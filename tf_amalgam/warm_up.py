@@ -21,10 +21,11 @@ class WarmUp(keras.optimizers.Optimizer):
     """
 
     def __init__(self, optimizer, steps, learning_rate):
-        _check(optimizer, steps)
+        check_steps(optimizer)
+        _check_weights(optimizer, steps)
         super().__init__(learning_rate=learning_rate, name=optimizer.name)
         self.optimizer = optimizer
-        self.steps = steps
+        self.warmup_steps = steps
 
     def build(self, variables):
         """Creates the optimizer's own variables."""
@@ -61,13 +62,13 @@ class WarmUp(keras.optimizers.Optimizer):
                 variable.assign(value)
             return 0
 
-        ops.cond(self.iterations < self.steps, warm, own)
+        ops.cond(self.iterations < self.warmup_steps, warm, own)
         self._iterations.assign_add(1)
 
     def get_config(self):
         return {
             **self.optimizer.get_config(),
-            "warmup_steps": self.steps,
+            "warmup_steps": self.warmup_steps,
             "warmup_learning_rate": float(ops.convert_to_numpy(self.learning_rate)),
         }
 
@@ -76,7 +77,8 @@ class WarmUp(keras.optimizers.Optimizer):
 OWN_WEIGHTS = ("Ftrl", "ScheduleFreeAdamW")
 
 
-def _check(optimizer, steps):
+def check_steps(optimizer):
+    """Raises ValueError if steps are not those of plain gradients, or of weights."""
     name = type(optimizer).__name__
     odd = [
         option
@@ -90,6 +92,10 @@ def _check(optimizer, steps):
             f"{name} with {', '.join(odd)} cannot be compared on equal terms: its "
             "steps are not those of plain gradients. Leave that out."
         )
+
+
+def _check_weights(optimizer, steps):
+    name = type(optimizer).__name__
     if steps and name in OWN_WEIGHTS:
         raise ValueError(
             f"{name} keeps weights of its own, which a warm-up by SGD would not move. "

@@ -59,7 +59,7 @@ def main(workdir="runs/my_model", stages=STAGES, period=6, epochs=25):
     )
     print(records.table(found))
 
-    # It is a file of 20 kB now, and an optimizer like any other.
+    # It is a file of 26 kB now, and an optimizer like any other.
     model = make_model()
     model.compile(optimizer=tf_amalgam.load(student), loss=LOSS, metrics=["accuracy"])
     model.fit(*data.train, batch_size=64, epochs=epochs, verbose=0)

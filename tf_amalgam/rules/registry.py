@@ -162,6 +162,12 @@ def _pool(teachers, preset, rates):
         elif teacher in TEACHERS:
             chosen = {"learning_rate": rates[teacher]} if teacher in rates else {}
             pool.append(make_rule(teacher, preset, **chosen))
+        elif isinstance(getattr(teacher, "rule", None), Rule):
+            raise ValueError(
+                f"Teachers are names and rules; received {teacher!r}, a Keras "
+                f"optimizer. Give its rule, tf_amalgam.rules.{type(teacher).__name__}"
+                "(learning_rate=…)."
+            )
         else:
             raise ValueError(unknown("teacher", teacher, TEACHERS))
     if not pool:

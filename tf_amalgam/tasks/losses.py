@@ -11,6 +11,20 @@ from tf_amalgam.tasks import outline
 MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 
+def find(loss):
+    """Returns a loss that is given as in `model.compile(loss=…)`.
+
+    Raises:
+        ValueError: for a name that is unknown, or stands for several.
+    """
+    if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
+        raise ValueError(
+            f"loss={loss!r} stands for several; give 'binary_crossentropy', "
+            "'sparse_categorical_crossentropy' (labels) or 'categorical_crossentropy'."
+        )
+    return keras.losses.get(loss)
+
+
 class OfFunction(keras.losses.Loss):
     """A function of targets and predictions as a loss, as `compile` makes one of it.
 
@@ -31,12 +45,13 @@ def of_minibatch(loss):
     """Returns a loss as the number that `fit` minimizes on one replica.
 
     Args:
-        loss: what `keras.losses.get` returns.
+        loss: what `find` returns.
     """
     loss = loss if isinstance(loss, keras.losses.Loss) else OfFunction(loss)
 
     def called(y_true, y_pred):
         several, marked = _unreduced(loss)
+        marked.append(y_pred)  # in another type it has no mask
         values = several(y_true, y_pred)
         masked = any(getattr(one, "_keras_mask", None) is not None for one in marked)
         if not masked or loss.reduction not in MEANS:
@@ -53,13 +68,13 @@ def of_minibatch(loss):
 def _unreduced(loss):
     """Returns a loss without its own mean, and a list of what may carry a mask.
 
-    Predictions, and what the loss makes of them, are in the list after a call.
+    What the loss makes of predictions is in the list after a call.
     """
     marked: list = []
 
     def call(y_true, y_pred):
         values = loss.call(y_true, y_pred)
-        marked.extend([y_pred, values])
+        marked.extend([y_pred, values])  # Keras hands the mask on, or the loss has one
         return values
 
     # Not by `copy`, for which Keras would save and load it: only classes that it knows.

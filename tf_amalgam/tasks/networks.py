@@ -22,7 +22,15 @@ def mlp(
     name=None,
     validation_examples=None,
 ):
-    """Returns the paper's MLP optimizee: 784-20 sigmoid-10, 15,910 parameters."""
+    """Returns a fully connected optimizee; by default the paper's MLP.
+
+    MLP (Table 1): 784-20 sigmoid-10, 15,910 parameters on MNIST.
+
+    Args:
+        hidden: units of each hidden layer.
+        activation: of these, a name that Keras knows.
+        dataset, data_dir, batch_size, name, validation_examples: see `conv`.
+    """
     found = load_dataset(dataset, data_dir, validation_examples)
     model_fn = functools.partial(
         mlp_model, found.example_shape, classes(found), tuple(hidden), activation

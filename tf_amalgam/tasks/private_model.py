@@ -28,7 +28,10 @@ def private_model(model, l2_norm_clip=1.0, noise_multiplier=1.1, delta=1e-5, see
 
     Args:
         model: a built Keras model with one output, without BatchNorm.
-        l2_norm_clip, noise_multiplier, delta: see `privacy.Mechanism`.
+        l2_norm_clip: the norm that each example's gradient is clipped to.
+        noise_multiplier: standard deviation of the noise on their sum, in units of
+            `l2_norm_clip`.
+        delta: of (ε, δ), below 1/examples; None makes no claim.
         seed: names the noise, which then depends on it and the step alone. It has to
             stay secret, and to name one training alone, for the result to be private;
             by default it is drawn anew. Files of the private model hold it, so that a
@@ -103,7 +106,7 @@ class PrivateModel(keras.Model):
             raise ValueError(
                 f"A private model needs exactly one loss; received {self.loss!r}."
             )
-        loss_of_example = losses.of_minibatch(keras.losses.get(self.loss))
+        loss_of_example = losses.of_minibatch(losses.find(self.loss))
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self._check_terms(replicas)
         weights = None if weights is None else _by_example(weights)
@@ -197,6 +200,14 @@ class PrivateModel(keras.Model):
     def privacy_report(self, batch_size, examples):
         """Returns epsilon after the steps taken so far, with what it depends on.
 
+        Args:
+            batch_size: of the training, not below the largest minibatch so far.
+            examples: of the whole training set.
+
+        Returns:
+            `epsilon` (None where delta is), `steps`, `l2_norm_clip`,
+            `noise_multiplier` and `delta`, by name.
+
         Raises:
             ValueError: for a batch size or a delta that does not suit the examples, or
                 a batch size below what this process has trained with.
@@ -217,12 +228,32 @@ class PrivateModel(keras.Model):
         with self._count_kept():
             super().load_own_variables(store)
 
+    def get_weights(self):
+        self._count()
+        return super().get_weights()
+
+    def save_own_variables(self, store):
+        self._count()
+        super().save_own_variables(store)
+
+    def _trackable_children(self, *args, **kwargs):
+        """What TensorFlow's checkpoints hold."""
+        self._count()
+        return super()._trackable_children(*args, **kwargs)
+
     @contextlib.contextmanager
     def _count_kept(self):
         """Keeps the count from going back in here."""
         before = int(self.noisy_steps)
-        yield
-        self.noisy_steps.assign(max(before, int(self.noisy_steps)))
+        try:
+            yield
+        finally:
+            self._count(before)
+
+    def _count(self, before=0):
+        """Brings the count up to what was seen; a checkpoint may set it back."""
+        most = max(before, int(self.noisy_steps), int(self._seen()))
+        self.noisy_steps.assign(most)
 
     def get_config(self):
         network = keras.saving.serialize_keras_object(self.network)

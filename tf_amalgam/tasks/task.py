@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import logging
 import math
 import random
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ class Task:
         self.metrics = tuple(metrics)
         self._model_fn = model_fn
         self._loss_identifier = loss
-        self._loss = losses.of_minibatch(keras.losses.get(loss))
+        self._loss = losses.of_minibatch(losses.find(loss))
         self._model: Any = None
         self._model = self.build_model(seed=0)
         self._check_type()
@@ -97,15 +98,20 @@ class Task:
     ):
         """Returns an optimizee made of your own model and data.
 
+        Meta-training takes the logarithm of its loss, which has to stay above 0, and
+        no weight constraints.
+
         Args:
             model_fn: function without arguments that returns a fresh, built
                 Keras model (called once per initialization).
             dataset: a `Dataset`, the name of one (`"digits"`, `"mnist"`, …), a
                 pair of arrays `(x, y)`, or a finite `tf.data.Dataset` of single
-                (unbatched) examples `(x, y)`.
+                (unbatched) examples `(x, y)`. Of the last two a fixed random tenth
+                becomes the validation split, another the test split.
             loss: a loss of Keras, its name, or a function, as
                 `model.compile(loss=...)` takes it.
-            name: of the optimizee; by default the name of `model_fn`.
+            name: of the optimizee, in records and curves; by default the name of
+                `model_fn`.
             batch_size: examples in a minibatch.
             metrics: names of Keras metrics; by default accuracy where the loss
                 is a cross-entropy over classes.
@@ -261,7 +267,10 @@ class Task:
             raise ValueError(f"Task {self.name!r}: the model has nothing to train.")
 
     def _check_initial(self):
-        """Raises ValueError for a model whose initial weights no seed decides."""
+        """Raises ValueError for initial weights that no seed decides.
+
+        Warns of those that no seed changes.
+        """
         again = self.build_model(seed=0)
         pairs = itertools.zip_longest(self._model.weights, again.weights)
         for mine, other in pairs:
@@ -278,6 +287,19 @@ class Task:
                     "Take an initializer of Keras without a seed, or draw from "
                     "numpy.random or random; keras.random and tf.random are not seeded."
                 )
+        other = self.build_model(seed=1)
+        if all(
+            np.array_equal(mine.numpy(), their.numpy())
+            for mine, their in zip(
+                self._model.trainable_variables, other.trainable_variables, strict=True
+            )
+        ):
+            logging.warning(
+                "Task %r begins with the same weights whatever the seed: all "
+                "optimizees are one net. Leave keras.utils.set_random_seed, and seeds "
+                "of initializers, out of model_fn, unless that is meant.",
+                self.name,
+            )
 
     def _check_labels(self):
         """Raises ValueError for labels that the model has no output for."""
