@@ -51,7 +51,6 @@ DRAWN = {
     "choice-small": (TOGETHER, "choice small"),
     "mean-small": (TOGETHER, "mean small"),
     "min-max-large": (TOGETHER, "min-max large"),
-    "min-max-small": ("mnist_min_max_training", "the last picture"),
     "min-max-small-gaussian": (TOGETHER, "min-max small, Gaussian"),
     "rnnprop": (TOGETHER, "RNNProp alone"),
     "stronger": (TOGETHER, "Stronger Baselines"),

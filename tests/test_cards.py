@@ -125,7 +125,7 @@ def test_a_training_that_went_on_from_a_shipped_one_tells_of_it():
     training = card.facts()["training"]
     assert "20 minutes on 2 CPU cores (x86_64), 67 with what made the" in training
     told = card.facts()["meta-updates"]
-    assert told.startswith("none of 2: what it began with was the best; held-out")
+    assert told.startswith("none of 2: what it began with was the best; log")
     assert told.endswith(" after 1000 steps, mean of 3 optimizees")
 
 
