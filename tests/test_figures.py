@@ -178,6 +178,7 @@ def test_the_choice_rule_of_a_student_is_that_of_its_replicate():
     found = [one for one in planted() if one["optimizer"] in ("adam", "ours")]
     for one in [one for one in found if one["optimizer"] == "ours"]:
         level = {0: 0.3, 1: 0.1, 2: 0.2}[one["replicate"]]
+        one["trained"] = {**one["trained"], "scheme": "choice"}
         one["curves"] = {"loss": [level] * 10, "val_loss": [level] * 10}
         rule = {"loss": [0.5 - level] * 10, "val_loss": [0.5 - level] * 10}
         found.append({**one, "optimizer": "rule", "kind": "choice", "curves": rule})
@@ -185,6 +186,10 @@ def test_the_choice_rule_of_a_student_is_that_of_its_replicate():
     means = drawn.numbers.groupby("optimizer")["mean"].mean()
     assert means["ours"] == pytest.approx(0.1)
     assert means["rule"] == pytest.approx(0.4)
+    for one in found:  # students of other teachers, beside it
+        one["trained"] = {**one["trained"], "scheme": "mean"}
+    drawn = figures_by_epoch.validation(evaluated.gather(found, reference="ours"))
+    assert drawn.numbers.groupby("optimizer")["mean"].mean()["rule"] < 0.25
 
 
 def test_bands_stop_as_the_caption_says():

@@ -164,6 +164,8 @@ def test_what_has_no_name_of_its_own_needs_a_label(one):
     """A function's address differs in each process: its records would not be found."""
     with pytest.raises(ValueError, match="Pass a dict of label"):
         lineup([one], **TERMS)
+    with pytest.raises(ValueError, match="a function that returns a fresh"):
+        lineup([keras.optimizers.SGD(0.1)], **TERMS)
 
 
 def test_a_student_that_is_still_trained_is_warned_of(folder, tmp_path, caplog):

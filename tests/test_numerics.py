@@ -42,6 +42,16 @@ def test_a_lost_teacher_is_not_near(name):
         assert not value < 1e30
 
 
+def test_logarithms_of_losses():
+    """What rounding takes below 0 is 0; what is below 0 has none."""
+    losses = tf.constant([2.0, 0.0, -1e-6, -1e-4, -0.5, np.nan, np.inf], "float64")
+    least = np.log(1e-10)
+    expected = [np.log(2.0), least, least, least, np.nan, np.nan, np.inf]
+    np.testing.assert_allclose(numerics.log_loss(losses), expected, rtol=1e-9)
+    slopes = numerics.log_loss_slope(losses, 3.0)
+    np.testing.assert_allclose(slopes, [1.5, 3e10, 0, 0, 0, np.nan, 0], rtol=1e-9)
+
+
 def test_log_half_squares_by_hand():
     value, gradient = value_and_gradient(numerics.log_half_squares, [3.0, 4.0])
     assert value == pytest.approx(np.log(12.5) - np.log(2.0))

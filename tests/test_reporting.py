@@ -650,8 +650,7 @@ def test_words_above_the_report_are_kept(tmp_path):
         assert rest.strip() == f"#{title.strip()}{below}".strip()
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_the_label_of_the_best_rival_is_kept(tmp_path):
+def test_the_label_of_the_best_rival_is_kept():
     """Runs of its own would be mixed with those of the best."""
     found = planted()
     for one in found:
@@ -662,6 +661,7 @@ def test_the_label_of_the_best_rival_is_kept(tmp_path):
         evaluated.gather(found, rivals=["sgd"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_against_rivals(tmp_path):
     """The best of some by validation, on each optimizee, as the oracle is chosen."""
     folder = written(planted(), tmp_path / "records")

@@ -175,6 +175,10 @@ def test_pools_and_presets():
             lambda: rules.make_pool([tf_amalgam.Adam(0.003)]),
             r"Give its rule, tf_amalgam\.rules\.Adam\(learning_rate",
         ),
+        (
+            lambda: rules.make_pool([tf_amalgam.load("rnnprop")]),
+            "A pool holds analytic rules.*received RNNProp",
+        ),
         (lambda: rules.make_pool("tiny"), "Known: small, large"),
         (lambda: rules.make_pool([]), "at least one teacher"),
         (lambda: rules.make_pool(["adam", "adam"]), "twice"),

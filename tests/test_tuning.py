@@ -132,9 +132,22 @@ def test_a_rate_that_fails_costs_no_other_its_place_in_the_table(copied, monkeyp
             quadratic(), ["sgd"], workdir=copied, learning_rates=GRID, **OPTIONS
         )
     told = (copied / "grid.md").read_text()
-    assert "failed" in told
+    assert "missing" in told
     assert told.count("**") == 2
     assert not (copied / "pool.gin").exists()
+
+
+def test_where_all_runs_fail_the_message_is_theirs(tmp_path, monkeypatch):
+    def failing(*_):
+        raise ZeroDivisionError("no memory")
+
+    monkeypatch.setattr(evaluation, "train_once", failing)
+    with pytest.raises(RuntimeError, match="4 of 4 runs failed"):
+        tf_amalgam.grid_search(
+            *(quadratic(), ["sgd", "adam"]),
+            **{**OPTIONS, "seeds": 0, "workdir": tmp_path, "learning_rates": (0.5, 1)},
+        )
+    assert (tmp_path / "grid.md").read_text().count("missing") == 4
 
 
 def test_all_rates_diverged(tmp_path):

@@ -96,29 +96,36 @@ def _section(found, value, figure, table):
         f"Validation {what} by epoch (Figure {number})",
         "Mean ± 2 standard deviations over the runs of a line that did not diverge "
         f"({lost} of their {len(drawn)} did); of a student those of its best "
-        "replicate, of a Choice rule of the same number, or else of its best."
+        "replicate, of a Choice rule of the one that taught it, or else of its best."
         f"{clipped} Oracles: {oracles or 'none'}.",
         figure,
         numbers=table,
     )
 
 
+def _taught(found, label):
+    """Returns whether a Choice rule's replicates are teachers of the reference's."""
+    runs = found.runs
+    mine, students = (runs[runs["optimizer"] == o] for o in (label, found.reference))
+    amalgamated = "scheme" in students and set(students["scheme"]) == {"choice"}
+    return amalgamated and {*mine["replicate"]} == {*students["replicate"]}
+
+
 def _lines(found, frame):
     """Returns the rows of a frame that belong to a line, which `line` names.
 
-    Lines are the reference's best replicate, the Choice rules (the replicate of its
-    number, which taught it), and the oracle.
+    Lines are the reference's best replicate, that of each Choice rule (of those that
+    taught the reference's replicates the one that taught that one), and the oracle.
     """
     parts = []
     if not len(frame):
         return pd.DataFrame(columns=["task", "line"])
     choice = evaluated.labels_of(found.runs[found.runs["kind"] == "choice"])
     reference = [found.reference] if found.reference is not None else []
-    taught = [frames.best_replicate(found.runs, label) for label in reference]
     for label in dict.fromkeys([*reference, *choice]):
-        runs = found.runs[found.runs["optimizer"] == label]
-        there = [number for number in taught if number in set(runs["replicate"])]
-        [replicate] = there or [frames.best_replicate(found.runs, label)]
+        taught = label in choice and _taught(found, label)
+        whose = found.reference if taught else label
+        replicate = frames.best_replicate(found.runs, whose)
         mine = frame["optimizer"].eq(label) & frame["replicate"].eq(replicate)
         parts.append(frame[mine].assign(line=label))
     for task, label in found.best.items():

@@ -270,7 +270,8 @@ def _label(item):
         return f"{KERAS}{item.name}"
     if str(item).startswith(KERAS):
         return str(item)
-    if not isinstance(item, (str, pathlib.Path)):
+    makes = callable(item) and not isinstance(item, keras.optimizers.Optimizer)
+    if makes or isinstance(item, (list, tuple)):
         raise ValueError(
             f"{item!r} has no name of its own, by which another process would know its "
             "runs. Pass a dict of label → optimizer."

@@ -8,15 +8,13 @@ import tensorflow as tf
 
 from tf_amalgam import alone, costs, curriculum, meta_step
 from tf_amalgam.meta_step import Carry, Players
-from tf_amalgam.numerics import derive_seed
+from tf_amalgam.numerics import ROUNDING, derive_seed
 from tf_amalgam.objective import ABOVE_ZERO
 from tf_amalgam.programs import Programs
 from tf_amalgam.rules.choice import Choice
 from tf_amalgam.settings import Settings
 from tf_amalgam.state import Learned, State, fresh, restored
 from tf_amalgam.tasks.task import Task
-
-ROUNDING = 1e-4  # of a loss that ends at 0
 
 
 class Diverged(RuntimeError):

@@ -7,6 +7,8 @@ from keras import ops
 
 # Keeps the logarithm of a loss finite when the loss reaches 0 (method's ε).
 LOG_EPSILON = 1e-10
+# So far rounding may take a loss that ends at 0 below it.
+ROUNDING = 1e-4
 
 # Squared distances below this count as "the same point": see `log_norm`.
 SQUARED_FLOOR = 1e-20
@@ -26,8 +28,12 @@ def log_norm(difference_P):
 
 
 def log_loss(loss):
-    """Returns log(M + 1e-10), of the meta loss; what rounding takes below 0 is 0."""
-    return ops.log(ops.where(loss < 0.0, ops.zeros_like(loss), loss) + LOG_EPSILON)
+    """Returns log(M + 1e-10), of the meta loss; what rounding takes below 0 is 0.
+
+    A loss that is below 0 has no logarithm: NaN.
+    """
+    rounded = ops.logical_and(loss < 0.0, loss >= -ROUNDING)
+    return ops.log(ops.where(rounded, ops.zeros_like(loss), loss) + LOG_EPSILON)
 
 
 def log_loss_slope(loss, share):

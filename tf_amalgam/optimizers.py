@@ -129,7 +129,7 @@ class Momentum(AnalyticOptimizer):
     Args:
         learning_rate: .5 by default.
         beta_1: decay of the average, .9 by default.
-        normalizer: see `Adam`.
+        normalizer: see `Adam` (released code: `"none"`).
         **kwargs: see `tf_amalgam.optimizer.RuleOptimizer`.
     """
 
@@ -144,7 +144,7 @@ class RMSProp(AnalyticOptimizer):
         learning_rate: .005 by default.
         beta_2: decay of the average of squares, .999 by default (released code: .9).
         epsilon: 1e-10 by default, inside the root.
-        normalizer: see `Adam`.
+        normalizer: see `Adam` (released code: `"none"`).
         **kwargs: see `tf_amalgam.optimizer.RuleOptimizer`.
     """
 
@@ -175,7 +175,7 @@ class AddSign(AnalyticOptimizer):
 
     Args:
         learning_rate: .1 by default.
-        beta_1, beta_2, epsilon, normalizer: see `Adam`.
+        beta_1, beta_2, epsilon, normalizer: see `Adam` (released code: `"none"`).
         **kwargs: see `tf_amalgam.optimizer.RuleOptimizer`.
     """
 
@@ -188,7 +188,7 @@ class PowerSign(AnalyticOptimizer):
 
     Args:
         learning_rate: .1 by default.
-        beta_1, beta_2, epsilon, normalizer: see `Adam`.
+        beta_1, beta_2, epsilon, normalizer: see `Adam` (released code: `"none"`).
         **kwargs: see `tf_amalgam.optimizer.RuleOptimizer`.
     """
 

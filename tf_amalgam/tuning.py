@@ -5,6 +5,7 @@ import logging
 import math
 import pathlib
 import statistics
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from tf_amalgam import evaluation, files, plots, records, rules
@@ -112,19 +113,18 @@ def grid_search(
             launch=launch,
         )
     except RuntimeError as error:  # of runs that failed
-        found, failure = records.read_all(folder), error
+        if only is not None:
+            raise
+        found, failure = _those_of(task, seeds, folder), error
     if only is not None:
-        if failure:
-            raise failure
         return GridSearch((), {}, ())
     runs = {
         rule.name: {rate: _runs(found, rule.name, rate) for rate in rates}
         for rule in pool
     }
-    whole = max(len(mine) for by_rate in runs.values() for mine in by_rate.values())
     losses = {
         name: {
-            rate: _loss(mine) if len(mine) == whole else math.nan
+            rate: _loss(mine) if len(mine) == len(_set(seeds)) else math.nan
             for rate, mine in by_rate.items()
         }
         for name, by_rate in runs.items()
@@ -159,8 +159,8 @@ def grid_search(
     return GridSearch(tuned, losses, at_edge)
 
 
-# What stands in the table where there is none: of a run that failed, or that diverged.
-_NO_LOSS = {True: "failed", False: "diverged"}
+# What stands in the table where there is none: of runs that failed, or that diverged.
+_NO_LOSS = {True: "missing", False: "diverged"}
 
 
 def table(losses, title, epsilons=None) -> str:
@@ -266,6 +266,17 @@ def _label(name, rate):
     return f"{name}-{rate}"
 
 
+def _set(seeds):
+    alone = isinstance(seeds, str) or not isinstance(seeds, Iterable)
+    return {seeds} if alone else {*seeds}
+
+
+def _those_of(task, seeds, folder):
+    """Returns the records that there are of a search some of whose runs failed."""
+    found = records.read_all(folder)
+    return [r for r in found if r["task"] == task.name and r["seed"] in _set(seeds)]
+
+
 def _runs(found, name, rate):
     return [r for r in found if r["optimizer"] == _label(name, rate)]
 
@@ -283,8 +294,11 @@ def _epsilons(found, losses):
         return None
     labels = {name: {_label(name, r) for r in rates} for name, rates in losses.items()}
     return {
-        name: records.epsilon([run for run in found if run["optimizer"] in mine])
-        for name, mine in labels.items()
+        name: records.epsilon(mine) if mine else ""
+        for name, mine in (
+            (name, [run for run in found if run["optimizer"] in those])
+            for name, those in labels.items()
+        )
     }
 
 

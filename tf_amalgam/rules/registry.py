@@ -9,7 +9,7 @@ from tf_amalgam.rules.choice import Choice
 from tf_amalgam.rules.learned_scalars import LearnedScalars
 from tf_amalgam.rules.original import Original
 from tf_amalgam.rules.rnnprop import RNNProp
-from tf_amalgam.rules.rule import Rule
+from tf_amalgam.rules.rule import AnalyticRule, Rule
 from tf_amalgam.rules.scale import Scale
 from tf_amalgam.rules.teachers import (
     LEARNING_RATES,
@@ -162,12 +162,14 @@ def _pool(teachers, preset, rates):
         elif teacher in TEACHERS:
             chosen = {"learning_rate": rates[teacher]} if teacher in rates else {}
             pool.append(make_rule(teacher, preset, **chosen))
-        elif isinstance(getattr(teacher, "rule", None), Rule):
+        elif isinstance(getattr(teacher, "rule", None), AnalyticRule):
             raise ValueError(
                 f"Teachers are names and rules; received {teacher!r}, a Keras "
                 f"optimizer. Give its rule, tf_amalgam.rules.{type(teacher).__name__}"
                 "(learning_rate=…)."
             )
+        elif isinstance(getattr(teacher, "rule", None), Rule):
+            pool.append(teacher.rule)  # is refused below
         else:
             raise ValueError(unknown("teacher", teacher, TEACHERS))
     if not pool:
