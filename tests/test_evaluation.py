@@ -397,17 +397,17 @@ def test_a_run_that_fails_costs_no_other(tmp_path):
 
 
 def test_nothing_to_be_done_needs_no_report(tmp_path):
-    task = helpers.tiny_task()
-    assert tf_amalgam.evaluate(["sgd"], task, workdir=tmp_path, limit=0) == []
+    given = {**OPTIONS, "workdir": tmp_path, "limit": 0, "write_report": True}
+    assert tf_amalgam.evaluate(["sgd"], helpers.tiny_task(), **given) == []
     assert not (tmp_path / "table.md").exists()
 
 
 @pytest.mark.parametrize("told", [{"note": "x"}, lambda: {}])
 def test_a_configuration_is_a_text(told, tmp_path):
     """A record that holds another could not be read again."""
-    task = helpers.tiny_task()
+    given = {**OPTIONS, "workdir": tmp_path, "configuration": told}
     with pytest.raises(ValueError, match="configuration is a text"):
-        tf_amalgam.evaluate(["sgd"], task, workdir=tmp_path, configuration=told)
+        tf_amalgam.evaluate(["sgd"], helpers.tiny_task(), **given)
     assert not list(tmp_path.rglob("*.json"))
 
 
