@@ -25,7 +25,7 @@ def held_out_score(task, rule, weights, carry, batches, held_out):
     dtype = carry.start_params_P.dtype
     held_out = task.prepare(held_out)
 
-    def look_at(side):
+    def log_loss_of(side):
         loss = task.held_out_loss(side.params_P, side.model_state, held_out)
         return log_loss(loss)
 
@@ -41,14 +41,14 @@ def held_out_score(task, rule, weights, carry, batches, held_out):
         side, total, _ = seen
         first, last = n * steps // looks, (n + 1) * steps // looks
         side = unroll.count_up(last - first, lambda j, s: inner(first + j, s), side)
-        now = look_at(side)
+        now = log_loss_of(side)
         return side, total + now, now
 
     way = lanes.way_of(rule, weights, task.layout)
     student = carry.student
     rule_state = way.cut(student.rule_state)
     way.compile_ahead(weights, rule_state, dtype, back=False)
-    start = look_at(student)
+    start = log_loss_of(student)
     student = student._replace(rule_state=rule_state)
     zero = tf.zeros((), dtype)
     _, total, final = unroll.count_up(looks, look, (student, zero, zero))
