@@ -150,6 +150,8 @@ def start(main, with_tensorflow=True, words=False):
                 tensorflow.config.list_physical_devices()
                 import tf_amalgam.bindings  # noqa: F401 -- what all programs need
         signal.signal(signal.SIGTERM, _stop)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # of a script's `&`
+            signal.signal(signal.SIGINT, _stop)
         try:
             main(argv)
         except Exception as error:
@@ -158,10 +160,12 @@ def start(main, with_tensorflow=True, words=False):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(_status(error, with_tensorflow))
         except KeyboardInterrupt:
-            print(
-                "Interrupted; the same command continues from the last checkpoint.",
-                file=sys.stderr,
-            )
+            with contextlib.suppress(OSError):
+                print(
+                    "Interrupted; the same command continues from the last checkpoint.",
+                    file=sys.stderr,
+                )
+            _let_go()
             sys.exit(INTERRUPTED)
 
     app.run(guarded)
@@ -214,13 +218,27 @@ def _leave(*_):
 
 
 def _stop(*_):
-    """Has a batch system's stop treated like Ctrl-C.
+    """Takes a batch system's stop for Ctrl-C.
 
-    A second one is not heard, or it would break off the checkpoint that the first has
-    caused: a batch system may send it to all processes, of which one sends it on.
+    A second one, of either kind, is not heard, or it would break off the checkpoint
+    that the first has caused: a batch system may send it to all processes, of which one
+    sends it on, and a hand may be impatient.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _let_go():
+    """Lets go of streams whose reader has ended (Ctrl-C ends `tee`, too).
+
+    Python would flush them once more, fail, and end with a status of its own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ def main(_=None):
         bindings.run_launched(*what, on, given.job_cpus, given.job_gpus)
     else:
         bindings.run(*what)
-    print((pathlib.Path(given.workdir) / "grid.md").read_text())
+    print((pathlib.Path(given.workdir) / "grid.md").read_text("utf-8"))
     print(f"Tuned pool, to include: {given.workdir}/pool.gin")
 
 

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import random
 import socket
 import time
 
@@ -206,17 +207,23 @@ def gains_on_fresh_members(amalgam, task, members=8, steps=20):
 
 def cluster_of(count):
     """Returns the environment of each worker of a cluster on this machine."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("localhost", 0))
-    hosts = [f"localhost:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
+    hosts = [f"localhost:{port}" for port in _free_ports(count)]
     told = [
         {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": i}}
         for i in range(count)
     ]
     return [{**os.environ, "TF_CONFIG": json.dumps(one)} for one in told]
+
+
+def _free_ports(count):
+    """Returns ports below those that a system gives to whoever asks for any."""
+    ports = []
+    while len(ports) < count:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("localhost", port))
+            ports += [port] if port not in ports else []
+    return ports
 
 
 def constants(tree):

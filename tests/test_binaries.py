@@ -276,11 +276,14 @@ def test_the_remedies_that_are_named_help():
             "error: campaign.replicates must be a whole number from 1",
             marks=pytest.mark.slow,
         ),
-        pytest.param(
-            "grid_search",
-            [f"--gin_file={FILE}", "--workdir=x", "--only=a", "--parallel=2"],
-            "error: --only is of one process",
-            marks=pytest.mark.slow,
+        *(
+            pytest.param(
+                name,
+                [f"--gin_file={FILE}", "--workdir=x", "--only=a", "--parallel=2"],
+                "error: --only is of one process",
+                marks=pytest.mark.slow,
+            )
+            for name in ("grid_search", "evaluate")
         ),
         pytest.param(
             "amalgamate",
@@ -449,13 +452,17 @@ STOPPED_TWICE = """
 import os, signal, time
 from tf_amalgam_launch import binary
 
+# Whatever has started this may ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def main(_):
     try:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.{first})
         time.sleep(10)
     finally:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.1)
+        for again in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), again)
+            time.sleep(0.1)
         print("checkpoint written")
 
 binary.start(main, with_tensorflow=False)
@@ -490,8 +497,45 @@ def test_a_process_whose_parent_is_gone_does_nothing(tmp_path):
         assert ("begun" in run.stdout) == (status == 0)
 
 
+def test_a_stop_has_its_status_also_where_nobody_reads(tmp_path):
+    """Ctrl-C ends what it was piped into, too."""
+    program = tmp_path / "unread.py"
+    program.write_text(
+        "import sys\n"
+        "from tf_amalgam_launch import binary\n"
+        "def main(_):\n"
+        "    for stream in (sys.stdout, sys.stderr):\n"
+        "        try:\n"
+        "            print('to nobody', file=stream)\n"
+        "        except OSError:\n"
+        "            pass\n"
+        "    raise KeyboardInterrupt\n"
+        "binary.start(main, with_tensorflow=False)\n"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    run = subprocess.run(
+        [sys.executable, program],
+        check=False,
+        stdout=write,
+        stderr=write,
+        env=buffered,
+        timeout=60,
+    )
+    os.close(write)
+    assert run.returncode == engines.INTERRUPTED
+
+
 @pytest.mark.parametrize(
-    ("code", "said"), [(STOPPED_TWICE, "checkpoint written\n"), (STOPPED_EARLY, "")]
+    ("code", "said"),
+    [
+        *(
+            (STOPPED_TWICE.format(first=first), "checkpoint written\n")
+            for first in ("SIGTERM", "SIGINT")
+        ),
+        (STOPPED_EARLY, ""),
+    ],
 )
 def test_a_stop_is_heard_once_and_at_any_time(code, said, tmp_path):
     program = tmp_path / "stopped.py"

@@ -1,5 +1,7 @@
 """What was really in force is in every record, and workers leave the folder's files."""
 
+import errno
+import functools
 import os
 import types
 
@@ -87,6 +89,100 @@ def test_an_interrupted_run_leaves_what_made_a_folder(
         path = tmp_path / name
         assert path.is_file() == (written or name in there)
         assert not path.is_file() or written == (path.read_text() != "{}")
+
+
+def test_a_parameter_without_its_function_is_refused(tmp_path):
+    for name, line, meant in (
+        ("amalgamate", "alpha = 0.3", "amalgamate.alpha"),
+        ("evaluate", "seeds = [1]", "evaluate.seeds"),
+        ("amalgamate", "x = 1\nseed=3", "amalgamate.seed"),
+    ):
+        needed = "amalgamate.task = 'none'"
+        with pytest.raises(ValueError, match=rf"bind it with its .*, {meant}\.$"):
+            bindings.run(name, [FILE], [needed, line], tmp_path / "run")
+    # What something refers to is a macro, as is what another function's parameter is.
+    lines = [
+        "seed = 3",
+        "amalgamate.seed = %seed",
+        "epochs = 1",
+        "evaluate:\n  epochs=2",
+    ]
+    bindings.parse([FILE], lines)
+    bindings.check_used("amalgamate", lines)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train/conv.name = 'x'", "@train/conv"),  # it is Train
+        ("rules.rnnprop.units = 40", "@rules.rnnprop"),
+        ("Train/tasks.mlp.name = 'x'", "@Train/tasks.mlp"),
+        ("thing = 1", "%thing"),
+    ],
+)
+def test_what_nothing_refers_to_is_said(line, said, caplog):
+    def check(*lines):
+        bindings.parse([FILE], lines)
+        bindings.check_used("evaluate", lines)
+
+    bindings._warn_once.cache_clear()
+    for _ in range(2):
+        check(line)
+    assert caplog.text.count(f"but nothing refers to {said}.") == 1
+    caplog.clear()
+    bindings._warn_once.cache_clear()
+    check("data_dir = '/data'", *LINES)
+    check("rules.rnnprop.units = 40", "amalgamate.student = @rules.rnnprop()")
+    check("thing = 1", "evaluate.epochs = %thing")
+    assert not caplog.text
+
+
+def test_a_bracket_that_is_not_closed():
+    with pytest.raises(ValueError, match="configuration cannot be read"):
+        bindings.parse([FILE], ["evaluate.optimizers = ['adam'"])
+
+
+def test_a_full_disk_keeps_its_number(tmp_path, monkeypatch):
+    """Gin raises another error in its place."""
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left")
+
+    wrapped = gin.external_configurable(full, name="full_disk")
+    monkeypatch.setitem(bindings.REGISTERED, "amalgamate", wrapped)
+    with pytest.raises(OSError, match="No space") as raised:
+        bindings.run("amalgamate", [], ["amalgamate.task = 'none'"], tmp_path)
+    assert raised.value.errno == errno.ENOSPC
+
+
+def test_a_training_and_an_evaluation_do_not_share_a_folder(tmp_path, caplog):
+    """Each would replace the other's configuration, and what made it."""
+    task, short = helpers.tiny_task(), {"stages": ((6, 1),), "truncation_steps": 6}
+    training = functools.partial(
+        tf_amalgam.amalgamate, task, student="learned_scalars", progress=False, **short
+    )
+    given = {"seeds": [0], "epochs": 1, "warmup_steps": 1, "progress": False}
+    evaluation = functools.partial(tf_amalgam.evaluate, ["sgd"], task, **given)
+    whole, single = tmp_path / "replicates", tmp_path / "replicates" / "replicate-0"
+    training(workdir=single)
+    for folder in (whole, single):
+        before = {path: path.read_bytes() for path in folder.glob("*.*")}
+        with pytest.raises(ValueError, match="holds a training"):
+            evaluation(workdir=folder)
+        assert {path: path.read_bytes() for path in folder.glob("*.*")} == before
+    folder = single / "evaluation"
+    evaluation(workdir=folder)
+    with pytest.raises(ValueError, match="holds an evaluation"):
+        training(workdir=folder)
+    lines = ["amalgamate.task = @tasks.quadratic()"]
+    with pytest.raises(ValueError, match="holds an evaluation"):
+        bindings.run_replicates(2, [], lines, folder)
+    assert not (folder / "settings.json").exists()
+    # One that both have made, before, is gone on with.
+    (folder / "settings.json").write_text("{}")
+    evaluation(workdir=folder)
+    assert "holds a training" in caplog.text
 
 
 @pytest.mark.parametrize("parallel", [1, 2])

@@ -38,6 +38,14 @@ def cleared():
     gin.clear_config()
 
 
+@pytest.mark.parametrize("name", ["seeds", "known", "optimizees"])
+def test_what_evaluations_are_told_is_no_campaigns(name, tmp_path):
+    path = tmp_path / "small.gin"
+    path.write_text(SMALL + f"campaign.{name} = [%seen]\n")
+    with pytest.raises(ValueError, match=rf"Give evaluate\.\w+, not campaign.{name}"):
+        recipe.read([path], TINY)
+
+
 @pytest.fixture
 def small(tmp_path):
     """Returns a campaign of a few seconds on the digits."""
@@ -205,7 +213,11 @@ def test_mistakes(given, message):
         (PAPER, ["evaluate.epochs = 0"], "evaluate.epochs must be a whole number"),
         (PAPER, ["evaluate.preset = 'relased'"], "preset 'relased'.*'released'"),
         (PAPER, ["evaluate.warmup_steps = -1"], "warmup_steps must be a whole number"),
-        (PAPER, ["evaluate.warmup_learning_rate = 0.0"], "rate must be above 0"),
+        (
+            PAPER,
+            ["evaluate.warmup_learning_rate = 0.0"],
+            "rate must be a finite number above 0",
+        ),
         (PAPER, ["evaluate.baselines = ['adma']"], "'adma'.*Did you mean 'adam'"),
         (PAPER, ["evaluate.baselines = ['oracle']"], "'oracle' is kept"),
         (PAPER, ["evaluate.baselines = ['keras.Adamm']"], "Keras optimizer 'Adamm'"),
@@ -413,6 +425,20 @@ def test_a_folder_holds_one_campaign(small, tmp_path):
     ):
         with pytest.raises(ValueError, match=rf"other settings(?s:.*){message}"):
             claim(*lines)
+    # What another optimizee is told is nothing to a training, now as in older folders.
+    third = (
+        "third = @third/tasks.mlp()",
+        "third/tasks.mlp.name = 'third'",
+        "third/tasks.mlp.dataset = 'digits'",
+        "third/tasks.mlp.hidden = (5,)",
+    )
+    claim(*third, "evaluate.tasks = [%unseen, %seen, %third]")
+    path = tmp_path / "campaign.json"
+    older = json.loads(path.read_text())
+    assert not any("third" in line for line in older["trainings"]["mine"])
+    older["trainings"]["mine"]["third/tasks.mlp.hidden"] = "(6,)"
+    path.write_text(json.dumps(older))
+    claim()
     other = small._replace(trainings={"other": small.trainings["mine"]})
     recipe.run(other, [], tmp_path, Told())
     found = json.loads((tmp_path / "campaign.json").read_text())

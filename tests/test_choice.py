@@ -508,7 +508,7 @@ def test_a_choice_rule_is_given_by_what_differs(tmp_path):
     [
         ({"pool": POOL}, "give that as teachers"),
         ({"rate": 3.0}, "Its hyperparameters: pool, units, .*rate_range"),
-        ({"rate_range": -1.0}, "rate_range must be at least 0"),
+        ({"rate_range": -1.0}, "rate_range must be a finite number from 0"),
     ],
 )
 def test_choice_fields_out_of_place(choice, message):
@@ -593,14 +593,26 @@ def test_it_finds_the_best_member_of_a_quadratic_pool():
         ({"pool": (*POOL, POOL[0])}, "stands twice in the pool"),
         (
             {"pool": POOL, "hardness": math.inf},
-            "hardness must be at least 0 and finite",
+            "hardness must be a finite number from 0",
         ),
-        ({"pool": POOL, "rate_range": math.nan}, "rate_range must be at least 0"),
-        ({"pool": POOL, "hardness": -1.0}, "hardness must be at least 0"),
-        ({"pool": POOL, "rate_range": -1.0}, "rate_range must be at least 0"),
-        ({"pool": POOL, "rate_decay": -1.0}, "rate_decay must be at least 0"),
-        ({"pool": POOL, "rate_agreement": -1.0}, "rate_agreement must be at least 0"),
-        ({"pool": POOL, "rate_time": 0.0}, "rate_time must be a number above 0"),
+        (
+            {"pool": POOL, "rate_range": math.nan},
+            "rate_range must be a finite number from 0",
+        ),
+        ({"pool": POOL, "hardness": -1.0}, "hardness must be a finite number from 0"),
+        (
+            {"pool": POOL, "rate_range": -1.0},
+            "rate_range must be a finite number from 0",
+        ),
+        (
+            {"pool": POOL, "rate_decay": -1.0},
+            "rate_decay must be a finite number from 0",
+        ),
+        (
+            {"pool": POOL, "rate_agreement": -1.0},
+            "rate_agreement must be a finite number from 0",
+        ),
+        ({"pool": POOL, "rate_time": 0.0}, "rate_time must be a finite number above 0"),
         (
             {"pool": POOL, "rate_agreement": 0.5},
             "rate_agreement=0.5 is of learned rates",
@@ -609,7 +621,7 @@ def test_it_finds_the_best_member_of_a_quadratic_pool():
             {"pool": POOL, "rate_decay": 0.5},
             "of learned rates, of which there are none",
         ),
-        ({"pool": POOL, "layers": 0}, "layers must be a number above 0"),
+        ({"pool": POOL, "layers": 0}, "layers must be a finite number above 0"),
     ],
 )
 def test_mistakes(options, message):

@@ -112,7 +112,10 @@ def test_a_stage_starts_without_the_history_of_the_one_before():
     [
         (lambda: Stage(0, 1), "unroll must be a whole number from 1"),
         (lambda: Stage(100, 0), "periods must be a whole number from 1"),
-        (lambda: Stage(100, 1, -0.1), "alpha must be at least 0"),
+        (lambda: Stage(100, 1, -0.1), "alpha must be a finite number from 0"),
+        (lambda: Stage(100, 1, float("inf")), "alpha must be a finite number from 0"),
+        (lambda: Stage(100, 1, "0.1"), "alpha must be a finite number from 0, or None"),
+        (lambda: Curriculum(TWO, repeat_threshold="1"), "repeat_threshold must be a"),
         (lambda: Curriculum(()), "at least one Stage"),
         (lambda: Curriculum(TWO, chances=-1), "chances must be a whole number from 0"),
         (lambda: Curriculum(TWO, max_repeats=-1), "max_repeats must be a whole"),

@@ -649,6 +649,7 @@ def test_an_unreadable_order_is_named(tmp_path):
         (["adam"], {"seeds": [0.5]}, "seeds must be a whole number, received 0.5"),
         (["adam"], {"seeds": "0,1"}, "seeds must be a whole number, received '0,1'"),
         (["adam"], {"only": "tiny/*"}, r"only must be a sequence.*write \['tiny"),
+        (["adam"], {"only": ["*/adma*"]}, r"No run.*like \*/adma.*called like tiny/"),
         ({"a b": "adam", "a/b": "sgd"}, {}, "would share records"),
         (["adam"], {"baselines": ["sgd", "adam"]}, "share a label: adam"),
     ],

@@ -186,6 +186,14 @@ def test_of_those_that_have_not_finished_the_one_that_came_farthest(
     assert [row["stage"] for row in card.replicates] == [1, 0, 2]
 
 
+def test_no_replicate_can_be_read(replicates, tmp_path):
+    for student in replicates.glob("*/student.npz"):
+        student.write_text("damaged")
+    with pytest.raises(FileNotFoundError, match="has readable results"):
+        exporting.export(replicates, tmp_path / "best.npz")
+    assert not (tmp_path / "best.npz").exists()
+
+
 def test_results_of_an_evaluation(run, tmp_path):
     """Means of the records, the oracle beside them; of no other weights."""
     sha256 = saved.read(run)[2]["sha256"]

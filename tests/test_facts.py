@@ -52,10 +52,8 @@ def test_short_curves_are_said():
 
 def test_which_test_split_is_said():
     found = planted()
-    told = "The test split is measured at the weights of the"
-    assert f"{told} best validation epoch." in said(found)
-    found[0]["test_at_best"] = {}
-    assert f"{told} last epoch." in said(found)
+    told = "The test split is measured at the weights of the best validation epoch."
+    assert told in said(found)
 
 
 def test_long_lists_are_capped():

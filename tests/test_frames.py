@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from tests.test_reporting import record
@@ -14,7 +15,7 @@ def runs(optimizer, gains, **changes):
     """Returns the records of one optimizer: seed → its gain over the seed's level."""
     return [
         record("Train", optimizer, 0, seed)
-        | {"test": {"loss": math.exp(LEVELS[seed] + gain)}, **changes}
+        | {"test_at_best": {"loss": math.exp(LEVELS[seed] + gain)}, **changes}
         for seed, gain in gains.items()
     ]
 
@@ -53,6 +54,25 @@ def test_a_diverged_run_is_a_missing_partner():
     row = verdict(lost, both)
     assert (row.pairs, row.of, row.diverged) == (4, 5, 1)
     assert row.verdict == "better"
+
+
+def test_the_best_epoch_need_not_be_the_last():
+    curves = {
+        "loss": [1.0, 0.5, 0.4],
+        "val_loss": [0.5, 0.2, 0.3],
+        "val_accuracy": [0.6, 0.9, 0.8],
+    }
+    found = record("Train", "adam", 0, 0, curves=curves, start_loss=0.25)
+    row = frames.runs([found]).loc[0]
+    figures = ["best_val_loss", "final_val_loss", "train_loss", "best_val_accuracy"]
+    assert row[figures].to_list() == [0.2, 0.3, 0.4, 0.9]
+    logarithms = ["log_best_val_loss", "log_train_loss"]
+    np.testing.assert_allclose(row[logarithms].to_list(), np.log([0.2, 0.4]))
+    assert row["learned"]
+    # The oracle's loss, which others are to reach, is of its best epoch, too.
+    slow = record("Train", "Lion", 0, 0, curves={**curves, "val_loss": [0.4, 0.3, 0.2]})
+    table = frames.reaching([found, slow], {"Train": "adam"}).set_index("optimizer")
+    assert table["steps"].to_dict() == {"adam": 200.0, "Lion": 300.0}
 
 
 def test_other_seeds_are_no_pairs():

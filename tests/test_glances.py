@@ -61,7 +61,7 @@ def test_no_table_of_accuracies_without_any():
 
 def test_verdicts_name_the_oracle_and_divergence():
     given, table = against_the_oracle(lost(planted(), "ours", "MLP"))
-    shown = glances.verdicts(given.best, table, "the end")
+    shown = glances.verdicts(given.best, table)
     assert list(cells(shown).loc["adam"]) == ["oracle", "oracle", "+0.00"]
     difference = table.set_index(["task", "optimizer"])["difference"]
     assert cells(shown).loc["ours", "MLP"] == (
@@ -78,31 +78,21 @@ def test_how_many_verdicts_are_expected_to_be_false():
     """By hand: 6 others on 2 optimizees, less one that is no interval."""
     given, table = against_the_oracle(planted())
     assert (
-        "Of 12 such intervals about 1 "
-        in glances.verdicts(given.best, table, "").caption
+        "Of 12 such intervals about 1 " in glances.verdicts(given.best, table).caption
     )
     given, table = against_the_oracle(lost(planted(), "ours", "MLP"))
-    assert "Of 11 such" in glances.verdicts(given.best, table, "").caption
+    assert "Of 11 such" in glances.verdicts(given.best, table).caption
 
 
 def test_pairs_that_lack_seeds_are_said():
     given, table = against_the_oracle(planted())
-    whole = glances.verdicts(given.best, table.assign(pairs=3, of=3), "")
+    whole = glances.verdicts(given.best, table.assign(pairs=3, of=3))
     assert "seeds" not in whole.table.to_string()
     of_sgd = table["optimizer"].eq("sgd") & table["task"].eq("MLP")
     table = table.assign(pairs=np.where(of_sgd, 2, 0), of=3)
-    shown = cells(glances.verdicts(given.best, table, ""))
+    shown = cells(glances.verdicts(given.best, table))
     assert shown.loc["sgd", "MLP"].endswith(" worse (2 of 3 seeds)")
     assert "seeds" not in shown.drop(index="sgd").to_string()
-
-
-def test_the_test_split_at_the_best_epoch_where_all_have_it():
-    found = lost(planted(), "ours", "MLP")
-    assert evaluated.held_out(frames.runs(found)).log_loss == "log_test_at_best_loss"
-    # A record that lacks it: all are compared at the end.
-    whole = next(one for one in found if not one["diverged"])
-    whole["test_at_best"] = {}
-    assert evaluated.held_out(frames.runs(found)).log_loss == "log_test_loss"
 
 
 def test_the_headline_uses_it_and_says_so():
@@ -115,11 +105,15 @@ def test_the_headline_uses_it_and_says_so():
     there = by_name(found)
     assert "weights of the best validation epoch" in there["verdicts"].caption
     assert cells(there["accuracies"]).loc["adam", "Train"] == "50.00 ± 0.00"
-    found[0]["test_at_best"] = {}
-    at_end = by_name(found)
-    assert "at the weights of the last epoch" in at_end["verdicts"].caption
+    for one in found:
+        one["test"] = {"loss": 1e3, "accuracy": 0.1}  # at the end: not looked at
+    again = by_name(found)
+    whole = planted()
+    for one in whole:
+        one["test_at_best"] = one["test"]
     before, after = (
-        float(cells(one["verdicts"]).loc["sgd", "mean"]) for one in (at_end, there)
+        float(cells(one["verdicts"]).loc["sgd", "mean"])
+        for one in (by_name(whole), again)
     )
     assert after - before == pytest.approx(-math.log(2.0), abs=0.011)
 
@@ -170,7 +164,8 @@ def test_effect_sizes_at_a_glance():
     runs = frames.runs(found).query("task == 'Train'").set_index("optimizer")
     shown = cells(by_name(found)["effects"])
     g = stats.effect_size(
-        runs.loc["sgd", "log_test_loss"], runs.loc["adam"]["log_test_loss"]
+        runs.loc["sgd", "log_test_at_best_loss"],
+        runs.loc["adam"]["log_test_at_best_loss"],
     )
     assert shown.loc["sgd", "Train"] == f"{g:+.1f}"
     assert shown.loc["adam", "Train"] == "oracle"

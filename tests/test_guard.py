@@ -113,11 +113,11 @@ def test_gradients_that_are_not_finite_move_nothing(warmup_steps):
     assert np.all(variable.numpy() != 1.0)
 
 
-def climb(losses, watch=None):
+def climb(losses, watch=None, given=None):
     """Returns the watch after these losses, and at which of them it rose."""
     watch, rose = watch or Watch(*np.zeros(len(Watch._fields), "float32")), []
-    seen = tf.function(functools.partial(guard.with_loss, Guard()))
-    for i, loss in enumerate(losses):
+    seen = tf.function(functools.partial(guard.with_loss, given or Guard()))
+    for i, loss in enumerate(np.float32(losses)):
         watch = tf.nest.map_structure(tf.constant, watch)
         watch, _, climbed = seen(watch, tf.constant(loss))
         if bool(climbed):
@@ -236,6 +236,31 @@ def test_the_log_tells_of_steps_that_were_left_out(caplog):
 
 
 @pytest.mark.parametrize(
+    ("start", "end", "back", "share", "seen"),
+    [
+        # Most of what was gained, but less than a tenth of the loss at the start.
+        (1.0, 0.85, 0.97, 0.2, False),
+        (1.0, 0.85, 1.02, 0.2, True),
+        # The share that is asked for.
+        (2.0, 0.1, 0.7, 0.2, True),
+        (2.0, 0.1, 0.7, 0.5, False),
+        (2.0, 0.1, 0.4, 0.2, False),
+        (2.0, 0.1, 0.4, 0.1, True),
+    ],
+)
+def test_how_much_of_the_gain_may_be_lost(start, end, back, share, seen):
+    losses = np.append(np.linspace(start, end, 3000), 100 * [back])
+    assert bool(climb(losses, given=Guard(climb=share))[1]) == seen
+
+
+@pytest.mark.parametrize(("length", "out"), [(2.9, False), (3.1, True)])
+def test_how_long_a_step_may_be(length, out):
+    fallback = np.array([0.3, -0.4], "float32")
+    found = out_of_bounds(Guard(size=3.0), length * fallback, fallback, np.array(False))
+    assert bool(found) == out
+
+
+@pytest.mark.parametrize(
     ("cosine", "along", "warm", "out"),
     [
         (0.0, -1.0, False, True),
@@ -326,7 +351,7 @@ def test_config():
     [
         (lambda: Guard(fallback=rules.RNNProp()), "must be an analytic rule"),
         (lambda: tf_amalgam.Adam(guard=True), "guard goes with learned optimizers"),
-        (lambda: Guard(size=0.0), "size must be a number above 0"),
+        (lambda: Guard(size=0.0), "size must be a finite number above 0"),
         (lambda: Guard(cosine=2.0), r"cosine must be in \[-1, 1\)"),
         (lambda: tf_amalgam.RNNProp(guard="yes"), "guard must be True, False or"),
     ],

@@ -80,7 +80,10 @@ def test_config_is_flat_and_rebuilds():
         ({"base": "sgd", "beta_1": 0.5}, "sgd has no beta_1; leave it None"),
         ({"beta_1": 0.0}, "beta_1 must be above 0"),
         ({"beta_2": 1.5}, r"beta_2 must be in \[0, 1\)"),
-        ({"initial_learning_rate": -1.0}, "learning_rate must be a number above 0"),
+        (
+            {"initial_learning_rate": -1.0},
+            "learning_rate must be a finite number above 0",
+        ),
     ],
 )
 def test_mistakes_are_explained(options, message):

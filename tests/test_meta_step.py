@@ -1,5 +1,7 @@
 """Warm-up, random scaling, the losses of one truncation, by hand and by invariant."""
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -272,7 +274,11 @@ def test_held_out_score_by_hand(float64):
         ),
         ({"distance": "l2"}, "Unknown distance"),
         ({"meta_loss_start": "zero"}, "Unknown meta_loss_start"),
-        ({"alpha": -0.1}, "alpha must be at least 0"),
+        ({"alpha": math.inf}, "alpha must be a finite number from 0, received inf"),
+        ({"alpha": "0.1"}, "alpha must be a finite number from 0, received '0.1'"),
+        ({"input_noise": math.nan}, "input_noise must be a finite number from 0"),
+        ({"distance": "released", "huber_delta": math.nan}, "huber_delta must be a f"),
+        ({"alpha": -0.1}, "alpha must be a finite number from 0"),
         (
             {"alpha": 0.0, "teacher_forcing": True},
             "needs teachers and an alpha above 0",

@@ -21,6 +21,8 @@ from tf_amalgam import (
     data,
     files,
     meta_step,
+    meta_train,
+    rules,
     run,
     saved,
     workdir,
@@ -140,6 +142,18 @@ def called_encrypted(path):
     path.write_bytes(content)
 
 
+def compressed_and_damaged(path):
+    """As a file is that was packed again, and lost some bytes of a stream."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez_compressed(path, **arrays)
+    content = bytearray(path.read_bytes())
+    middle = content.index(b"\x00\x00", 60)
+    content[40:120] = bytes(range(80, 160))
+    assert middle
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     "broken",
     helpers.slow_if(lambda how: how == called_encrypted, [cut_short, called_encrypted]),
@@ -171,6 +185,11 @@ def test_no_readable_checkpoint_is_an_error(tmp_path):
     checkpoints.save(tmp_path / "encrypted", 1, {}, {})
     (path,) = (tmp_path / "encrypted").iterdir()
     called_encrypted(path)
+    with pytest.raises(ValueError, match="None of the 1 checkpoints"):
+        checkpoints.load_newest(path.parent)
+    path.unlink()
+    checkpoints.save(path.parent, 1, {"x": np.arange(1000.0)}, {})
+    compressed_and_damaged(path)
     with pytest.raises(ValueError, match="None of the 1 checkpoints"):
         checkpoints.load_newest(path.parent)
     (tmp_path / "checkpoint-00000001.npz").write_text("x")
@@ -508,6 +527,66 @@ def test_a_stage_with_a_meta_learning_rate_of_its_own(tmp_path, monkeypatch):
     same(amalgamated(workdir=tmp_path, **given), whole)
 
 
+def test_the_meta_optimizer_is_adam_from_update_to_update(monkeypatch):
+    """Kingma and Ba 2015, with averages that outlive an update."""
+    taken = []
+    applied = Trainer._applied
+
+    def told(self, state, gradients):
+        after = applied(self, state, gradients)
+        names = sorted(gradients)
+        taken.append(
+            [
+                np.concatenate([np.ravel(part[name]) for name in names]).astype(float)
+                for part in (gradients, state.now.weights, after.now.weights)
+            ]
+        )
+        return after
+
+    monkeypatch.setattr(Trainer, "_applied", told)
+    amalgamated(**{**SIMPLE, "stages": ((6, 4),)})
+    assert len(taken) == 4
+    m = v = 0.0
+    for t, (gradient, before, after) in enumerate(taken, 1):
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        step = (m / (1.0 - 0.9**t)) / np.sqrt(v / (1.0 - 0.999**t))
+        np.testing.assert_allclose(before - after, 0.01 * step, rtol=1e-3, atol=1e-7)
+
+
+def test_figures_of_an_update_are_means_over_its_optimizees():
+    def metrics(size):
+        numbers = np.arange(1.0, 7.0)
+        return meta_step.Metrics(
+            size,
+            2.0 * size,
+            3.0 * size,
+            size * numbers[:2],
+            0.1 * size * numbers[:2],
+            size * numbers[:3],
+            size * numbers.reshape(2, 3),
+        )
+
+    players = meta_step.Players(None, (rules.Adam(0.1), rules.SGD(0.1)), ())
+    found = meta_train._row([(metrics(1.0), 10.0), (metrics(3.0), 30.0)], players)
+    expected = {
+        "loss": 2.0,
+        "meta_loss": 4.0,
+        "imitation": 6.0,
+        "meta_gradient_norm": 20.0,
+        "first_loss": 2.0,
+        "last_loss": 6.0,
+        "distance/adam": 2.0,
+        "farthest/adam": 0.2,
+        "last_loss/adam": 6.0,
+        "distance/sgd": 4.0,
+        "farthest/sgd": 0.4,
+        "last_loss/sgd": 12.0,
+    }
+    assert found == pytest.approx(expected)
+    assert list(found) == list(expected)
+
+
 def test_tensorboard_scalars(uninterrupted):
     folder = uninterrupted[1] / "tensorboard"
     names = set()
@@ -622,12 +701,15 @@ MISTAKES = {
     "meta-batch": ({"meta_batch": 3, "replicas": 4}, "keep no more devices than that"),
     "replicas": ({"replicas": 9}, "there are 4 CPU devices"),
     "stage": ({"stages": ((0, 1),)}, "unroll must be a whole number from 1"),
-    "stage alpha": ({"stages": ((6, 1, -1.0),)}, "alpha must be at least 0"),
+    "stage alpha": (
+        {"stages": ((6, 1, -1.0),)},
+        "alpha must be a finite number from 0",
+    ),
     "no stage": ({"stages": ()}, "at least one Stage"),
     "unroll": ({"stages": ((10, 1),)}, "truncations of 6 do not divide"),
     "forcing in alpha's place": (
         {"stages": ((6, 1, True),)},
-        "alpha must be at least 0 or None, received True",
+        "alpha must be a finite number from 0, or None, received True",
     ),
     "forcing by a word": (
         {"stages": ((6, 1, 0.1, "False"),)},
@@ -635,7 +717,7 @@ MISTAKES = {
     ),
     "stage rate": (
         {"stages": ((6, 1, 0.1, False, 0.0),)},
-        "Stage: meta_learning_rate must be above 0 and finite, or None, received 0.0",
+        "Stage: meta_learning_rate must be a finite number above 0, or None",
     ),
     "forcing alpha": (
         {"stages": ((6, 1, 0.0, True),)},
@@ -663,11 +745,23 @@ MISTAKES = {
         {"scheme": "choice", "choice_stages": ((8, 1),)},
         "truncations of 6 do not divide",
     ),
-    "input noise": ({"input_noise": -0.1}, "input_noise must be at least 0"),
-    "threshold": ({"repeat_threshold": -1.0}, "repeat_threshold must be at least 0"),
+    "input noise": (
+        {"input_noise": -0.1},
+        "input_noise must be a finite number from 0",
+    ),
+    "threshold": (
+        {"repeat_threshold": -1.0},
+        "repeat_threshold must be a finite number from 0",
+    ),
     "steps": ({"truncation_steps": 0}, "truncation_steps must be a whole number"),
-    "rate": ({"meta_learning_rate": 0.0}, "meta_learning_rate must be above 0"),
-    "infinite rate": ({"meta_learning_rate": math.inf}, "above 0 and finite"),
+    "rate": (
+        {"meta_learning_rate": 0.0},
+        "meta_learning_rate must be a finite number above 0",
+    ),
+    "infinite rate": (
+        {"meta_learning_rate": math.inf},
+        "finite number above 0, received inf",
+    ),
     "rate as text": ({"meta_learning_rate": "1e-3"}, "received '1e-3'"),
     "warm-up": ({"warmup_steps": 4.0}, "warmup_steps must be a whole number from 0"),
     "seed": ({"seed": 1.5}, "seed must be a whole number, received 1.5"),
@@ -681,7 +775,7 @@ MISTAKES = {
         "^choice_stages must be a sequence",
     ),
     "a lone stage": ({"stages": Stage(6, 1)}, "sequence of Stage"),
-    "scaling": ({"scaling": -1.0}, "scaling must be at least 0"),
+    "scaling": ({"scaling": -1.0}, "scaling must be a finite number from 0"),
     "reduction": ({"reduction": "max"}, "Unknown reduction"),
     "other rule": (
         {"initial_weights": "other.npz"},

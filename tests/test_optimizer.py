@@ -463,6 +463,16 @@ def test_recurrent_state_may_be_half_as_large(dtype, chunk_size, tmp_path, monke
     np.testing.assert_array_equal(go_on(again), go_on(net))
 
 
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 344), ("bfloat16", 184)])
+def test_bytes_of_the_defaults_state(dtype, size):
+    """The LSTMs' numbers may be of half the size; averages keep float32."""
+    optimizer = tf_amalgam.load(state_dtype=dtype, warmup_steps=0)
+    optimizer.build([keras.Variable(np.ones((4, 8)))])
+    every = [v for block in optimizer._state for v in block]
+    bytes_ = {"float32": 4, "bfloat16": 2}
+    assert sum(v.shape.num_elements() * bytes_[v.dtype] for v in every) == size * 32
+
+
 @pytest.mark.slow
 def test_a_saved_state_does_not_know_its_chunks(tmp_path, monkeypatch):
     """Saved in the middle of training by one chunk size, it goes on in another."""
@@ -597,6 +607,46 @@ def test_as_many_parts_of_other_options_are_no_state():
     with pytest.warns(UserWarning, match="other options"):
         plain.load_own_variables(store)
     assert int(plain.iterations) == 0
+
+
+def test_a_state_is_loaded_into_one_that_is_built():
+    """Neither `compile` nor `load_weights` builds an optimizer."""
+    store: dict = {}
+    optimizer, variable = tf_amalgam.RNNProp(), keras.Variable(np.ones(5))
+    optimizer.build([variable])
+    optimizer.iterations.assign(3)
+    optimizer.save_own_variables(store)
+    other = tf_amalgam.RNNProp()
+    with pytest.warns(UserWarning, match="no state yet. Build it first, optimizer.bu"):
+        other.load_own_variables(store)
+    other.build([variable])
+    other.load_own_variables(store)
+    assert int(other.iterations) == 3
+    untrained: dict = {}
+    tf_amalgam.RNNProp().save_own_variables(untrained)
+    with pytest.warns(UserWarning, match="the saved one had no state"):
+        other.load_own_variables(untrained)
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = {"warmup_steps": np.int64(3), "chunk_size": np.int32(20)}
+    optimizer = tf_amalgam.RNNProp(warmup_learning_rate=np.float64(0.5), **given)
+    config = optimizer.get_config()
+    told = [config[name] for name in (*given, "warmup_learning_rate")]
+    assert told == [3, 20, 0.5]
+    assert [type(number) for number in told] == [int, int, float]
+
+
+def test_a_teachers_rule_has_its_rate():
+    assert tf_amalgam.Adam(0.003, beta_2=0.99).rule == rules.Adam(0.003, beta_2=0.99)
+    teacher = tf_amalgam.load("sgd")
+    assert teacher.rule == rules.SGD(0.2)
+    teacher.learning_rate = 0.1
+    assert teacher.rule == rules.SGD(0.1)
+    falling = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    with pytest.raises(ValueError, match="a schedule or a function.*rules.Adam"):
+        tf_amalgam.Adam(falling).rule  # noqa: B018
+    assert rules.make_pool([teacher.rule]) == (rules.SGD(0.1),)
 
 
 @pytest.mark.parametrize("frozen", helpers.slow_if(lambda n: n == 1, [1, 2]))
@@ -740,7 +790,17 @@ def test_new_variables_get_keras_own_error():
         (lambda: tf_amalgam.Adam(lr=0.1), "not recognized"),
         (lambda: tf_amalgam.Adam("fast"), "learning_rate"),
         (lambda: tf_amalgam.Adam(warmup_steps=-1), "warmup_steps"),
-        (lambda: tf_amalgam.Adam(warmup_learning_rate=0.0), "warmup_learning_rate"),
+        *(
+            (
+                functools.partial(tf_amalgam.Adam, warmup_learning_rate=given),
+                "warmup_learning_rate must be a finite number above 0",
+            )
+            for given in (
+                *(0.0, math.inf, True, "fast"),
+                keras.optimizers.schedules.CosineDecay(0.1, 10),
+            )
+        ),
+        (lambda: tf_amalgam.load(warmup_steps=1.5), "warmup_steps must be a whole"),
         (lambda: tf_amalgam.Adam(chunk_size=0), "chunk_size"),
         (
             lambda: tf_amalgam.RNNProp(state_dtype="float8"),

@@ -103,6 +103,15 @@ def test_pgd_stays_in_its_ball_and_reaches_its_edge(steps):
         np.testing.assert_allclose(inf[name], 0.5 * np.sign(g))
 
 
+def test_pgds_first_of_ten_steps_is_a_quarter_of_the_radius():
+    """2.5·radius/steps (Madry et al. 2018)."""
+    start = {k: tf.zeros_like(w) for k, w in weights().items()}
+    for kind, size in (("pgd_l2", np.linalg.norm), ("pgd_linf", np.abs)):
+        how = Perturbation(kind, 0.5, steps=10)
+        for psi in perturbation.ascend(how, start, gradient(), weights()).values():
+            np.testing.assert_allclose(size(psi.numpy()), 0.125)
+
+
 def test_pgd_takes_the_steps_it_is_told():
     for name, psi in attacked("pgd_l2", 1.0, steps=3, step_size=0.1).items():
         assert np.linalg.norm(psi) == pytest.approx(0.3), name
@@ -339,11 +348,11 @@ def test_what_a_perturbation_leaves_to_the_preset():
     ("options", "message"),
     [
         ({"kind": "gausian"}, "Did you mean 'gaussian'"),
-        ({"radius": -1e-3}, "radius must be at least 0, received -0.001"),
+        ({"radius": -1e-3}, "radius must be a finite number from 0, received -0.001"),
         ({"steps": 0}, "steps must be a whole number from 1"),
-        ({"step_size": 0.0}, "step_size must be above 0"),
-        ({"radius": math.inf}, "radius must be a finite number, received inf"),
-        ({"radius": "0.1"}, "radius must be a finite number, received '0.1'"),
+        ({"step_size": 0.0}, "step_size must be a finite number above 0"),
+        ({"radius": math.inf}, "radius must be a finite number from 0, received inf"),
+        ({"radius": "0.1"}, "radius must be a finite number from 0.*'0.1'"),
         ({"kind": "gaussian", "steps": 5}, "takes no steps; received steps=5"),
         ({"kind": "gaussian", "step_size": 0.1}, "takes no steps; received steps=1"),
         ({"kind": "fgsm", "step_size": 0.1}, "a step of fgsm is as long as its radius"),

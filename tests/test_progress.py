@@ -19,6 +19,29 @@ def test_it_is_drawn_where_there_is_something_new():
         assert log.getvalue().count("1 running") == 1
 
 
+class Gone(io.StringIO):
+    """A pipe whose reader ends after so many writes, as Ctrl-C ends `tee`, too."""
+
+    def __init__(self, writes):
+        super().__init__()
+        self.left = writes
+
+    def write(self, text):
+        self.left -= 1
+        if self.left < 0:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2, 4])
+def test_nobody_needs_to_see_it(writes):
+    bar = Bar(total=3, file=Gone(writes), mininterval=0.0)
+    for n in (1, 2):
+        bar.say(f"{n} done")
+        bar.reach(n)
+    bar.close()
+
+
 def test_time_goes_on_where_nothing_happens(monkeypatch):
     log, clock = io.StringIO(), [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])

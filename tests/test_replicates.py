@@ -1,5 +1,6 @@
 """Replicates: own randomness, resume, several at once, failures named."""
 
+import errno
 import json
 import shutil
 import threading
@@ -119,6 +120,21 @@ def test_its_list_of_jobs_does_the_same(three, tmp_path):
     )
     assert not launchers.run([job], engines.Local(), tmp_path, progress=False)
     np.testing.assert_array_equal(weights(again), weights(three / "replicate-2"))
+
+
+def test_a_full_disk_is_the_next_ones_too(tmp_path, monkeypatch):
+    begun = []
+
+    def full(program, gin_files, gin_bindings, folder):
+        begun.append(folder.name)
+        folder.mkdir(parents=True)
+        (folder / "settings.json").write_text('{"seed": 0}')
+        raise OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(bindings, "run", full)
+    with pytest.raises(OSError, match="No space"):
+        bindings.run_replicates(3, FILES, TINY, tmp_path)
+    assert begun == ["replicate-0"]
 
 
 def test_fewer_are_the_first_of_more_and_finished_ones_stay(three, monkeypatch):

@@ -232,14 +232,77 @@ def test_verdicts_against_the_oracle(page):
     assert table.loc[("Train", "adam"), "verdict"] == "level"
     # Three means of replicates against three seeds of another optimizer (Welch).
     runs = frames.runs(planted()).query("task == 'Train'")
-    means = runs.query("optimizer == 'ours'").groupby("replicate")["log_test_loss"]
-    adam = runs.query("optimizer == 'adam'")["log_test_loss"]
+    means = runs.query("optimizer == 'ours'").groupby("replicate")[
+        "log_test_at_best_loss"
+    ]
+    adam = runs.query("optimizer == 'adam'")["log_test_at_best_loss"]
     test = distributions.ttest_ind(means.mean(), adam, equal_var=False)
     low, high = test.confidence_interval()
     row = table.loc[("Train", "ours")]
     assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
     told = re.search(r'<td class="better">(-0\.\d\d) better</td>', page.read_text())
     assert float(told[1]) == round(table.loc[("Train", "ours"), "difference"], 2)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_each_table_is_of_the_losses_it_names(tmp_path):
+    """Training losses differ by replicate, test losses by seed, as no others do."""
+    found = planted()
+    for one in found:
+        if one["optimizer"] == "ours":
+            one["curves"]["loss"][-1] *= math.exp(0.3 * one["replicate"])
+            one["test_at_best"]["loss"] *= math.exp(0.5 * one["seed"])
+    folder = reporting.write_report(written(found, tmp_path)).parent
+
+    def table(name):
+        return pd.read_csv(folder / f"{name}.csv").set_index("optimizer")
+
+    def of(optimizer, figure):
+        runs = [r for r in found if (r["task"], r["optimizer"]) == ("Train", optimizer)]
+        return np.array([figure(r) for r in runs]).reshape(-1, 3)  # [replicates, seeds]
+
+    def spreads(values):
+        """Returns σ_α and σ_ε from mean squares."""
+        between, within = 3 * values.mean(1).var(ddof=1), values.var(1, ddof=1).mean()
+        return np.sqrt((between - within) / 3), np.sqrt(within)
+
+    def best(record):
+        return min(record["curves"]["val_loss"])
+
+    def test(record):
+        return record["test_at_best"]["loss"]
+
+    oracle, chosen = (
+        table(name).query("task == 'Train'")["difference"]
+        for name in ("oracle", "oracle_validation")
+    )
+    assert oracle["ours"] - chosen["ours"] == pytest.approx(0.5)
+    assert oracle["noisy"] == pytest.approx(chosen["noisy"])
+    of_train = table("table6").loc["ours", ["meta", "meta_low", "meta_high"]]
+    train = spreads(np.log(of("ours", lambda r: r["curves"]["loss"][-1])))[0]
+    assert of_train["meta_low"] < of_train["meta"] < of_train["meta_high"]
+    assert of_train["meta"] == pytest.approx(train)
+    noise = table("table5")["Train"]
+    assert noise["ours"] == pytest.approx(spreads(np.log(of("ours", best)))[1])
+    assert noise["adam"] == pytest.approx(np.log(of("adam", best)).std(ddof=1))
+    rows = table("results").query("optimizee == 'Train'")
+    adam, ours = rows.loc["adam"], rows.loc["ours"]
+    told = ours[["sigma_alpha", "sigma_epsilon"]].to_list()
+    assert told == pytest.approx(spreads(of("ours", best)))
+    assert math.isnan(adam["sigma_alpha"])
+    assert adam["sigma_epsilon"] == pytest.approx(of("adam", best).std(ddof=1))
+    ends = {"best_val_loss": ("low", "high"), "test_loss": ("test_low", "test_high")}
+    for row, label, degrees in ((adam, "adam", 2), (ours, "ours", 2)):
+        for figure, (column, interval) in zip((best, test), ends.items(), strict=True):
+            values = of(label, figure)
+            means = values[0] if len(values) == 1 else values.mean(1)
+            error = means.std(ddof=1) / math.sqrt(len(means))
+            if label == "ours" and figure is test:  # replicates do not differ in it
+                error = values.std(ddof=1) / 3
+            half = distributions.t.ppf(0.975, degrees) * error
+            assert row[column] == pytest.approx(values.mean())
+            assert row[interval[0]] == pytest.approx(values.mean() - half)
+            assert row[interval[1]] == pytest.approx(values.mean() + half)
 
 
 def test_times_to_the_oracles_loss():
@@ -270,7 +333,7 @@ def test_the_oracle_is_chosen_by_validation_among_whole_members():
     assert frames.oracle(frame, ["sgd"]) == {"Train": "sgd", "MLP": "sgd"}
     # A test loss, however good, does not matter …
     found = [
-        one | {"test": {"loss": 0.0}} if one["optimizer"] == "sgd" else one
+        one | {"test_at_best": {"loss": 0.0}} if one["optimizer"] == "sgd" else one
         for one in planted()
     ]
     assert frames.oracle(frames.runs(found), ["adam", "sgd"])["Train"] == "adam"
@@ -343,7 +406,7 @@ def test_a_run_that_diverged_makes_no_optimizer_better():
     assert table.loc[("Train", "ours"), "verdict"] == "better"
     # Two replicates are left, and count as two.
     expected = frames.runs(found).query("task == 'MLP' and optimizer == 'ours'")
-    means = expected.groupby("replicate")["log_test_loss"].mean().dropna()
+    means = expected.groupby("replicate")["log_test_at_best_loss"].mean().dropna()
     assert len(means) == 2
 
 
@@ -355,7 +418,7 @@ def test_verdicts_between_runs_of_equal_seeds_are_paired():
         for optimizer, gain in (("adam", 0.0), ("Lion", -0.05 - 0.001 * seed)):
             loss = math.exp(-2.0 + level + gain)
             one = record("Train", optimizer, 0, seed)
-            found.append(one | {"test": {"loss": loss, "accuracy": 0.9}})
+            found.append(one | {"test_at_best": {"loss": loss, "accuracy": 0.9}})
     row = frames.verdicts(frames.runs(found), "adam").iloc[0]
     assert row["verdict"] == "better"
     assert row["difference"] == pytest.approx(-0.051)
@@ -375,7 +438,9 @@ def test_effect_sizes_do_not_grow_with_evaluations():
                     {
                         **{"task": "Train", "optimizer": optimizer, "diverged": False},
                         **{"replicate": replicate, "seed": seed},
-                        "log_test_loss": mean + alpha + 0.8 * generator.normal(),
+                        "log_test_at_best_loss": mean
+                        + alpha
+                        + 0.8 * generator.normal(),
                     }
                     for seed in range(evaluations)
                 ]
@@ -408,6 +473,8 @@ def test_any_reference_will_do(reference):
     drawn = figures.all_figures(gathered(found, reference=reference))
     first = next(one for one in drawn if one.name == "figure1").numbers
     assert first.loc[first["optimizer"] == "noisy", "mean"].notna().all()
+    if reference == "ours":  # 0 is then the lowest of those who are there
+        assert first[first["task"] == "MLP"]["mean"].min() == 0.0
     fifth = next(one for one in drawn if one.name == "figure5").numbers
     assert not fifth.duplicated(["task", "optimizer"]).any()
 
@@ -739,7 +806,7 @@ def test_a_verdict_over_all_optimizees():
     found = [r for r in planted() if (r["task"], r["optimizer"]) != ("MLP", "Lion")]
     given = evaluated.gather(found)
     table = frames.verdicts(frames.with_oracle(given.runs, given.best), "oracle")
-    shown = glances.verdicts(given.best, table, "the end")
+    shown = glances.verdicts(given.best, table)
     means = shown.table.set_index("optimizer")["mean"]
     ours = table[table["optimizer"] == "ours"]["difference"].mean()
     assert means["ours"] == f"{ours:+.2f}"

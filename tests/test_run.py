@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import tf_amalgam
 from tests import helpers
 from tests.test_meta_train import SMALL, amalgamated, same
-from tf_amalgam import curriculum, files, saved, state, workdir
+from tf_amalgam import curriculum, files, records, run, saved, state, workdir
 from tf_amalgam.meta_train import Trainer
 from tf_amalgam.programs import Programs
 
@@ -66,6 +67,42 @@ def test_a_run_is_done_when_nothing_is_left_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "step", None)
     amalgamated(stages=((6, 1),), workdir=tmp_path, progress=True)
     assert (tmp_path / "curves.png").exists()
+
+
+def test_a_board_that_cannot_be_closed_loses_nothing(tmp_path, monkeypatch):
+    def close(self):
+        raise OSError("TensorBoard's disk is full")
+
+    monkeypatch.setattr(run._Board, "close", close)
+    with pytest.raises(OSError, match="TensorBoard"):
+        amalgamated(stages=((6, 1),), workdir=tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(Trainer, "step", None)
+    assert amalgamated(stages=((6, 1),), workdir=tmp_path).finished
+
+
+def test_a_finished_run_says_what_trained_it(tmp_path, monkeypatch):
+    """Not who looked at it later: another machine, another version."""
+    first = amalgamated(stages=((6, 1),), workdir=tmp_path)
+    student = tmp_path / "student.npz"
+    trained = student.read_bytes()
+    assert saved.read(student)[2]["about"]["versions"] == records.versions()
+    monkeypatch.setattr(records, "versions", lambda: {"keras": "9"})
+    same(amalgamated(stages=((6, 1),), workdir=tmp_path), first)
+    assert student.read_bytes() == trained
+    # One that was killed between its last checkpoint and its student has that written.
+    other = amalgamated(stages=((6, 1),), seed=1, workdir=tmp_path / "other")
+    assert helpers.flat(other.weights).tolist() != helpers.flat(first.weights).tolist()
+    for left in ("missing", "damaged", "of another state"):
+        student.unlink()
+        if left == "damaged":
+            student.write_bytes(trained[:-100])
+        if left == "of another state":
+            shutil.copy(tmp_path / "other" / "student.npz", student)
+        same(amalgamated(stages=((6, 1),), workdir=tmp_path), first)
+        _, weights, header = saved.read(student)
+        assert equal(weights, first.weights)
+        assert header["about"]["versions"] == {"keras": "9"}
 
 
 @pytest.fixture(scope="module")

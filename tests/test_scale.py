@@ -282,9 +282,9 @@ def test_permuted_tensors_give_the_permuted_step():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"timescales": 0}, "timescales must be a number above 0"),
+        ({"timescales": 0}, "timescales must be a finite number above 0"),
         ({"beta_2": 1.0}, r"beta_2 must be in \[0, 1\)"),
-        ({"beta_1": 0.0}, "beta_1 must be a number above 0"),
+        ({"beta_1": 0.0}, "beta_1 must be a finite number above 0"),
     ],
 )
 def test_mistakes_are_explained(options, message):

@@ -77,6 +77,9 @@ def test_a_singular_fit_says_so():
     assert fit.meta_low == 0.0 < fit.meta_high
     assert fit.evaluation == pytest.approx(frame["value"].std(ddof=1))
     assert "singular" in fit.note
+    # As if all evaluations were of one replicate, but for the degrees of freedom.
+    half = distributions.t.ppf(0.975, 7) * frame["value"].std(ddof=1) / math.sqrt(80)
+    assert fit.mean_high - fit.mean == pytest.approx(half, rel=1e-9)
 
 
 def share_inside(fits, name, truth):
@@ -145,6 +148,15 @@ def test_unbalanced_data_go_by_likelihood():
     assert fit.mean == pytest.approx(inverse.sum(0) @ y / inverse.sum(), rel=1e-6)
     half = distributions.t.ppf(0.975, 7) / math.sqrt(inverse.sum())
     assert fit.mean_high - fit.mean == pytest.approx(half, rel=1e-6)
+    # Williams and Tukey's interval, with the harmonic mean of evaluations.
+    groups = frame.groupby("replicate")["value"]
+    size = 8 / (1.0 / groups.size()).sum()
+    between, freedom = size * groups.mean().var(ddof=1), len(y) - 8
+    within = ((y - groups.transform("mean")) ** 2).sum() / freedom
+    for end, share in ((fit.meta_low, 0.975), (fit.meta_high, 0.025)):
+        above = between - within * distributions.f.ppf(share, 7, freedom)
+        square = above * 7 / (size * distributions.chi2.ppf(share, 7))
+        assert end == pytest.approx(math.sqrt(square), rel=1e-9)
 
 
 def test_the_unit_does_not_matter():

@@ -219,6 +219,26 @@ import tf_amalgam
 """
 
 
+# A line that leaves it to the locale how a text is read or written.
+BY_LOCALE = re.compile(
+    r"""\.read_text\((?!"utf-8"|encoding)"""
+    r"""|(?<!\bfiles)\.write_text\((?!.*"utf-8")"""
+    r"""|(?<![.\w])open\((?!.*(encoding=|"[rwa]b"))"""
+)
+
+
+def test_what_one_machine_writes_another_one_reads():
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in [*SOURCES, *(ROOT / "launch").glob("*.py")]
+        for line in path.read_text("utf-8").splitlines()
+        if BY_LOCALE.search(line)
+    ]
+    assert not found
+    for line in ('open(path, "w")', "x.read_text()", "path.write_text(text)"):
+        assert BY_LOCALE.search(line), line
+
+
 def test_statistics_and_reports_need_no_tensorflow(tmp_path):
     test_reporting.written(test_reporting.planted(), tmp_path)
     told = run(

@@ -89,6 +89,21 @@ def test_finished_runs_are_kept(searched, copied, monkeypatch):
     assert wider.teachers == again.teachers
 
 
+def test_the_loss_after_the_last_epoch_decides(searched, copied):
+    """Not the lowest on the way there."""
+    for seed in (0, 1):
+        path = records.record_path(copied, "quadratic_4", f"sgd-{BEST}", seed)
+        record = json.loads(path.read_text())
+        record["curves"]["val_loss"][0] = 1e-9
+        record["curves"]["val_loss"][-1] = 1e3
+        path.write_text(json.dumps(record))
+    found = tf_amalgam.grid_search(
+        quadratic(), ["sgd"], workdir=copied, learning_rates=GRID, **OPTIONS
+    )
+    assert found.losses["sgd"][BEST] == 1e3
+    assert found.teachers[0].learning_rate != BEST
+
+
 @pytest.mark.parametrize("grid", [(0.5, 1.0), (BEST, 1.95)])
 def test_a_best_rate_at_the_edge_is_said(copied, caplog, grid):
     found = tf_amalgam.grid_search(

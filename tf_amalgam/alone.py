@@ -30,12 +30,9 @@ def held_out_score(task, rule, weights, carry, batches, held_out):
         return log_loss(loss)
 
     def inner(i, side):
-        _, grads_P, model_state = task.value_and_grad(
-            side.params_P, side.model_state, unroll.take(task, batches, i)
-        )
+        batch = unroll.take(task, batches, i)
         step = unroll.step_count(carry.step, i, dtype)
-        params_P, state = step_fn(grads_P, side.params_P, side.rule_state, step)
-        return Side(params_P, state, model_state)
+        return unroll.advance(task, step_fn, side, batch, step)[2]
 
     def look(n, seen):
         side, total, _ = seen

@@ -2,9 +2,12 @@
 
 import contextlib
 import copy
+import functools
 import inspect
 import logging
 import pathlib
+import re
+import tokenize
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +61,16 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
     **{f"rules.{name}": cls for name, cls in rules.RULES.items()},
 }
 
+# Of these, what programs call; others are referred to.
+CALLED = ("amalgamate", "evaluate", "grid_search", "campaign")
+# What gin raises for what it cannot read.
+UNREADABLE = (
+    *(ValueError, AttributeError, SyntaxError, OSError, ImportError),
+    tokenize.TokenError,
+)
+# Scope, function and parameter of each binding; of a macro the last is all.
+_BOUND = re.compile(r"^(?:([\w/]+)/)?(?:([\w.]+)\.)?(\w+)\s*=(?!=)", re.MULTILINE)
+
 _TRAIN = "--gin_file=gin_configs/tasks/train.gin"
 _FORM = "Add a form, say --gin_file=gin_configs/forms/cpu.gin."
 
@@ -103,7 +116,6 @@ def _register(selector, function):
 
 REGISTERED = {name: _register(name, made) for name, made in CONFIGURABLES.items()}
 amalgamate = REGISTERED["amalgamate"]
-evaluate = REGISTERED["evaluate"]
 
 
 def parse(gin_files, gin_bindings=()):
@@ -136,12 +148,56 @@ def parse(gin_files, gin_bindings=()):
                 list(gin_bindings),
                 skip_unknown=False,
             )
-    except (ValueError, AttributeError, SyntaxError, OSError, ImportError) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"The gin configuration cannot be read: {error}\n"
             f"Known names: {', '.join(CONFIGURABLES)}. Their parameters are those of "
             "the functions and classes of the same name."
         ) from error
+
+
+def check_used(name, lines):
+    """Raises ValueError for a parameter that is bound without its function's name.
+
+    To gin that is a macro, be it one that nothing refers to. Warns of other bindings
+    that nothing in the configuration refers to.
+
+    Args:
+        name: of the function that is called.
+        lines: bindings of the call.
+    """
+    configuration = gin.config_str()
+    text = "\n".join(str(line).strip() for line in lines)
+    for scope, function, bound in _BOUND.findall(text):
+        if not function:
+            if scope or bound == "data_dir" or f"%{bound}" in configuration:
+                continue
+            if bound in _parameters(name):
+                raise ValueError(
+                    f"{bound} is a parameter: bind it with its function's name, "
+                    f"{name}.{bound}."
+                )
+            _warn_once(f"{bound} is bound, but nothing refers to %{bound}.")
+            continue
+        base = function.rpartition(".")[-1]
+        scoped = f"{scope}/" if scope else ""
+        if base not in CALLED and not re.search(
+            rf"@(\w+/)*{scoped}(\w+/)*([\w.]+\.)?{base}\b", configuration
+        ):
+            _warn_once(
+                f"{scoped}{function}.{bound} is bound, but nothing refers to "
+                f"@{scoped}{function}. (What is named by a text, as a student or a "
+                "teacher may be, takes no bindings: give a reference.)"
+            )
+
+
+def _parameters(name):
+    return inspect.signature(CONFIGURABLES[name]).parameters
+
+
+@functools.cache
+def _warn_once(message):
+    logging.warning(message)
 
 
 @contextlib.contextmanager
@@ -191,6 +247,7 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
     """
     parse(gin_files, gin_bindings)
     check_given(name)
+    check_used(name, gin_bindings)
     if name == "amalgamate" and bound("strategy") == "multi_worker":
         # Before an optimizee is made. The chief alone writes.
         write_config &= cluster.join_cluster().extended.should_checkpoint
@@ -210,8 +267,13 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
 
     try:
         result = REGISTERED[name](workdir=workdir, **kept, **others)
-    except (ValueError, OSError, ImportError, Busy):
-        raise  # refused, or it could not begin
+    except (ValueError, OSError, ImportError, Busy) as error:
+        # Refused, or it could not begin. What gin raises for an OSError has its number
+        # by attribute alone, where nobody looks.
+        asked = getattr(type(error), "__getattr__", None)
+        if asked and isinstance(error, OSError):
+            error.errno = asked(error, "errno")
+        raise
     except BaseException:
         # It was interrupted, has diverged, was out of memory: perhaps before it knew
         # whose the folder is.
@@ -229,6 +291,7 @@ def run_replicates(
     """Runs `amalgamate` once for each replicate (see `replicates.run_replicates`)."""
     parse(gin_files, gin_bindings)  # mistakes show before any work
     check_given("amalgamate")
+    check_used("amalgamate", gin_bindings)
     if bound("strategy") == "multi_worker":
         raise ValueError(
             "Replicates cannot share one cluster of workers; leave --replicates out, "
@@ -280,6 +343,7 @@ def train_zoo(
     for entry in plan.chosen(only):  # mistakes show before any work
         parse([*gin_files, entry.gin_file], gin_bindings)
         check_given("amalgamate")
+        check_used("amalgamate", gin_bindings)
 
     def one(experiment, folder):
         given = ([*gin_files, experiment], gin_bindings, folder)
@@ -293,7 +357,7 @@ def train_zoo(
 
 def bound(parameter, name="amalgamate"):
     """Returns what a function, `amalgamate` say, will be given as this parameter."""
-    default = inspect.signature(CONFIGURABLES[name]).parameters[parameter].default
+    default = _parameters(name)[parameter].default
     bound = gin.get_bindings(name, resolve_references=False)
     # The copy of a macro is what it stands for.
     return copy.deepcopy(bound.get(parameter, default))

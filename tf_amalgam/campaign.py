@@ -301,7 +301,7 @@ def read_rates(folder) -> Rates:
     if not path.is_file():
         return NONE
     try:
-        return Rates(**json.loads(path.read_text()))
+        return Rates(**json.loads(path.read_text("utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}). Measure again with --measure."

@@ -3,6 +3,7 @@
 import difflib
 import math
 import operator
+from collections.abc import Iterable
 
 
 def unknown(kind: str, name, known) -> str:
@@ -30,6 +31,17 @@ def check_whole(name: str, value, least: int, or_none=False):
         )
 
 
+def check_number(name: str, value, above=False, or_none=False):
+    """Raises ValueError unless a value is a finite number from (above) 0, or None."""
+    if or_none and value is None:
+        return
+    if not is_number(value) or value < 0 or (above and value == 0):
+        least, also = "above" if above else "from", ", or None" if or_none else ""
+        raise ValueError(
+            f"{name} must be a finite number {least} 0{also}, received {value!r}."
+        )
+
+
 def as_whole(name: str, value) -> int:
     """Returns a whole number, of NumPy too, as an int; raises ValueError for others."""
     try:
@@ -48,6 +60,12 @@ def sequence(name: str, value) -> list:
             f"{name} must be a sequence, received {value!r}; write [{value!r}]."
         )
     return list(value)
+
+
+def several(value) -> list:
+    """Returns the members of a sequence, or the one thing that stands for one."""
+    alone = isinstance(value, str) or not isinstance(value, Iterable)
+    return [value] if alone else list(value)
 
 
 def is_number(value) -> bool:

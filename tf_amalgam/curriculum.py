@@ -12,7 +12,7 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-from tf_amalgam.checks import check_whole, is_number
+from tf_amalgam.checks import check_number, check_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,22 +44,14 @@ class Stage:
         for field in ("unroll", "periods"):
             _check_count(self, field, 1)
         # A True in alpha's place is a teacher_forcing without an alpha before it.
-        number = not isinstance(self.alpha, bool)
-        if self.alpha is not None and not (number and self.alpha >= 0):
-            raise ValueError(
-                f"Stage: alpha must be at least 0 or None, received {self.alpha!r}."
-            )
+        check_number("Stage: alpha", self.alpha, or_none=True)
         if not isinstance(self.teacher_forcing, bool):
             raise ValueError(
                 "Stage: teacher_forcing must be True or False, received "
                 f"{self.teacher_forcing!r}."
             )
-        rate = self.meta_learning_rate
-        if rate is not None and not (is_number(rate) and rate > 0):
-            raise ValueError(
-                "Stage: meta_learning_rate must be above 0 and finite, or None, "
-                f"received {rate!r}."
-            )
+        name, rate = "Stage: meta_learning_rate", self.meta_learning_rate
+        check_number(name, rate, above=True, or_none=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +87,8 @@ class Curriculum:
                 f"Curriculum: max_periods={self.max_periods} is below the {longest} "
                 "periods that a stage has at least."
             )
-        if self.repeat_threshold is not None and not self.repeat_threshold >= 0:
-            raise ValueError(
-                "Curriculum: repeat_threshold must be at least 0 or None, received "
-                f"{self.repeat_threshold!r}."
-            )
+        name = "Curriculum: repeat_threshold"
+        check_number(name, self.repeat_threshold, or_none=True)
 
     def validation_unroll(self, stage: int) -> int:
         """Returns the inner steps of a validation: the next stage's, or the last's."""

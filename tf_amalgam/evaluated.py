@@ -81,32 +81,8 @@ def long_enough(found):
     return found.runs["epochs"].max() >= STEADY_EPOCHS
 
 
-class HeldOut(NamedTuple):
-    """Columns of the test split, and in words at which weights it was measured."""
-
-    loss: str
-    log_loss: str
-    accuracy: str
-    weights: str
-
-
-def held_out(runs) -> HeldOut:
-    """Returns the columns of the test split that stand for all runs.
-
-    Those at the weights of the best validation epoch, by which the oracle is chosen;
-    those at the end of a run, where a record lacks them.
-    """
-    at_best = "test_at_best_loss"
-    if at_best in runs.columns and runs.loc[~runs["diverged"], at_best].notna().all():
-        return HeldOut(
-            at_best,
-            "log_test_at_best_loss",
-            "test_at_best_accuracy",
-            "the weights of the best validation epoch",
-        )
-    return HeldOut(
-        "test_loss", "log_test_loss", "test_accuracy", "the weights of the last epoch"
-    )
+# At which weights the test split is looked at: by that epoch the oracle is chosen, too.
+WEIGHTS = "the weights of the best validation epoch"
 
 
 def fits(found, labels, value):

@@ -4,16 +4,16 @@ import contextlib
 import fnmatch
 import json
 import pathlib
-from collections.abc import Iterable
 
 import numpy as np
 
 from tf_amalgam import files, plots, records, terms
-from tf_amalgam.checks import as_whole, check_whole, is_number, sequence
+from tf_amalgam.checks import as_whole, check_whole, is_number, sequence, several
 from tf_amalgam.lineup import labelled, lineup
 from tf_amalgam.sweep import Job, sweep
 from tf_amalgam.tasks.task import check_task
 from tf_amalgam.trial import train_once
+from tf_amalgam.workdir import check_no_training
 
 TERMS_FILE = "terms.json"
 
@@ -107,8 +107,7 @@ def evaluate(
     workdir = pathlib.Path(workdir).expanduser()
     check_whole("epochs", epochs, 1)
     check_whole("limit", limit, 0, or_none=True)
-    alone = isinstance(seeds, str) or not isinstance(seeds, Iterable)
-    seeds = [as_whole("seeds", seed) for seed in ([seeds] if alone else seeds)]
+    seeds = [as_whole("seeds", seed) for seed in several(seeds)]
     only = only if only is None else sequence("only", only)
     if not seeds:
         raise ValueError("evaluate needs at least one seed; received none.")
@@ -155,7 +154,7 @@ def evaluate(
         )
     if only is not None:
         places = _wanted([job.path for job in jobs], workdir, only)
-        jobs, runs = ([several[i] for i in places] for several in (jobs, runs))
+        jobs, runs = ([every[i] for i in places] for every in (jobs, runs))
     labels = list(dict.fromkeys(one.label for one in contestants))
     named = {"tasks": names, "optimizers": labels, "seeds": seeds}
     configuration = _text(configuration, {**named, **shared, "preset": preset})
@@ -174,6 +173,7 @@ def evaluate(
         }
         for job, (task, seed, one) in zip(jobs, runs, strict=True)
     }
+    check_no_training(workdir)
     _check_records(workdir, planned, all_of_them=only is None)
     _agree_on_terms(workdir, shared)
 
@@ -279,10 +279,10 @@ def _draw_samples(tasks, folder):
         for task in tasks
         if _are_images(task.dataset.train.x)
     }
-    for name, several in images.items():
+    for name, examples in images.items():
         path = pathlib.Path(folder) / records.SAMPLES / f"{records.safe(name)}.png"
         if not path.is_file():
-            plots.samples({name: several}, path)
+            plots.samples({name: examples}, path)
 
 
 def report(found, folder):
@@ -312,7 +312,7 @@ def _agree_on_terms(workdir, shared):
 
 def _terms(path):
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
         return {str(name): value for name, value in found.items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(

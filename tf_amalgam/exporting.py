@@ -240,7 +240,7 @@ def _made(run, part):
     file = run / MADE_FILE
     if not file.is_file():  # a call in Python
         return {}
-    made = json.loads(file.read_text())
+    made = json.loads(file.read_text("utf-8"))
     paths = map(pathlib.Path, made["gin_files"])
     return {
         "made": {

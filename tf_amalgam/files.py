@@ -13,6 +13,7 @@ import tempfile
 import time
 import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable
 
 # Ending of files that are being written; a kill leaves them behind.
@@ -26,7 +27,8 @@ ABANDONED_HOURS = 6.0
 # that it is encrypted, or compressed in a way it does not know.
 UNREADABLE_ZIP = (
     *(OSError, ValueError, KeyError, EOFError, RuntimeError),
-    *(zipfile.BadZipFile, tokenize.TokenError),  # the latter of an array's header
+    *(zipfile.BadZipFile, zlib.error),
+    tokenize.TokenError,  # of an array's header
 )
 # What says that a folder cannot be synced there, not that the disk is broken.
 _NO_FOLDER_SYNC = (
@@ -149,7 +151,7 @@ def as_csv(rows) -> str:
 
 def read_csv(path) -> list[dict]:
     """Returns the rows of a CSV file, numbers as numbers."""
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return [{k: _number(v) for k, v in r.items()} for r in csv.DictReader(file)]
 
 
@@ -176,7 +178,7 @@ def locked(path, wait=True):
 
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
+    with open(path, "wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -296,7 +296,7 @@ def reaching(records, best) -> pd.DataFrame:
     )
 
 
-def verdicts(frame, opponent, value="log_test_loss") -> pd.DataFrame:
+def verdicts(frame, opponent, value="log_test_at_best_loss") -> pd.DataFrame:
     """Returns how each optimizer stands against one opponent on each optimizee.
 
     `difference` is the mean of `value` minus the opponent's (below 0 is better), `low`

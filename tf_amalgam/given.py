@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tf_amalgam import optimizers, rules, saved
-from tf_amalgam.checks import first_of, is_number, unknown
+from tf_amalgam.checks import check_number, first_of, unknown
 from tf_amalgam.curriculum import Stage
 from tf_amalgam.numerics import derive_seed
 from tf_amalgam.objective import ABOVE_ZERO
@@ -35,11 +35,7 @@ def check(task, preset, perturbation, checkpoint_seconds):
         raise ValueError(
             f"perturbation must be a Perturbation or None, received {perturbation!r}."
         )
-    if not is_number(checkpoint_seconds) or checkpoint_seconds < 0:
-        raise ValueError(
-            "checkpoint_seconds must be a finite number from 0, received "
-            f"{checkpoint_seconds!r}."
-        )
+    check_number("checkpoint_seconds", checkpoint_seconds)
     if constrained := task.constrained:
         raise ValueError(
             f"{first_of(constrained)} of Task {task.name!r} have constraints, which "

@@ -20,7 +20,6 @@ def all_glances(given, found) -> list[Section]:
         found: the records.
     """
     runs = frames.with_oracle(given.runs, given.best)
-    held_out = evaluated.held_out(runs)
     drawn = [
         losses(
             runs,
@@ -33,46 +32,45 @@ def all_glances(given, found) -> list[Section]:
             runs,
             "accuracies",
             "Test accuracy, %",
-            held_out.accuracy,
+            "test_at_best_accuracy",
             ".2f",
             100.0,
-            f" Of {held_out.weights}.",
+            f" Of {evaluated.WEIGHTS}.",
         ),
     ]
     if given.best:
-        table = frames.verdicts(runs, "oracle", held_out.log_loss)
+        table = frames.verdicts(runs, "oracle")
         reaching = frames.reaching(found, given.best)
         drawn = [
-            verdicts(given.best, table, held_out.weights),
-            _against_rivals(given, held_out),
+            verdicts(given.best, table),
+            _against_rivals(given),
             *drawn,
             effects(given, table),
             steps(given, reaching),
         ]
     elif given.rivals:
-        drawn = [_against_rivals(given, held_out), *drawn]
+        drawn = [_against_rivals(given), *drawn]
     drawn.append(milliseconds(given))
     return [one for one in drawn if one is not None]
 
 
-def _against_rivals(given, held_out):
+def _against_rivals(given):
     """Returns the table against the best of the rivals, where there are any."""
     if not given.best_rivals:
         return None
     runs = frames.with_oracle(given.runs, given.best_rivals, RIVAL)
-    table = frames.verdicts(runs, RIVAL, held_out.log_loss)
+    table = frames.verdicts(runs, RIVAL)
     title = f"Against the best of {', '.join(given.rivals)}"
-    shown = verdicts(given.best_rivals, table, held_out.weights, RIVAL, title)
+    shown = verdicts(given.best_rivals, table, RIVAL, title)
     return shown and shown._replace(numbers=table)
 
 
-def verdicts(best, table, weights, who="oracle", title="Against the oracle"):
+def verdicts(best, table, who="oracle", title="Against the oracle"):
     """Returns who beats, equals and loses to an opponent, optimizee by optimizee.
 
     Args:
         best: the opponent's label on each optimizee (that of the oracle, say).
         table: `frames.verdicts` against it.
-        weights: in words, at which weights the test split was measured.
         who: what the opponent is called.
         title: of the section.
     """
@@ -90,11 +88,11 @@ def verdicts(best, table, weights, who="oracle", title="Against the oracle"):
     return Section(
         "verdicts" if who == "oracle" else "verdicts_rivals",
         title,
-        f"Mean log test loss at {weights}, minus the {who}'s (nats); better or worse "
-        f"where the 95 % interval leaves out 0. Of {told} such intervals about "
-        f"{MISSED * told:.0f} leave it out by chance where nothing differs. Where "
-        "runs diverged, the number is of the others. The last column is the mean over "
-        f"optimizees, if no run diverged. The {who} was chosen on the validation "
+        f"Mean log test loss at {evaluated.WEIGHTS}, minus the {who}'s (nats); better "
+        f"or worse where the 95 % interval leaves out 0. Of {told} such intervals "
+        f"about {MISSED * told:.0f} leave it out by chance where nothing differs. "
+        "Where runs diverged, the number is of the others. The last column is the mean "
+        f"over optimizees, if no run diverged. The {who} was chosen on the validation "
         "split.",
         table=pd.DataFrame(rows, columns=columns),
         marks=pd.DataFrame(marks, columns=columns),

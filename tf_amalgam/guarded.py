@@ -71,8 +71,10 @@ def guarded_step(guard, kept, place, now, own_step):
     out = ops.logical_and(ours, out_of_bounds(guard, own_P, beside_P, now.warm))
     before, climbed, lags = ops.convert_to_tensor(kept.best), no, no
     if now.loss is not None:
-        # What was there when variables were made may have been other weights.
-        before = ops.where(count == 1.0, now.every_P, before)
+        # What was there at the first loss that was told, be it of no first step.
+        unset = ops.logical_and(watch.seen == 0.0, ops.all(before == 0.0))
+        begins = ops.logical_or(count == 1.0, unset)
+        before = ops.where(begins, now.every_P, before)
     best_P = rows(before, place)
     if now.loss is not None:
         watch, lowest, rose = with_loss(guard, watch, ops.cast(now.loss, "float32"))

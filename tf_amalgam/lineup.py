@@ -9,7 +9,7 @@ from typing import NamedTuple
 import keras
 
 from tf_amalgam import replicates, rules, saved
-from tf_amalgam.checks import is_number, unknown
+from tf_amalgam.checks import check_number, unknown
 from tf_amalgam.optimizer import RuleOptimizer
 from tf_amalgam.optimizers import optimizer_for
 from tf_amalgam.rules.choice import Choice
@@ -38,12 +38,8 @@ class KerasOptimizer:
         known = keras_names()
         if self.name not in known:
             raise ValueError(unknown("Keras optimizer", self.name, known))
-        rate = self.learning_rate
-        if rate is not None and not (is_number(rate) and rate > 0):
-            raise ValueError(
-                f"KerasOptimizer: learning_rate must be a number above 0, or None, "
-                f"received {rate!r}."
-            )
+        name = "KerasOptimizer: learning_rate"
+        check_number(name, self.learning_rate, above=True, or_none=True)
 
     def make(self):
         """Returns a fresh one."""
@@ -236,7 +232,7 @@ def _begun_from(about):
 def _kind(optimizer):
     if not isinstance(optimizer, RuleOptimizer):
         return "keras"
-    if isinstance(optimizer.rule, AnalyticRule):
+    if isinstance(optimizer._rule, AnalyticRule):
         return "analytic"
     return "choice" if isinstance(optimizer.rule, Choice) else "learned"
 

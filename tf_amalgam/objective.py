@@ -3,7 +3,7 @@
 import dataclasses
 
 from tf_amalgam import amalgamation
-from tf_amalgam.checks import check_whole, unknown
+from tf_amalgam.checks import check_number, check_whole, unknown
 from tf_amalgam.perturbation import Perturbation
 
 META_LOSS_STARTS = ("unroll", "truncation")
@@ -60,22 +60,17 @@ class Objective:
             raise ValueError(
                 unknown("meta_loss_start", self.meta_loss_start, META_LOSS_STARTS)
             )
-        if not self.alpha >= 0:
-            raise ValueError(f"alpha must be at least 0, received {self.alpha!r}.")
-        if not self.input_noise >= 0:
-            raise ValueError(
-                f"input_noise must be at least 0, received {self.input_noise!r}."
-            )
+        check_number("alpha", self.alpha)
+        check_number("input_noise", self.input_noise)
         if self.teacher_forcing and not self.alpha:
             raise ValueError(
                 "teacher_forcing needs teachers and an alpha above 0, since imitation "
                 f"is the whole loss; received alpha={self.alpha!r}."
             )
         check_whole("segment", self.segment, 1, or_none=True)
-        if self.huber_delta is not None and (
-            self.huber_delta <= 0 or self.distance != "released"
-        ):
+        check_number("huber_delta", self.huber_delta, above=True, or_none=True)
+        if self.huber_delta is not None and self.distance != "released":
             raise ValueError(
-                "huber_delta must be above 0 and goes with distance='released'; "
-                f"received {self.huber_delta!r} with {self.distance!r}."
+                "huber_delta goes with distance='released'; received "
+                f"{self.huber_delta!r} with {self.distance!r}."
             )

@@ -12,7 +12,7 @@ from keras import ops
 
 from tf_amalgam import gradients, stored
 from tf_amalgam.advance import Place, advance
-from tf_amalgam.checks import check_whole, unknown
+from tf_amalgam.checks import as_whole, check_number, check_whole, unknown
 from tf_amalgam.chunks import arranged
 from tf_amalgam.guard import Guard, Watch
 from tf_amalgam.guarded import Kept, Moment, guarded_step
@@ -79,7 +79,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):
     ):
         if state_dtype not in STATE_DTYPES:
             raise ValueError(unknown("state_dtype", state_dtype, STATE_DTYPES))
-        check_whole("chunk_size", chunk_size, 1, or_none=True)
+        if chunk_size is not None:
+            chunk_size = as_whole("chunk_size", chunk_size)
+            check_whole("chunk_size", chunk_size, 1)
         if isinstance(learning_rate, int) and not isinstance(learning_rate, bool):
             learning_rate = float(learning_rate)
         if isinstance(learning_rate, float) and not 0.0 <= learning_rate < math.inf:
@@ -87,14 +89,13 @@ class RuleOptimizer(keras.optimizers.Optimizer):
                 "learning_rate must be a finite number from 0, a schedule or a "
                 f"function, received {learning_rate!r}."
             )
+        warmup_steps = as_whole("warmup_steps", warmup_steps)
         check_whole("warmup_steps", warmup_steps, 0)
-        if not warmup_learning_rate > 0:
-            raise ValueError(
-                "warmup_learning_rate must be above 0, received "
-                f"{warmup_learning_rate!r}."
-            )
+        if isinstance(warmup_learning_rate, np.number):
+            warmup_learning_rate = warmup_learning_rate.item()
+        check_number("warmup_learning_rate", warmup_learning_rate, above=True)
         super().__init__(learning_rate=learning_rate, **kwargs)
-        self.rule = rule
+        self._rule = rule
         self.rule_weights = {
             k: np.asarray(v, "float32") for k, v in rule_weights.items()
         }
@@ -109,12 +110,14 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         self._state: list = []  # blocks, lists of variables
         self._fallback: list = []  # the same of the guard's fallback
 
+    @property
+    def rule(self):
+        """The update rule."""
+        return self._rule
+
     def build(self, variables):
         """Creates the rule's state for these trainable variables."""
         if self.built:
-            return
-        super().build(variables)
-        if not variables:  # of a model that is frozen as a whole
             return
         for variable in variables:
             if "complex" in str(variable.dtype):
@@ -123,25 +126,22 @@ class RuleOptimizer(keras.optimizers.Optimizer):
                     "are of real parameters. Keep its real and imaginary parts as two "
                     "variables."
                 )
+        super().build(variables)
+        if not variables:  # of a model that is frozen as a whole
+            return
         self._layout = Layout.of(variables)
         size = self._layout.size
-        recurrent = self.rule.coordinatewise and bool(self.rule.recurrent)
+        recurrent = self._rule.coordinatewise and bool(self._rule.recurrent)
         self._chunks = arranged(variables[0], size, self.chunk_size, recurrent)
         with self._beside(variables[0]):
-            self._state = self._blocks_of(self.rule, self.state_dtype)
+            self._state = self._blocks_of(self._rule, self.state_dtype)
             if self.guard:
-                with _eagerly():
-                    # A copy: of one vector it would be the model's own, on JAX.
-                    params_P = ops.copy(_flat(variables))
                 fallback = self.guard.fallback
                 self._fallback = self._blocks_of(fallback, "float32", "fallback_")
                 self._guarded = [
-                    self.add_variable(
-                        (self._layout.size,),
-                        initializer=lambda shape, dtype: params_P,
-                        dtype="float32",
-                        name="best_parameters",
-                    ),
+                    # Of parameters that may not have their values yet: a model
+                    # without an Input is built where the first step is traced.
+                    self.add_variable((size,), dtype="float32", name="best_parameters"),
                     *(
                         self.add_variable((), dtype="float32", name=name)
                         for name in Watch._fields
@@ -205,7 +205,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         other layers frozen) is left, with a warning.
         """
         items = self._stored
-        if other := stored.misfit(store, items, self._layout.size):
+        if other := stored.misfit(store, items, self._layout.size, self.built):
             warnings.warn(
                 f"Skipping variable loading for optimizer '{self.name}', which begins "
                 f"anew: {other}",
@@ -217,7 +217,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
     @property
     def _stored(self) -> list:
         """What is stored one by one: a variable, or those of all blocks of a part."""
-        coordinatewise = self._state if self.rule.coordinatewise else []
+        coordinatewise = self._state if self._rule.coordinatewise else []
         return stored.items_of(self.variables, [self._fallback, coordinatewise])
 
     @contextlib.contextmanager
@@ -371,7 +371,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             held, afresh: see `advance`.
         """
         seen = (now.grads_P, now.params_P, now.step)
-        own = (self.rule, self.rule_weights, state, place)
+        own = (self._rule, self.rule_weights, state, place)
         delta_P = now.rate * advance(*own, *seen, held=held, afresh=afresh)
         if now.warm is None:
             return delta_P

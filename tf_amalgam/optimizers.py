@@ -43,9 +43,22 @@ class AnalyticOptimizer(RuleOptimizer):
         rule = self.rule_type(learning_rate=1.0, **hyperparameters)
         super().__init__(rule, {}, learning_rate, **kwargs)
 
+    @property
+    def rule(self):
+        """The rule at the present learning rate; ValueError for one of a schedule."""
+        if not isinstance(self._learning_rate, keras.Variable):
+            raise ValueError(
+                f"The learning rate of this {self.name} is a schedule or a function; a "
+                f"rule has one: give tf_amalgam.rules.{type(self).__name__}"
+                "(learning_rate=…)."
+            )
+        rate = np.float32(ops.convert_to_numpy(self.learning_rate))
+        # As it was written: .003, not .003000000026.
+        return dataclasses.replace(self._rule, learning_rate=float(str(rate)))
+
     def get_config(self):
         config = super().get_config()
-        hyperparameters = self.rule.get_config()
+        hyperparameters = self._rule.get_config()
         del hyperparameters["learning_rate"]  # Keras' own stands in the config
         return {**config, **hyperparameters}
 

@@ -138,7 +138,8 @@ def check_markdown(path):
     path = pathlib.Path(path)
     if not path.suffix:
         raise ValueError(f"{path} has no ending; expected a path like {path}.md.")
-    if path.is_file() and (text := path.read_text()).strip() and FOLLOWS not in text:
+    text = path.read_text("utf-8") if path.is_file() else ""
+    if text.strip() and FOLLOWS not in text:
         raise ValueError(
             f"{path} exists and is no page of amalgam-report: all of it would be "
             f"replaced. Add the line {FOLLOWS!r}, below which the page is to be "
@@ -155,7 +156,8 @@ def write_markdown(path, title, facts, sections):
     path = pathlib.Path(path)
     folder = path.with_suffix("")
     parts = [f"# {title}", FOLLOWS]
-    if path.is_file() and FOLLOWS in (before := path.read_text()):
+    before = path.read_text("utf-8") if path.is_file() else ""
+    if FOLLOWS in before:
         words = before.partition(FOLLOWS)[0].strip()
         if len(words.splitlines()) > 1:  # more than a title of ours
             parts = [words, FOLLOWS, f"## {title}"]

@@ -9,7 +9,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tf_amalgam.checks import check_whole, is_number, unknown
+from tf_amalgam.checks import check_number, check_whole, unknown
 
 GAUSSIAN = ("gaussian", "gaussian_relative")
 ADVERSARIAL = ("normalized", "clipped", "fgsm", "pgd_l2", "pgd_linf")
@@ -57,17 +57,10 @@ class Perturbation:
             raise ValueError(unknown("perturbation", self.kind, (*KINDS, ADVERSARY)))
         if self.redrawn is not None and self.redrawn not in REDRAWN:
             raise ValueError(unknown("redrawn", self.redrawn, REDRAWN))
-        for field in ("radius", "step_size"):
-            _check_number(field, getattr(self, field))
-        if not self.radius >= 0:
-            raise ValueError(
-                f"Perturbation: radius must be at least 0, received {self.radius!r}."
-            )
+        check_number("Perturbation: radius", self.radius)
         check_whole("Perturbation: steps", self.steps, 1)
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(
-                f"Perturbation: step_size must be above 0, received {self.step_size!r}."
-            )
+        size = "Perturbation: step_size"
+        check_number(size, self.step_size, above=True, or_none=True)
         if self.kind in GAUSSIAN and (self.steps > 1 or self.step_size is not None):
             raise ValueError(
                 f"Perturbation: {self.kind} noise is drawn, it takes no steps; "
@@ -101,15 +94,6 @@ class Perturbation:
         """Whether Gaussian noise is drawn every `when`."""
         redrawn = self.redrawn or "meta_step"
         return self.kind in GAUSSIAN and self.radius > 0 and redrawn == when
-
-
-def _check_number(field, value):
-    if value is None and field == "step_size":
-        return
-    if not is_number(value):
-        raise ValueError(
-            f"Perturbation: {field} must be a finite number, received {value!r}."
-        )
 
 
 def add_noise(perturbation, weights, seed):

@@ -39,7 +39,7 @@ class Entry:
 @functools.cache
 def entries() -> dict[str, Entry]:
     """Returns the plan, most important first, by name."""
-    told = tomllib.loads(PLAN.read_text())
+    told = tomllib.loads(PLAN.read_text("utf-8"))
     found = {}
     for name, entry in told.items():
         run = entry.get("of", name)

@@ -1,5 +1,6 @@
 """A progress bar that is drawn anew where there is something new to show."""
 
+import contextlib
 import time
 
 import tqdm
@@ -17,6 +18,18 @@ class Bar(tqdm.tqdm):
 
     _said = ""
     _said_at = 0.0
+
+    def display(self, *args, **kwargs):
+        """Draws the bar, unless nobody can see it any more (a pipe that has ended)."""
+        try:
+            return super().display(*args, **kwargs)
+        except OSError:
+            self.disable = True
+            return False
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            super().close()
 
     def reach(self, n):
         """Moves the bar to `n` in all."""

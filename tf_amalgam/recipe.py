@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterable
 
 import gin
 
@@ -20,13 +19,21 @@ from tf_amalgam import (
     reporting,
     rules,
 )
-from tf_amalgam.checks import check_whole, first_of, is_number
+from tf_amalgam.checks import check_number, check_whole, first_of, several
 from tf_amalgam.engines import Local
 from tf_amalgam.lineup import check_named
 from tf_amalgam.workdir import differences
 
 # Of `evaluate`, what all evaluations of a campaign share.
 EVALUATED = ("preset", "epochs", "warmup_steps", "warmup_learning_rate")
+# What a reference to a macro, %name, is: name/gin.macro.
+MACRO = "gin.macro"
+# Of a campaign, what a .gin file binds elsewhere.
+OF_EVALUATE = {
+    "seeds": "evaluate.seeds",
+    "known": "evaluate.baselines",
+    "optimizees": "evaluate.tasks",
+}
 # What is bound, but changes no result: it may differ from machine to machine.
 ELSEWHERE = (
     "data_dir",
@@ -47,14 +54,17 @@ def read(gin_files, gin_bindings) -> campaign.Campaign:
     bindings.parse(gin_files, gin_bindings)
     bindings.check_given("campaign")
     bindings.check_given("evaluate", but=("optimizers",))  # each job has its own
-    seeds = bindings.bound("seeds", "evaluate")
-    alone = isinstance(seeds, str) or not isinstance(seeds, Iterable)
+    bindings.check_used("evaluate", gin_bindings)
+    bound = gin.get_bindings("campaign", resolve_references=False)
+    if taken := OF_EVALUATE.keys() & bound.keys():
+        told = [f"{OF_EVALUATE[name]}, not campaign.{name}" for name in sorted(taken)]
+        raise ValueError(f"Give {'; '.join(told)}: it is that of all evaluations.")
     found = bindings.REGISTERED["campaign"](
         gin_files=gin_files,
         gin_bindings=gin_bindings,
         optimizees=[campaign.Optimizee(repr(t), _name_of(t)) for t in optimizees()],
         known=bindings.bound("baselines", "evaluate"),
-        seeds=[seeds] if alone else seeds,
+        seeds=several(bindings.bound("seeds", "evaluate")),
     )
     _check_evaluations(found)
     folder = _data_dir()
@@ -79,10 +89,8 @@ def _check_evaluations(what):
     check_whole("evaluate.epochs", terms["epochs"], 1)
     check_whole("evaluate.warmup_steps", terms["warmup_steps"], 0)
     rules.make_rule("adam", terms["preset"])
-    if not is_number(rate := terms["warmup_learning_rate"]) or rate <= 0.0:
-        raise ValueError(
-            f"evaluate.warmup_learning_rate must be above 0, received {rate!r}."
-        )
+    name = "warmup_learning_rate"
+    check_number(f"evaluate.{name}", terms[name], above=True)
     check_named(what.known)
 
 
@@ -250,13 +258,16 @@ def claim(what, workdir):
     Trainings, optimizees and seeds may be added, and left out.
     """
     path = pathlib.Path(workdir) / campaign.SETTINGS_FILE
-    mine = json.loads(json.dumps(_settings(what)))
+    settings, reached = _settings(what)
+    mine = json.loads(json.dumps(settings))
     with files.locked(path.with_name(f".{path.name}")):
         try:
-            there = json.loads(path.read_text()) if path.is_file() else {}
+            there = json.loads(path.read_text("utf-8")) if path.is_file() else {}
             different = [
                 *_differences(there.get("evaluation", {}), mine["evaluation"]),
-                *_differences(there.get("trainings", {}), mine["trainings"]),
+                *_differences(
+                    _reaching(there.get("trainings", {}), reached), mine["trainings"]
+                ),
             ]
         except (ValueError, AttributeError) as error:
             raise ValueError(
@@ -281,14 +292,68 @@ def _differences(there, here):
 
 
 def _settings(what):
-    """Returns what changes the results of a campaign, by what it is of."""
-    trainings = {}
+    """Returns what changes the results of a campaign, by what it is of.
+
+    Beside it, for each training, the selectors that its bindings reach.
+    """
+    trainings, reached = {}, {}
     for label in what.trainings:
         bindings.parse(*campaign.of_training(what, label))
-        trainings[label] = _bound_lines()
+        trainings[label], reached[label] = _bound_lines(), _reached("amalgamate")
     bindings.parse(what.gin_files, what.gin_bindings)
     terms = {name: repr(bindings.bound(name, "evaluate")) for name in EVALUATED}
-    return {"trainings": trainings, "evaluation": {**_bound_lines(), **terms}}
+    told = {"evaluation": {**_bound_lines(), **terms}}
+    return {"trainings": _reaching(trainings, reached), **told}, reached
+
+
+def _reaching(trainings, reached):
+    """Returns label → lines, without those that change nothing of the training.
+
+    An optimizee of evaluations may be bound beside it.
+    """
+    return {
+        label: {k: v for k, v in lines.items() if _is_of(k, reached[label])}
+        for label, lines in trainings.items()
+        if label in reached
+    }
+
+
+def _reached(name):
+    """Returns the selectors of a function and of all that its bindings refer to."""
+    found = {name}
+
+    def follow(value):
+        if isinstance(value, dict):
+            value = [*value, *value.values()]
+        if isinstance(value, list | tuple):
+            for one in value:
+                follow(one)
+            return
+        selector = getattr(value, "scoped_selector", "")
+        if not selector or selector in found:
+            return
+        found.add(selector)
+        if selector.endswith(MACRO):
+            follow(gin.query_parameter(selector.replace(MACRO, "macro.value")))
+        else:
+            follow(gin.get_bindings(selector, resolve_references=False))
+
+    follow(gin.get_bindings(name, resolve_references=False))
+    return found
+
+
+def _is_of(name, reached):
+    """Returns whether what is bound by a name changes what is reached."""
+    bound, _, _ = name.rpartition(".")
+    if not bound:  # a macro
+        return f"{name}/{MACRO}" in reached
+    scope, _, function = f"/{bound}".rpartition("/")
+    for selector in reached:
+        inside, _, mine = f"/{selector}".rpartition("/")
+        same = mine.rpartition(".")[-1] == function.rpartition(".")[-1]
+        if same and f"{inside}/".startswith(f"{scope}/"):
+            return True
+    return False
 
 
 def _bound_lines():
@@ -319,9 +384,9 @@ def optimizees():
 def _meant(reference):
     """Returns what a reference stands for where it is a macro, else itself."""
     selector = getattr(reference, "scoped_selector", "")
-    if not selector.endswith("gin.macro"):
+    if not selector.endswith(MACRO):
         return reference
-    return _meant(gin.query_parameter(selector.replace("gin.macro", "macro.value")))
+    return _meant(gin.query_parameter(selector.replace(MACRO, "macro.value")))
 
 
 def _name_of(optimizee):

@@ -180,7 +180,7 @@ def read_order(folder) -> dict:
     if not path.is_file():
         return {**{key: [] for key in ORDERED}, "seed": [], "replicates": {}}
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
         numbers = found.get("replicates", {})
         return {
             **{key: [str(name) for name in found[key]] for key in ORDERED},

@@ -9,6 +9,7 @@ from tf_amalgam import files, jobs, launchers, plots, saved
 from tf_amalgam.checks import check_whole, first_of
 from tf_amalgam.engines import OF_ANOTHER
 from tf_amalgam.numerics import derive_seed
+from tf_amalgam.sweep import FATAL
 from tf_amalgam.workdir import (
     CONFIG_FILE,
     CURVES_FILE,
@@ -18,6 +19,7 @@ from tf_amalgam.workdir import (
     VALIDATION_FILE,
     AnotherExperiment,
     begun,
+    check_no_evaluation,
     check_readme,
 )
 
@@ -113,9 +115,9 @@ def run_replicates(
                 "--replicates out to go on with that run."
             )
         check_readme(workdir)
-    # What made a folder stays written there until this has done something in it:
-    # it may be another experiment, which every replicate then refuses.
-    if not there:
+        check_no_evaluation(workdir)
+        # Else what made a folder stays written there until this has done something in
+        # it: it may be another experiment, which every replicate then refuses.
         explain()
     try:
         if on is None:
@@ -199,7 +201,7 @@ def _check_seeds(workdir, seed):
     """Raises AnotherExperiment if a replicate's seed does not come from this root."""
     for number, folder in begun(workdir).items():
         try:
-            found = json.loads((folder / SETTINGS_FILE).read_text())["seed"]
+            found = json.loads((folder / SETTINGS_FILE).read_text("utf-8"))["seed"]
         except (ValueError, KeyError):
             continue  # damaged: it will say so itself
         if found != (derived := derive_seed(seed, "replicate", number)):
@@ -233,7 +235,7 @@ def fate(folder) -> dict:
 def _explain(workdir, count, seed, command, configuration):
     """Writes README and configuration; what earlier calls made stays in them."""
     file, there = workdir / COMMANDS_FILE, begun(workdir)
-    commands = json.loads(file.read_text()) if there and file.is_file() else []
+    commands = json.loads(file.read_text("utf-8")) if there and file.is_file() else []
     commands += [command] if command and command not in commands else []
     seeds = {i: derive_seed(seed, "replicate", i) for i in {*range(count), *there}}
     told = README.format(
@@ -256,7 +258,8 @@ def _in_turn(several, one, succeeded):
 
     Raises:
         ValueError, OSError: at once for what is wrong with the call itself: another
-            experiment's folder, or an error before a replicate has begun.
+            experiment's folder, or an error before a replicate has begun; for a full
+            disk.
     """
     failed = {}
     for job in several:
@@ -267,11 +270,12 @@ def _in_turn(several, one, succeeded):
             raise
         except Exception as error:
             mistake = isinstance(error, (ValueError, OSError))
-            if mistake and not (folder / SETTINGS_FILE).is_file():
+            full = isinstance(error, OSError) and error.errno in FATAL
+            if full or (mistake and not (folder / SETTINGS_FILE).is_file()):
                 raise
             logging.error("%s failed: %s", job.name, error)
             folder.mkdir(parents=True, exist_ok=True)
-            with open(job.log, "a") as log:
+            with open(job.log, "a", encoding="utf-8") as log:
                 traceback.print_exc(file=log)
             failed[job.name] = str(error)
         else:

@@ -58,7 +58,7 @@ def _learn(
     profile=False,
 ):
     settings, programs = trainer.settings, trainer.programs
-    state = _begun(trainer, weights, folder, spent)
+    state = begun = _begun(trainer, weights, folder, spent)
     if not programs.chief:  # who alone writes and shows what is going on
         folder, progress, profile = None, False, False
     if folder:
@@ -97,15 +97,16 @@ def _learn(
                 saved_at = time.monotonic()
     finally:
         # On success, Ctrl-C, divergence or any error: nothing computed is lost.
+        if folder and not (state is begun and folder.holds(state)):
+            _save(folder, trainer, state, about)
         bar.close()
         board.close()
-        if folder:
-            _save(folder, trainer, state, about)
     _warn(state, untraced=profile)
-    if progress and trainer.clock.inner_steps:
-        print(f"{label}: {trainer.costs(state)}")
+    costs = trainer.costs(state) if progress and trainer.clock.inner_steps else ""
     if folder:
         _draw(folder, trainer, state)
+    if costs:
+        print(f"{label}: {costs}")
     return state
 
 

@@ -224,7 +224,9 @@ def _sums():
             f"There is no {SUMS}, which lists the optimizers that ship. Install "
             "tf_amalgam again."
         )
-    lines = [line.split() for line in SUMS.read_text().splitlines() if line.strip()]
+    lines = [
+        line.split() for line in SUMS.read_text("utf-8").splitlines() if line.strip()
+    ]
     return {name.lstrip("*").removesuffix(".npz"): sha256 for sha256, name in lines}
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from tf_amalgam.amalgamation import check_scheme
-from tf_amalgam.checks import check_whole, is_number, unknown
+from tf_amalgam.checks import check_number, check_whole, unknown
 from tf_amalgam.curriculum import Curriculum
 from tf_amalgam.objective import Objective
 from tf_amalgam.perturbation import Perturbation
@@ -79,17 +79,9 @@ class Settings:
             some = field == "validation_steps"  # else as many as the stage's unroll
             check_whole(field, getattr(self, field), 1, or_none=some)
         for field in ("meta_learning_rate", "warmup_learning_rate"):
-            value = getattr(self, field)
-            if not is_number(value) or not value > 0:
-                raise ValueError(
-                    f"{field} must be above 0 and finite, received {value!r}."
-                )
-        for field in ("adaptive_clip", "scaling", "warmup_steps"):
-            value = getattr(self, field)
-            if not is_number(value) or not value >= 0:
-                raise ValueError(
-                    f"{field} must be at least 0 and finite, received {value!r}."
-                )
+            check_number(field, getattr(self, field), above=True)
+        for field in ("adaptive_clip", "scaling"):
+            check_number(field, getattr(self, field))
         check_whole("warmup_steps", self.warmup_steps, 0)
         check_scheme(self.scheme)  # stages of teacher forcing have another
         if self.reduction not in REDUCTIONS:

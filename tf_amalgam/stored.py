@@ -5,6 +5,10 @@ from keras import ops
 
 from tf_amalgam.chunks import cut, joined
 
+# What an optimizer has before it is built: iterations, and a learning rate that is no
+# schedule.
+UNBUILT = 2
+
 
 def items_of(variables, blocks):
     """Returns what is stored one by one, in the order of an optimizer's variables.
@@ -30,12 +34,27 @@ def save(store, items, coordinates):
         )
 
 
-def misfit(store, items, coordinates) -> str:
-    """Returns why what `save` put into a store is none of these items; "" if it is."""
-    if len(store.keys()) != len(items):
+def misfit(store, items, coordinates, built=True) -> str:
+    """Returns why what `save` put into a store is none of these items; "" if it is.
+
+    Args:
+        store: of Keras'.
+        items: see `items_of`.
+        coordinates: trainable parameters.
+        built: whether the optimizer has been; before it, it has no state.
+    """
+    saved = len(store.keys())
+    if saved != len(items):
+        if saved <= UNBUILT:
+            return "the saved one had no state of its own, as before it trains."
+        if not built:
+            return (
+                "it has no state yet. Build it first, optimizer.build("
+                "model.trainable_variables), and load again."
+            )
         return (
-            f"the saved state is of {len(store.keys())} parts, this one of "
-            f"{len(items)} (other options, or other layers frozen)."
+            f"the saved state is of {saved} parts, this one of {len(items)} (other "
+            "options, or other layers frozen)."
         )
     for i, item in enumerate(items):
         there = tuple(store[str(i)].shape)

@@ -176,7 +176,7 @@ def blame(folder, process) -> int:
     name, found = processes.killer(process.returncode), 0
     for path in pathlib.Path(folder).glob(f"*/*{BEGUN_SUFFIX}"):
         try:
-            whose = path.read_text()
+            whose = path.read_text("utf-8")
         except FileNotFoundError:  # another one has just done its own
             continue
         if whose == _whose(process.pid):
@@ -197,7 +197,7 @@ def _done(job, run):
     """Runs one job; returns nothing, or why it failed, which it also writes down."""
     begun = job.path.with_suffix(BEGUN_SUFFIX)
     begun.parent.mkdir(parents=True, exist_ok=True)
-    begun.write_text(_whose(os.getpid()))
+    begun.write_text(_whose(os.getpid()), "utf-8")
     try:
         return _told(job, run)
     finally:  # but where the process is killed
@@ -221,7 +221,7 @@ def _told(job, run):
 def _said(job, folder):
     """Returns why another process failed to do a job."""
     where = _where(job, folder)
-    said = where.read_text().strip() if where.is_file() else ""
+    said = where.read_text("utf-8").strip() if where.is_file() else ""
     last = said.splitlines()[-1] if said else "no process left a word"
     return last if where == _failure(job) else f"no process did it ({last})"
 

@@ -16,7 +16,6 @@ def all_tables(given, found) -> list[Section]:
         found: the records.
     """
     runs = frames.with_oracle(given.runs, given.best)
-    held_out = evaluated.held_out(runs)
     tables = [
         Section(
             "participants",
@@ -35,11 +34,11 @@ def all_tables(given, found) -> list[Section]:
             "the means; “not learned” counts runs whose best validation loss is not "
             "below that of the initial weights, and of a net that always says the same "
             "(where the loss is a cross-entropy of labels), which are in the means. "
-            f"The test split is measured at {held_out.weights}; nothing is chosen by "
+            f"The test split is measured at {evaluated.WEIGHTS}; nothing is chosen by "
             "it. Times of runs that shared the machine (load above 1 or 2) are longer "
             "than alone. "
             "Where optimizees are private: the largest ε of the runs, and its δ.",
-            table=_results(runs, held_out, evaluated.long_enough(given)),
+            table=_results(runs, evaluated.long_enough(given)),
             long=True,
         ),
         Section(
@@ -70,7 +69,7 @@ def all_tables(given, found) -> list[Section]:
             "95 % intervals.",
             table=_meta_stability(given),
         ),
-        *_against_oracle(runs, given, held_out),
+        *_against_oracle(runs, given),
         Section(
             "reaching",
             "Time to the oracle's loss",
@@ -115,17 +114,17 @@ def _transposed(table):
     return table.set_index("task").T.rename_axis("optimizer").reset_index()
 
 
-def _against_oracle(runs, given, held_out):
+def _against_oracle(runs, given):
     if not given.best:
         return []
     return [
         Section(
             "oracle",
             "Against the oracle, in full",
-            f"Log test loss at {held_out.weights}, minus the oracle's (chosen by "
+            f"Log test loss at {evaluated.WEIGHTS}, minus the oracle's (chosen by "
             "validation), 95 % interval, and Hedges' g; equal seeds are paired, and "
             "the sample is the means of replicates where there are several.",
-            table=frames.verdicts(runs, "oracle", held_out.log_loss),
+            table=frames.verdicts(runs, "oracle"),
             long=True,
         ),
         Section(
@@ -138,11 +137,11 @@ def _against_oracle(runs, given, held_out):
     ]
 
 
-def _results(runs, held_out, stable):
+def _results(runs, stable):
     rows = []
     for (task, optimizer), here in runs.groupby(["task", "optimizer"], sort=False):
         fit = stats.mixed_model(here, "best_val_loss")
-        test = stats.mixed_model(here, held_out.loss)
+        test = stats.mixed_model(here, "test_at_best_loss")
         lost = int(here["diverged"].sum())
         rows.append(
             {
@@ -160,7 +159,7 @@ def _results(runs, held_out, stable):
                 "test_loss": test.mean,
                 "test_low": test.mean_low,
                 "test_high": test.mean_high,
-                "test_accuracy": here[held_out.accuracy].mean(),
+                "test_accuracy": here["test_at_best_accuracy"].mean(),
                 "stability": here["stability"].mean(),
                 "ms_per_step": here["milliseconds"].mean(),
                 "load": here["load"].mean(),

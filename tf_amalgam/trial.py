@@ -64,8 +64,8 @@ def train_once(optimizer, task, seed, epochs, replicate=0) -> dict:
         verbose=0,
     )
     seconds = time.perf_counter() - started
-    curves = {k: [_json(v) for v in values] for k, values in history.history.items()}
-    curves["loss"] = [_json(np.mean(part)) for part in watch.by_epoch]
+    curves = {k: [float(v) for v in values] for k, values in history.history.items()}
+    curves["loss"] = [float(np.mean(part)) for part in watch.by_epoch]
     diverged = not all(math.isfinite(v) for v in curves["loss"] + curves["val_loss"])
     test, test_at_best = {}, {}
     if not diverged:
@@ -79,11 +79,11 @@ def train_once(optimizer, task, seed, epochs, replicate=0) -> dict:
     constant = task.constant_loss()
     return {
         "task": task.name,
-        "start_loss": _json(start),
+        "start_loss": float(start),
         "constant_loss": constant if math.isfinite(constant) else None,
         "curves": curves,
-        "test": {k: _json(v) for k, v in test.items()},
-        "test_at_best": {k: _json(v) for k, v in test_at_best.items()},
+        "test": {k: float(v) for k, v in test.items()},
+        "test_at_best": {k: float(v) for k, v in test_at_best.items()},
         "batch_losses": [float(f"{v:.9g}") for v in watch.losses],  # all of a float32
         "diverged": diverged,
         "seconds": seconds,
@@ -157,7 +157,3 @@ class _Best(keras.callbacks.Callback):
         if logs["val_loss"] < self._loss:
             self._loss, self.epoch = logs["val_loss"], epoch
             self.weights = self.model.get_weights()
-
-
-def _json(value):
-    return float(np.float64(value))

@@ -5,11 +5,10 @@ import logging
 import math
 import pathlib
 import statistics
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from tf_amalgam import evaluation, files, plots, records, rules
-from tf_amalgam.checks import is_number
+from tf_amalgam.checks import check_number, several
 from tf_amalgam.lineup import KERAS, KerasOptimizer
 from tf_amalgam.tasks.task import check_task
 
@@ -124,7 +123,7 @@ def grid_search(
     }
     losses = {
         name: {
-            rate: _loss(mine) if len(mine) == len(_set(seeds)) else math.nan
+            rate: _loss(mine) if len(mine) == len(set(several(seeds))) else math.nan
             for rate, mine in by_rate.items()
         }
         for name, by_rate in runs.items()
@@ -253,10 +252,7 @@ def _grid(learning_rates):
     if not rates:
         raise ValueError("A grid search needs at least one learning rate; got none.")
     for rate in rates:
-        if not is_number(rate) or not rate > 0:
-            raise ValueError(
-                f"Learning rates must be finite numbers above 0, received {rate!r}."
-            )
+        check_number("A learning rate of the grid", rate, above=True)
     if len(set(rates)) < len(rates):
         raise ValueError(f"A learning rate stands twice in the grid: {rates}.")
     return sorted(map(float, rates))
@@ -266,15 +262,10 @@ def _label(name, rate):
     return f"{name}-{rate}"
 
 
-def _set(seeds):
-    alone = isinstance(seeds, str) or not isinstance(seeds, Iterable)
-    return {seeds} if alone else {*seeds}
-
-
 def _those_of(task, seeds, folder):
     """Returns the records that there are of a search some of whose runs failed."""
     found = records.read_all(folder)
-    return [r for r in found if r["task"] == task.name and r["seed"] in _set(seeds)]
+    return [r for r in found if r["task"] == task.name and r["seed"] in several(seeds)]
 
 
 def _runs(found, name, rate):

@@ -95,8 +95,8 @@ def step_count(start, i, dtype):
     return tf.cast(start + i + 1, dtype)
 
 
-def in_chains(jobs, chains=2):
-    """Returns what each job returns; jobs run in a fixed number of chains.
+def in_chains(jobs):
+    """Returns what each job returns; jobs run in two chains.
 
     One network does not fill two cores (1.6 of 2 measured), so two may be computed at
     once; no more, so that memory does not grow with the number of teachers.
@@ -104,11 +104,10 @@ def in_chains(jobs, chains=2):
     Args:
         jobs: list of (name, relative cost, function without arguments); a trace of
             TensorFlow's profiler shows the names.
-        chains: how many.
     """
     results: list = [None] * len(jobs)
-    loads: list[int] = [0] * chains
-    last: list[list] = [[]] * chains
+    loads: list[int] = [0, 0]
+    last: list[list] = [[], []]
     costs = [cost for _, cost, _ in jobs]
     for place in sorted(range(len(jobs)), key=costs.__getitem__, reverse=True):
         name, cost, job = jobs[place]

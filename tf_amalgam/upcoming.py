@@ -33,7 +33,7 @@ class Marks:
         found = set()
         for path in self._folder.glob("*"):
             with contextlib.suppress(OSError):  # another process has just removed it
-                found.add(path.read_text())
+                found.add(path.read_text("utf-8"))
         return found
 
     def put(self, job):

@@ -6,7 +6,7 @@ import logging
 import pathlib
 import time
 
-from tf_amalgam import checkpoints, files, saved
+from tf_amalgam import checkpoints, files, records, saved
 from tf_amalgam.checks import first_of
 from tf_amalgam.state import to_arrays, to_facts
 from tf_amalgam.terms import LATER
@@ -82,7 +82,7 @@ class Workdir:
 
     Raises:
         AnotherExperiment: if the folder holds a run with other settings (naming them),
-            or, of a replicate's folder, one beside it does.
+            or, of a replicate's folder, one beside it does; if it holds an evaluation.
         ValueError: if its settings cannot be read.
     """
 
@@ -93,6 +93,7 @@ class Workdir:
             check_readme(self.path)
             self._check_siblings()
             self._check_no_replicates()
+            check_no_evaluation(self.path)
         with files.locked(self.path / CLAIM_FILE):
             self._claim()
 
@@ -104,7 +105,7 @@ class Workdir:
             files.write_json(file, self.settings)
             return
         try:
-            found = json.loads(file.read_text())
+            found = json.loads(file.read_text("utf-8"))
         except ValueError as error:
             raise ValueError(
                 f"{file} is damaged ({error}). Remove {self.path} to start over, or "
@@ -120,7 +121,7 @@ class Workdir:
             if number_of(file.parent) is None:
                 continue
             try:
-                found = _shared(json.loads(file.read_text()))
+                found = _shared(json.loads(file.read_text("utf-8")))
             except ValueError:
                 continue  # damaged: it will say so itself
             self._check_same(found, _shared(self.settings), file.parent)
@@ -233,6 +234,19 @@ class Workdir:
         ):
             files.write_text(self.path / name, files.as_csv(rows))
 
+    def holds(self, state) -> bool:
+        """Returns whether the trained optimizer that is there is of this very state.
+
+        A finished run that is called again leaves it so, and what it says of the
+        machine and the versions that trained it.
+        """
+        try:
+            about = saved.read(self.path / saved.STUDENT_FILE)[2]["about"]
+        except (OSError, ValueError, KeyError):
+            return False
+        told = about.get("meta_updates"), about.get("seconds")
+        return told == (state.updates, state.seconds)
+
     def save_mixing(self, trace_TNK, tensors, members, file):
         """Writes a Choice rule's mixing weights: a row per step and tensor."""
         rows = [
@@ -272,12 +286,35 @@ def begun(workdir, file=SETTINGS_FILE) -> dict[int, pathlib.Path]:
     return dict(sorted((n, path) for n, path in numbered if n is not None))
 
 
+def check_no_training(folder):
+    """Raises AnotherExperiment if a folder holds a training, or replicates of one."""
+    folder = pathlib.Path(folder)
+    if not ((folder / SETTINGS_FILE).is_file() or begun(folder)):
+        return
+    said = f"{folder} holds a training, whose configuration and curves"
+    if (folder / records.ORDER_FILE).is_file():  # of an earlier version
+        logging.warning("%s are, or were, replaced by this evaluation's.", said)
+        return
+    raise AnotherExperiment(
+        f"{said} would be replaced. Give this a workdir of its own."
+    )
+
+
+def check_no_evaluation(folder):
+    """Raises AnotherExperiment if a folder holds an evaluation."""
+    if (pathlib.Path(folder) / records.ORDER_FILE).is_file():
+        raise AnotherExperiment(
+            f"{folder} holds an evaluation, whose configuration and curves would be "
+            "replaced. Give the training a workdir of its own."
+        )
+
+
 def check_readme(folder):
     """Raises ValueError if a run there would replace somebody else's README.md."""
     path = pathlib.Path(folder) / README_FILE
     if not path.is_file():
         return
-    text = path.read_text(errors="replace")
+    text = path.read_text(encoding="utf-8", errors="replace")
     if text.strip() and not any(mark in text for mark in MARKS):
         raise ValueError(
             f"{path} is of something else, and would be replaced. Give the run a "

@@ -1,11 +1,11 @@
 """Choice: a learned mixture of known optimizers, the teacher of Optimal Choice."""
 
 import dataclasses
-import math
 from typing import Any, ClassVar, NamedTuple
 
 from keras import ops
 
+from tf_amalgam.checks import check_number
 from tf_amalgam.rules.adam import Adam
 from tf_amalgam.rules.dense import affine
 from tf_amalgam.rules.fresh import full, glorot
@@ -134,11 +134,7 @@ class Choice(Rule):
         check_pool(members)
         of_rates = ("rate_decay", "rate_agreement")
         for field in ("hardness", "rate_range", *of_rates):
-            if not 0 <= getattr(self, field) < math.inf:
-                raise ValueError(
-                    f"Choice: {field} must be at least 0 and finite, received "
-                    f"{getattr(self, field)!r}."
-                )
+            check_number(f"Choice: {field}", getattr(self, field))
         for field in of_rates:
             if getattr(self, field) and not self.rate_range:
                 raise ValueError(

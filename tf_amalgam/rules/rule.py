@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 
 from keras import ops
 
-from tf_amalgam.checks import is_number
+from tf_amalgam.checks import check_number
 
 
 class Empty(NamedTuple):
@@ -132,12 +132,8 @@ def leaves(state, path=()):
 def check_positive(rule, *fields):
     """Raises ValueError unless each named hyperparameter is above 0 and finite."""
     for field in fields:
-        value = getattr(rule, field)
-        if not is_number(value) or not value > 0:
-            raise ValueError(
-                f"{type(rule).__name__}: {field} must be a number above 0 and finite, "
-                f"received {value!r}."
-            )
+        name = f"{type(rule).__name__}: {field}"
+        check_number(name, getattr(rule, field), above=True)
 
 
 def check_choice(rule, field, known):

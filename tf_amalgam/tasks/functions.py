@@ -53,6 +53,12 @@ def quadratic(dimensions=10, condition=10.0, noise=0.0, seed=0, batch_size=None)
     )
 
 
+def _weight(layer, name, shape, trainable=False):
+    """Adds a weight to a layer, by the initializer that it keeps under that name."""
+    initializer = layer._drawn[name]
+    return layer.add_weight(shape, initializer, trainable=trainable, name=name)
+
+
 @keras.saving.register_keras_serializable("tf_amalgam")
 class Quadratic(layers.Layer):
     """The error xR(θ − θ*) of each example, `[B, dimensions]` -> `[B, 1]`."""
@@ -67,16 +73,7 @@ class Quadratic(layers.Layer):
         }
 
     def build(self, shape):
-        n = shape[-1]
-
-        def weight(name, shape, trainable=False):
-            return self.add_weight(
-                shape=shape,
-                initializer=self._drawn[name],
-                trainable=trainable,
-                name=name,
-            )
-
+        n, weight = shape[-1], functools.partial(_weight, self)
         self.theta = weight("theta", (n, 1), trainable=True)
         self.rotation = weight("rotation", (n, n))
         self.target = weight("target", (n, 1))
@@ -140,7 +137,7 @@ class Rastrigin(layers.Layer):
         self.seed = seed
         fixed = ("A", "b", "c") if seed is not None else ()
         # Without a seed each draws one now, as Keras' layers do.
-        self._normal = {
+        self._drawn = {
             key: keras.initializers.RandomNormal(
                 stddev=1.0, seed=derive_seed(seed, key) if key in fixed else None
             )
@@ -148,16 +145,7 @@ class Rastrigin(layers.Layer):
         }
 
     def build(self, shape):
-        n = shape[-1]
-
-        def weight(name, shape, trainable=False):
-            return self.add_weight(
-                shape=shape,
-                initializer=self._normal[name],
-                trainable=trainable,
-                name=name,
-            )
-
+        n, weight = shape[-1], functools.partial(_weight, self)
         self.theta = weight("theta", (n,), trainable=True)
         self.A = weight("A", (n, n))
         self.b = weight("b", (n,))

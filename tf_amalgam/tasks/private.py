@@ -82,8 +82,10 @@ class PrivateTask(Task):
 
     def prepare(self, batch):
         """Returns a minibatch after the model's leading layers without weights."""
-        if isinstance(batch, PrivateBatch) or len(batch) == 2:
-            return batch if isinstance(batch, PrivateBatch) else super().prepare(batch)
+        if isinstance(batch, PrivateBatch):
+            return batch
+        if len(batch) == 2:
+            return super().prepare(batch)
         x, y, seed = batch
         ready = super().prepare((x, y))
         return PrivateBatch(ready.x, ready.y, seed)
@@ -106,7 +108,7 @@ class PrivateTask(Task):
         def example_loss(params_P, example):
             x, y, place = example
             state = private_gradients.own_state(model_state, self._seeds, place)
-            loss, after = super(PrivateTask, self)._loss_of(
+            loss, after = self._loss_of(
                 self.layout.split(params_P), state, Prepared(x[None], y[None]), True
             )
             return loss, private_gradients.seed_steps(state, after, self._seeds)
@@ -135,7 +137,3 @@ class PrivateTask(Task):
     def describe(self):
         """Returns what identifies this optimizee, ready for JSON."""
         return {**super().describe(), "privacy": self.mechanism.describe()}
-
-    def _loss_of(self, params, model_state, batch, training):
-        x, y = self.prepare(batch)[:2]
-        return super()._loss_of(params, model_state, Prepared(x, y), training)

@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import itertools
-import logging
 import math
 import random
 from typing import Any, NamedTuple
@@ -17,6 +15,12 @@ from tf_amalgam.checks import as_whole, check_whole
 from tf_amalgam.layout import Layout, concat
 from tf_amalgam.tasks import losses, outline
 from tf_amalgam.tasks.called import stateless_call
+from tf_amalgam.tasks.checks import (
+    check_initial,
+    check_labels,
+    check_loss,
+    check_model,
+)
 from tf_amalgam.tasks.moments import exact_moments
 
 # Layers that have nothing to train and do the same in training and inference.
@@ -84,12 +88,12 @@ class Task:
         self._loss = losses.of_minibatch(losses.find(loss))
         self._model: Any = None
         self._model = self.build_model(seed=0)
-        self._check_type()
-        self._check_initial()
+        check_model(name, self._model)
+        check_initial(name, self._model, self.build_model)
         self._digest = outline.digest(self._model)
         self._head, self._body = _split(self._model)
-        self._check_labels()
-        self._check_loss()
+        check_labels(name, self._model, dataset, loss)
+        check_loss(name, self._model, dataset, self._loss_of)
         self.layout = Layout.of(self._model.trainable_variables)
 
     @classmethod
@@ -246,7 +250,7 @@ class Task:
         return data.digest(self.dataset)
 
     def _loss_of(self, params, model_state, batch, training):
-        x, y = self.prepare(batch)
+        x, y = self.prepare(batch)[:2]  # without what else a subclass has there
         with exact_moments:  # the second derivative of normalizing layers
             outputs, state, penalties = stateless_call(
                 self._body, params, list(model_state), x, training
@@ -255,92 +259,6 @@ class Task:
         for penalty in penalties:
             loss += tf.cast(penalty, loss.dtype)
         return loss, tuple(state)
-
-    def _check_type(self):
-        if not isinstance(self._model, keras.Model) or not self._model.built:
-            raise ValueError(
-                f"Task {self.name!r}: model_fn must return a built Keras model (give "
-                "its first layer an Input); received "
-                f"{type(self._model).__name__}."
-            )
-        if not self._model.trainable_variables:
-            raise ValueError(f"Task {self.name!r}: the model has nothing to train.")
-
-    def _check_initial(self):
-        """Raises ValueError for initial weights that no seed decides.
-
-        Warns of those that no seed changes.
-        """
-        again = self.build_model(seed=0)
-        pairs = itertools.zip_longest(self._model.weights, again.weights)
-        for mine, other in pairs:
-            if mine is None or other is None or mine.shape != other.shape:
-                raise ValueError(
-                    f"Task {self.name!r}: model_fn returned models of different shapes."
-                )
-            # But for rounding, of a beginning that is computed.
-            here, there = (np.asarray(v.numpy(), "float64") for v in (mine, other))
-            if not np.allclose(here, there, rtol=1e-4, atol=1e-6, equal_nan=True):
-                raise ValueError(
-                    f"Task {self.name!r}: two models of one seed begin with other "
-                    f"values of {mine.path}, so that optimizers could not be compared. "
-                    "Take an initializer of Keras without a seed, or draw from "
-                    "numpy.random or random; keras.random and tf.random are not seeded."
-                )
-        other = self.build_model(seed=1)
-        if all(
-            np.array_equal(mine.numpy(), their.numpy())
-            for mine, their in zip(self._model.weights, other.weights, strict=True)
-            if np.asarray(mine.numpy()).dtype.kind == "f"  # no seed of a layer
-        ):
-            logging.warning(
-                "Task %r begins with the same weights whatever the seed: all "
-                "optimizees are one net. Leave keras.utils.set_random_seed, and seeds "
-                "of initializers, out of model_fn, unless that is meant.",
-                self.name,
-            )
-
-    def _check_labels(self):
-        """Raises ValueError for labels that the model has no output for."""
-        shape = getattr(self._model, "output_shape", None)
-        classes = shape[-1] if isinstance(shape, tuple) and shape else None
-        if classes is None or not losses.of_labels(self._loss_identifier):
-            return
-        for name, split in zip(data.SPLITS, self.dataset[1:], strict=True):
-            if split.y.dtype.kind not in "iu":
-                continue
-            least, largest = int(split.y.min()), int(split.y.max())
-            if least < 0 or largest >= classes:
-                raise ValueError(
-                    f"Task {self.name!r}: labels of {name} run from {least} to "
-                    f"{largest}; the model has {classes} outputs, for labels from 0 to "
-                    f"{classes - 1}."
-                )
-
-    def _check_loss(self):
-        x, y = self.dataset.train
-        variables = self._model.trainable_variables
-        state = self._model.non_trainable_variables
-        try:
-            loss, _ = self._loss_of(
-                [v.value for v in variables],
-                [v.value for v in state],
-                (x[:2], y[:2]),
-                True,
-            )
-        except Exception as error:
-            raise ValueError(
-                f"Task {self.name!r}: the loss of the model on its data could not be "
-                f"computed. Examples have shape {x.shape[1:]} and dtype {x.dtype}, "
-                f"targets shape {y.shape[1:]} and dtype {y.dtype}; the model expects "
-                f"{getattr(self._model, 'input_shape', 'others')}. The error was: "
-                f"{error}"
-            ) from error
-        if not np.isfinite(float(loss)):
-            raise ValueError(
-                f"Task {self.name!r}: the loss of the fresh model is {float(loss)}; "
-                "check the data's scale and the loss."
-            )
 
 
 def _as_dataset(dataset):
