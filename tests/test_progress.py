@@ -40,6 +40,10 @@ def test_nobody_needs_to_see_it(writes):
         bar.say(f"{n} done")
         bar.reach(n)
     bar.close()
+    file = Gone(100)
+    bar = Bar(total=3, file=file)
+    file.left = 0  # it ends between the last look and the end
+    bar.close()
 
 
 def test_time_goes_on_where_nothing_happens(monkeypatch):
