@@ -108,7 +108,9 @@ def test_a_parameter_without_its_function_is_refused(tmp_path):
         "evaluate:\n  epochs=2",
     ]
     bindings.parse([FILE], lines)
-    bindings.check_used("amalgamate", lines)
+    # As is what another configuration refers to, of which this is a part.
+    bindings.check_used(["amalgamate"], ["alpha = 1"], "amalgamate.alpha = %alpha")
+    bindings.check_used(["amalgamate"], lines)
     assert not (tmp_path / "run").exists()
 
 
@@ -124,7 +126,7 @@ def test_a_parameter_without_its_function_is_refused(tmp_path):
 def test_what_nothing_refers_to_is_said(line, said, caplog):
     def check(*lines):
         bindings.parse([FILE], lines)
-        bindings.check_used("evaluate", lines)
+        bindings.check_used(["evaluate"], lines)
 
     bindings._warn_once.cache_clear()
     for _ in range(2):

@@ -211,6 +211,9 @@ def test_mistakes(given, message):
         ),
         (PAPER, ["amalgamate.alhpa = 1"], "alhpa"),
         (PAPER, ["evaluate.epochs = 0"], "evaluate.epochs must be a whole number"),
+        (PAPER, ["seed = 3"], "bind it with its function's name, amalgamate.seed"),
+        (PAPER, ["replicates = 2"], "function's name, campaign.replicates"),
+        (PAPER, ["epochs = 2"], "function's name, evaluate.epochs"),
         (PAPER, ["evaluate.preset = 'relased'"], "preset 'relased'.*'released'"),
         (PAPER, ["evaluate.warmup_steps = -1"], "warmup_steps must be a whole number"),
         (

@@ -148,9 +148,7 @@ def compressed_and_damaged(path):
         arrays = dict(file)
     np.savez_compressed(path, **arrays)
     content = bytearray(path.read_bytes())
-    middle = content.index(b"\x00\x00", 60)
     content[40:120] = bytes(range(80, 160))
-    assert middle
     path.write_bytes(content)
 
 

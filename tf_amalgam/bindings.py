@@ -5,6 +5,7 @@ import copy
 import functools
 import inspect
 import logging
+import os
 import pathlib
 import re
 import tokenize
@@ -23,6 +24,7 @@ from tf_amalgam import (
     jobs,
     launchers,
     plan,
+    processes,
     replicates,
     rules,
     tasks,
@@ -156,26 +158,28 @@ def parse(gin_files, gin_bindings=()):
         ) from error
 
 
-def check_used(name, lines):
+def check_used(names, lines, configuration=None):
     """Raises ValueError for a parameter that is bound without its function's name.
 
     To gin that is a macro, be it one that nothing refers to. Warns of other bindings
     that nothing in the configuration refers to.
 
     Args:
-        name: of the function that is called.
+        names: of the functions that are called.
         lines: bindings of the call.
+        configuration: texts of all configurations that these are a part of; by default
+            the one that was parsed.
     """
-    configuration = gin.config_str()
+    configuration = configuration or gin.config_str()
     text = "\n".join(str(line).strip() for line in lines)
     for scope, function, bound in _BOUND.findall(text):
         if not function:
             if scope or bound == "data_dir" or f"%{bound}" in configuration:
                 continue
-            if bound in _parameters(name):
+            if owners := [name for name in names if bound in _parameters(name)]:
                 raise ValueError(
                     f"{bound} is a parameter: bind it with its function's name, "
-                    f"{name}.{bound}."
+                    f"{' or '.join(f'{name}.{bound}' for name in owners)}."
                 )
             _warn_once(f"{bound} is bound, but nothing refers to %{bound}.")
             continue
@@ -230,7 +234,15 @@ def check_given(name, but=()):
         raise ValueError(" ".join(missing))
 
 
-def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
+def run(
+    name,
+    gin_files,
+    gin_bindings,
+    workdir,
+    write_config=True,
+    checked=processes.CHECKED in os.environ,
+    **others,
+):
     """Parses the configuration and calls one of the functions above with it.
 
     The configuration is written into `workdir`, what it was put together from, and the
@@ -243,11 +255,13 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
         gin_files, gin_bindings, workdir: what it runs, and where.
         write_config: whether to write these files; a process that does a share of
             another's work leaves that one's.
+        checked: whether the bindings are a part of what has been checked as a whole.
         **others: arguments that no configuration holds.
     """
     parse(gin_files, gin_bindings)
     check_given(name)
-    check_used(name, gin_bindings)
+    if not checked:
+        check_used([name], gin_bindings)
     if name == "amalgamate" and bound("strategy") == "multi_worker":
         # Before an optimizee is made. The chief alone writes.
         write_config &= cluster.join_cluster().extended.should_checkpoint
@@ -286,12 +300,21 @@ def run(name, gin_files, gin_bindings, workdir, write_config=True, **others):
 
 
 def run_replicates(
-    count, gin_files, gin_bindings, workdir, on=None, command="", cpus=2.0, gpus=0.0
+    count,
+    gin_files,
+    gin_bindings,
+    workdir,
+    on=None,
+    command="",
+    cpus=2.0,
+    gpus=0.0,
+    checked=False,
 ):
     """Runs `amalgamate` once for each replicate (see `replicates.run_replicates`)."""
     parse(gin_files, gin_bindings)  # mistakes show before any work
     check_given("amalgamate")
-    check_used("amalgamate", gin_bindings)
+    if not checked:
+        check_used(["amalgamate"], gin_bindings)
     if bound("strategy") == "multi_worker":
         raise ValueError(
             "Replicates cannot share one cluster of workers; leave --replicates out, "
@@ -299,7 +322,7 @@ def run_replicates(
         )
 
     def one(gin_files, gin_bindings, folder):
-        run("amalgamate", gin_files, gin_bindings, folder)
+        run("amalgamate", gin_files, gin_bindings, folder, checked=True)
 
     return replicates.run_replicates(
         count,
@@ -340,17 +363,19 @@ def train_zoo(
         command: what was typed, for the READMEs of replicates.
         cpus, gpus: what each replicate takes up, for the launcher.
     """
+    texts = []
     for entry in plan.chosen(only):  # mistakes show before any work
         parse([*gin_files, entry.gin_file], gin_bindings)
         check_given("amalgamate")
-        check_used("amalgamate", gin_bindings)
+        texts.append(gin.config_str())
+    check_used(["amalgamate"], gin_bindings, "\n".join(texts))
 
     def one(experiment, folder):
         given = ([*gin_files, experiment], gin_bindings, folder)
         if count:
-            run_replicates(count, *given, on, command, cpus, gpus)
+            run_replicates(count, *given, on, command, cpus, gpus, checked=True)
         else:
-            run("amalgamate", *given)
+            run("amalgamate", *given, checked=True)
 
     plan.train(only, workdir, one, into)
 

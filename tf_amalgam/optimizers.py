@@ -45,7 +45,11 @@ class AnalyticOptimizer(RuleOptimizer):
 
     @property
     def rule(self):
-        """The rule at the present learning rate; ValueError for one of a schedule."""
+        """The rule at the present learning rate.
+
+        Raises:
+            ValueError: where that is a schedule, a function, or 0.
+        """
         if not isinstance(self._learning_rate, keras.Variable):
             raise ValueError(
                 f"The learning rate of this {self.name} is a schedule or a function; a "

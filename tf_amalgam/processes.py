@@ -8,6 +8,8 @@ import sys
 
 # Variable of the number of the process that a binary is not to outlive.
 PARENT = "TF_AMALGAM_PARENT"
+# Says that bindings are a part of what another process was given, and has checked.
+CHECKED = "TF_AMALGAM_CHECKED"
 # Variable of the GPUs that a process sees, by name, with commas between them.
 GPUS = "CUDA_VISIBLE_DEVICES"
 LOGS = "logs"  # folder of their output, beside what they write
@@ -48,7 +50,7 @@ def started(
     command += [f"--gin_file={name}" for name in gin_files]
     command += [f"--gin_bindings={binding}" for binding in gin_bindings]
     # Several may share a GPU, of which TensorFlow would take all memory at once.
-    environment = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ}
+    environment = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ, CHECKED: "1"}
     if with_parent:
         environment[PARENT] = str(os.getpid())
     if cpus is not None:

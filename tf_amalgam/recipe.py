@@ -54,7 +54,7 @@ def read(gin_files, gin_bindings) -> campaign.Campaign:
     bindings.parse(gin_files, gin_bindings)
     bindings.check_given("campaign")
     bindings.check_given("evaluate", but=("optimizers",))  # each job has its own
-    bindings.check_used("evaluate", gin_bindings)
+    texts = [gin.config_str()]
     bound = gin.get_bindings("campaign", resolve_references=False)
     if taken := OF_EVALUATE.keys() & bound.keys():
         told = [f"{OF_EVALUATE[name]}, not campaign.{name}" for name in sorted(taken)]
@@ -71,6 +71,7 @@ def read(gin_files, gin_bindings) -> campaign.Campaign:
     for label in found.trainings:
         bindings.parse(*campaign.of_training(found, label))
         bindings.check_given("amalgamate")
+        texts.append(gin.config_str())
         others = _data_dir()
         if (folder and others is None) or (others and folder is None):
             raise ValueError(
@@ -79,6 +80,8 @@ def read(gin_files, gin_bindings) -> campaign.Campaign:
                 "the call, they the campaign's own file and these. Give data_dir by "
                 "--gin_bindings."
             )
+    names = ["campaign", "evaluate", "amalgamate"]
+    bindings.check_used(names, gin_bindings, "\n".join(texts))
     bindings.parse(gin_files, gin_bindings)
     return found
 

@@ -162,7 +162,7 @@ def _pool(teachers, preset, rates):
         elif teacher in TEACHERS:
             chosen = {"learning_rate": rates[teacher]} if teacher in rates else {}
             pool.append(make_rule(teacher, preset, **chosen))
-        elif isinstance(getattr(teacher, "rule", None), AnalyticRule):
+        elif isinstance(getattr(teacher, "_rule", None), AnalyticRule):
             raise ValueError(
                 f"Teachers are names and rules; received {teacher!r}, a Keras "
                 f"optimizer. Give its rule, tf_amalgam.rules.{type(teacher).__name__}"
