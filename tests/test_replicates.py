@@ -125,7 +125,7 @@ def test_its_list_of_jobs_does_the_same(three, tmp_path):
 def test_a_full_disk_is_the_next_ones_too(tmp_path, monkeypatch):
     begun = []
 
-    def full(program, gin_files, gin_bindings, folder):
+    def full(program, gin_files, gin_bindings, folder, **_):
         begun.append(folder.name)
         folder.mkdir(parents=True)
         (folder / "settings.json").write_text('{"seed": 0}')
