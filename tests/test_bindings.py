@@ -10,7 +10,7 @@ import pytest
 
 import tf_amalgam
 from tests import helpers
-from tf_amalgam import bindings, records, rules
+from tf_amalgam import bindings, records, references, rules
 
 FILE = "gin_configs/experiments/mnist_evaluate.gin"
 LINES = [
@@ -128,12 +128,12 @@ def test_what_nothing_refers_to_is_said(line, said, caplog):
         bindings.parse([FILE], lines)
         bindings.check_used(["evaluate"], lines)
 
-    bindings._warn_once.cache_clear()
+    references._warn_once.cache_clear()
     for _ in range(2):
         check(line)
     assert caplog.text.count(f"but nothing refers to {said}.") == 1
     caplog.clear()
-    bindings._warn_once.cache_clear()
+    references._warn_once.cache_clear()
     check("data_dir = '/data'", *LINES)
     check("rules.rnnprop.units = 40", "amalgamate.student = @rules.rnnprop()")
     check("thing = 1", "evaluate.epochs = %thing")

@@ -21,7 +21,7 @@ LAYERS = [
     {
         *("numerics", "layout", "files", "privacy", "stats", "warm_up"),
         *("published", "processes", "progress", "terms", "words", "cluster"),
-        *("registered", "gradients"),
+        *("registered", "gradients", "references"),
     },
     {"rules", "sweep", "frames", "chunks", "plots", "weights", "jobs", "upcoming"},
     {

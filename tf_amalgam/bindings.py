@@ -1,13 +1,14 @@
-"""Gin at the edge: what a .gin file can configure. (`recipe` imports gin, too.)"""
+"""Gin at the edge: what a .gin file can configure.
+
+`recipe` and `references` import gin, too.
+"""
 
 import contextlib
 import copy
-import functools
 import inspect
 import logging
 import os
 import pathlib
-import re
 import tokenize
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ from tf_amalgam import (
     launchers,
     plan,
     processes,
+    references,
     replicates,
     rules,
     tasks,
@@ -63,16 +65,11 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
     **{f"rules.{name}": cls for name, cls in rules.RULES.items()},
 }
 
-# Of these, what programs call; others are referred to.
-CALLED = ("amalgamate", "evaluate", "grid_search", "campaign")
 # What gin raises for what it cannot read.
 UNREADABLE = (
     *(ValueError, AttributeError, SyntaxError, OSError, ImportError),
     tokenize.TokenError,
 )
-# Scope, function and parameter of each binding; of a macro the last is all.
-_BOUND = re.compile(r"^(?:([\w/]+)/)?(?:([\w.]+)\.)?(\w+)\s*=(?!=)", re.MULTILINE)
-
 _TRAIN = "--gin_file=gin_configs/tasks/train.gin"
 _FORM = "Add a form, say --gin_file=gin_configs/forms/cpu.gin."
 
@@ -159,49 +156,20 @@ def parse(gin_files, gin_bindings=()):
 
 
 def check_used(names, lines, configuration=None):
-    """Raises ValueError for a parameter that is bound without its function's name.
+    """Raises ValueError for a parameter bound without its function's name.
 
-    To gin that is a macro, be it one that nothing refers to. Warns of other bindings
-    that nothing in the configuration refers to.
+    Warns of what nothing refers to; see `references.check_used`.
 
     Args:
         names: of the functions that are called.
-        lines: bindings of the call.
-        configuration: texts of all configurations that these are a part of; by default
-            the one that was parsed.
+        lines, configuration: as there.
     """
-    configuration = configuration or gin.config_str()
-    text = "\n".join(str(line).strip() for line in lines)
-    for scope, function, bound in _BOUND.findall(text):
-        if not function:
-            if scope or bound == "data_dir" or f"%{bound}" in configuration:
-                continue
-            if owners := [name for name in names if bound in _parameters(name)]:
-                raise ValueError(
-                    f"{bound} is a parameter: bind it with its function's name, "
-                    f"{' or '.join(f'{name}.{bound}' for name in owners)}."
-                )
-            _warn_once(f"{bound} is bound, but nothing refers to %{bound}.")
-            continue
-        base = function.rpartition(".")[-1]
-        scoped = f"{scope}/" if scope else ""
-        if base not in CALLED and not re.search(
-            rf"@(\w+/)*{scoped}(\w+/)*([\w.]+\.)?{base}\b", configuration
-        ):
-            _warn_once(
-                f"{scoped}{function}.{bound} is bound, but nothing refers to "
-                f"@{scoped}{function}. (What is named by a text, as a student or a "
-                "teacher may be, takes no bindings: give a reference.)"
-            )
+    called = {name: _parameters(name) for name in names}
+    references.check_used(called, lines, configuration)
 
 
 def _parameters(name):
     return inspect.signature(CONFIGURABLES[name]).parameters
-
-
-@functools.cache
-def _warn_once(message):
-    logging.warning(message)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from tf_amalgam import (
     launchers,
     privacy,
     records,
+    references,
     replicates,
     reporting,
     rules,
@@ -26,8 +27,6 @@ from tf_amalgam.workdir import differences
 
 # Of `evaluate`, what all evaluations of a campaign share.
 EVALUATED = ("preset", "epochs", "warmup_steps", "warmup_learning_rate")
-# What a reference to a macro, %name, is: name/gin.macro.
-MACRO = "gin.macro"
 # Of a campaign, what a .gin file binds elsewhere.
 OF_EVALUATE = {
     "seeds": "evaluate.seeds",
@@ -180,7 +179,7 @@ def _check_here(what, several):
         if not any(job.name.startswith(mine) and not job.done for job in several):
             continue
         try:
-            for selector, bound in _bindings_of(reference):
+            for selector, bound in references.bindings_of(reference):
                 if selector.endswith("tasks.private"):
                     for module in privacy.MODULES:
                         privacy.imported(module)
@@ -191,18 +190,6 @@ def _check_here(what, several):
                 f"{optimizee.name} cannot be evaluated here: {error}\nOr leave it out "
                 "of evaluate.tasks, or choose other jobs by --only."
             ) from error
-
-
-def _bindings_of(reference):
-    """Yields selector and bindings of a reference and of all that it refers to."""
-    reference = _meant(reference)
-    if not (selector := getattr(reference, "scoped_selector", "")):
-        return
-    bound = gin.get_bindings(selector, resolve_references=False)
-    bound = {name: _meant(value) for name, value in bound.items()}
-    yield selector, bound
-    for value in bound.values():
-        yield from _bindings_of(value)
 
 
 class _Ended:
@@ -302,7 +289,10 @@ def _settings(what):
     trainings, reached = {}, {}
     for label in what.trainings:
         bindings.parse(*campaign.of_training(what, label))
-        trainings[label], reached[label] = _bound_lines(), _reached("amalgamate")
+        trainings[label], reached[label] = (
+            _bound_lines(),
+            references.reached("amalgamate"),
+        )
     bindings.parse(what.gin_files, what.gin_bindings)
     terms = {name: repr(bindings.bound(name, "evaluate")) for name in EVALUATED}
     told = {"evaluation": {**_bound_lines(), **terms}}
@@ -315,48 +305,10 @@ def _reaching(trainings, reached):
     An optimizee of evaluations may be bound beside it.
     """
     return {
-        label: {k: v for k, v in lines.items() if _is_of(k, reached[label])}
+        label: {k: v for k, v in lines.items() if references.is_of(k, reached[label])}
         for label, lines in trainings.items()
         if label in reached
     }
-
-
-def _reached(name):
-    """Returns the selectors of a function and of all that its bindings refer to."""
-    found = {name}
-
-    def follow(value):
-        if isinstance(value, dict):
-            value = [*value, *value.values()]
-        if isinstance(value, list | tuple):
-            for one in value:
-                follow(one)
-            return
-        selector = getattr(value, "scoped_selector", "")
-        if not selector or selector in found:
-            return
-        found.add(selector)
-        if selector.endswith(MACRO):
-            follow(gin.query_parameter(selector.replace(MACRO, "macro.value")))
-        else:
-            follow(gin.get_bindings(selector, resolve_references=False))
-
-    follow(gin.get_bindings(name, resolve_references=False))
-    return found
-
-
-def _is_of(name, reached):
-    """Returns whether what is bound by a name changes what is reached."""
-    bound, _, _ = name.rpartition(".")
-    if not bound:  # a macro
-        return f"{name}/{MACRO}" in reached
-    scope, _, function = f"/{bound}".rpartition("/")
-    for selector in reached:
-        inside, _, mine = f"/{selector}".rpartition("/")
-        same = mine.rpartition(".")[-1] == function.rpartition(".")[-1]
-        if same and f"{inside}/".startswith(f"{scope}/"):
-            return True
-    return False
 
 
 def _bound_lines():
@@ -380,21 +332,13 @@ def optimizees():
     tasks = gin.get_bindings("evaluate", resolve_references=False)["tasks"]
     if isinstance(tasks, list | tuple):
         return tasks
-    meant = _meant(tasks)  # a macro that stands for several, or for one
+    meant = references.meant(tasks)  # a macro that stands for several, or for one
     return meant if isinstance(meant, list | tuple) else [tasks]
-
-
-def _meant(reference):
-    """Returns what a reference stands for where it is a macro, else itself."""
-    selector = getattr(reference, "scoped_selector", "")
-    if not selector.endswith(MACRO):
-        return reference
-    return _meant(gin.query_parameter(selector.replace(MACRO, "macro.value")))
 
 
 def _name_of(optimizee):
     """Returns the name of an optimizee that a .gin file refers to."""
-    selector = getattr(_meant(optimizee), "scoped_selector", None)
+    selector = getattr(references.meant(optimizee), "scoped_selector", None)
     if selector is None:
         raise ValueError(
             "A campaign's evaluate.tasks are references to optimizees (%Train, "
