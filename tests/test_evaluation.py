@@ -1,8 +1,10 @@
 """Evaluation through compile and fit: equal terms, records, the table from records."""
 
+import io
 import json
 import math
 import shutil
+import tarfile
 import types
 
 import keras
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import tf_amalgam
+from benchmarks import archive
 from tests import helpers
 from tf_amalgam import evaluation, plots, records, rules, saved
 
@@ -74,6 +77,43 @@ def test_who_launches_is_given_all_records(finished, tmp_path):
     )
     paths = [f"tiny/adam-replicate0-seed{seed}.json" for seed in (0, 1)]
     assert given == [paths]
+
+
+def test_an_archive_goes_on_as_the_folder_does(finished, tmp_path):
+    """`benchmarks/archive.py`: unpacked, only what is new is run."""
+    folder = finished[1]
+    content = archive.packed(folder)
+    assert content == archive.packed(folder)
+    with tarfile.open(fileobj=io.BytesIO(content)) as packed:
+        packed.extractall(tmp_path, filter="data")
+    expected = [archive.archived(one) for one in records.read_all(folder)]
+    assert records.read_all(tmp_path) == expected
+    for path in tmp_path.glob("tiny/*.json"):
+        assert "batch_losses" not in path.read_text()
+    there = {path: path.stat().st_mtime_ns for path in tmp_path.glob("tiny/*.json")}
+    task, options = helpers.tiny_task(), {**OPTIONS, "seeds": (0, 1, 2)}
+    more = tf_amalgam.evaluate(["adam"], task, workdir=tmp_path, **options)
+    assert len(more) == 3
+    assert len(records.record_paths(tmp_path)) == len(there) + 1 == 7
+    assert {path: path.stat().st_mtime_ns for path in there} == there
+    with pytest.raises(ValueError, match="other settings"):
+        tf_amalgam.evaluate(["adam"], task, workdir=tmp_path, **options | {"epochs": 3})
+    with pytest.raises(ValueError, match="no records under"):
+        archive.packed(tmp_path / "nothing")
+
+
+def test_an_archive_does_not_say_where_files_lie():
+    text = (
+        "data_dir = '/home/me/data/tfds'\nx = {'a': \"C:\\\\w\\\\a.npz\", 'b': 'm/s'}"
+    )
+    kept = archive.without_places(text)
+    assert kept.startswith("data_dir = '/path/to/tfds'\nx = {'a': \"/path/to/a.npz\"")
+    assert kept.endswith("'b': 'm/s'}")
+    told = archive.archived({"task": "a", "configuration": text, "batch_losses": [1.0]})
+    assert told == {"task": "a", "configuration": kept}
+    assert archive.archived({"task": "a"}) == {"task": "a"}
+    for place in ("/tfds", "~/my/tfds", "/home/me/tfds/", r"\\server\data\tfds"):
+        assert archive.without_places(f"x = '{place}'") == "x = '/path/to/tfds'"
 
 
 def with_losses(folder):

@@ -104,7 +104,7 @@ class Card:
             "training": self._effort(),
             "made by": self.command,
             "licence": self.licence,
-            "SHA-256": self.sha256,
+            "SHA-256 of weights": self.sha256,
             "hyperparameters": _numbers(self.hyperparameters),
         }
         return {fact: told for fact, told in found.items() if told}

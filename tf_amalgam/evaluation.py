@@ -15,8 +15,6 @@ from tf_amalgam.tasks.task import check_task
 from tf_amalgam.trial import train_once
 from tf_amalgam.workdir import check_no_training
 
-TERMS_FILE = "terms.json"
-
 
 def evaluate(
     optimizers,
@@ -300,7 +298,7 @@ def _agree_on_terms(workdir, shared):
     """
     folder = pathlib.Path(workdir)
     with files.locked(folder / files.LOCKS / "terms"):
-        path = folder / TERMS_FILE
+        path = folder / records.TERMS_FILE
         there = _terms(path) if path.is_file() else shared
         if different := terms.differences(there, shared):
             raise ValueError(

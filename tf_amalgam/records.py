@@ -24,6 +24,7 @@ KEYS = (
 # By far the longest part of a record; last in its file, so that few need to read it.
 LOSSES = "batch_losses"
 ORDER_FILE = "order.json"
+TERMS_FILE = "terms.json"  # what is one for all records of a folder
 SAMPLES = "datasets"  # a folder of images of the data
 ORDERED = ("task", "optimizer")
 
