@@ -30,6 +30,7 @@ from tf_amalgam import (
     cards,
     exporting,
     files,
+    frames,
     lineup,
     measured,
     reached,
@@ -40,6 +41,11 @@ from tf_amalgam import (
 )
 
 WARM_UP = ("warmup_steps", "warmup_learning_rate")
+# Columns of results that are empty where nothing is known.
+NUMBERS = (
+    *("validation_loss", "validation_sd", "test_loss", "test_accuracy"),
+    *("oracle_loss", "rival_loss"),
+)
 CARDS = pathlib.Path(__file__).resolve().parents[1] / "docs" / "zoo"
 # Files of earlier versions do not hold their validations, which were drawn when they
 # were trained: a picture of docs/images, and the line in it.
@@ -57,12 +63,13 @@ DRAWN = {
 }
 
 
-def results(found, rivals=()):
-    """Returns a row for each optimizer that has a card, and each rival, by optimizee.
+def results(found, rivals=(), beside=()):
+    """Returns a row for each optimizer that has a card on each optimizee.
 
     Args:
         found: records.
         rivals: labels of others' optimizers, the best of which stands in each row.
+        beside: labels that have rows, too.
 
     Raises:
         ValueError: where a record was made with other weights than those that ship, or
@@ -81,7 +88,7 @@ def results(found, rivals=()):
             check_options(record)
     table = measured.results(found, rivals)
     table["weights_sha256"] = table["optimizer"].map(shipped).fillna("")
-    return table[table["optimizer"].isin([*shipped, *rules.TEACHERS, *rivals])]
+    return table[table["optimizer"].isin([*shipped, *rules.TEACHERS, *beside])]
 
 
 def check_options(record):
@@ -189,7 +196,7 @@ def page(table) -> str:
     for row in measured.rows(table, saved.DEFAULT):
         others = [losses[name][row["optimizee"]] for name in rivals]
         mine, best = row["validation_loss"], row["oracle_loss"]
-        against = [best, min(others)] if others else [best]
+        against = [best, row["rival_loss"]] if others else [best]
         ratios.append([math.log(mine / other) for other in against])
         told = [f"{_short(mine)} ± {_short(row['validation_sd'])}"]
         told += [f"{_short(best)} ({row['oracle']})", _signed(ratios[-1][0])]
@@ -209,7 +216,11 @@ def _signed(ratio):
 
 
 def _read(path):
-    return pd.read_csv(path, keep_default_na=False, dtype={"seed_numbers": str})
+    """Returns such a table; numbers are numbers where some are not known."""
+    unknown = {name: [""] for name in NUMBERS}
+    return pd.read_csv(
+        path, keep_default_na=False, na_values=unknown, dtype={"seed_numbers": str}
+    )
 
 
 def write_cards(folder=CARDS):
@@ -254,7 +265,11 @@ def main():
         if others := {record["task"] for record in found} - {*there["optimizee"]}:
             print(f"Left out, since not all are there: {', '.join(sorted(others))}.")
     else:
-        table = results(found, given.rivals)
+        table = results(found, given.rivals, given.rivals if given.held_out else ())
+    runs = frames.runs(found)
+    for pool in (frames.pool_of(runs), given.rivals):
+        for label, tasks in frames.left_out(runs, pool).items():
+            print(f"Not chosen from, for diverged or missing runs: {label}, {tasks}.")
     if given.held_out:
         check_held_out(table, _read(reached.RESULTS))
     text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")

@@ -412,6 +412,7 @@ def test_seeds_that_something_was_chosen_by_are_not_held_out():
 def test_the_page_of_held_out_seeds():
     def row(optimizer, optimizee, loss):
         best = {"oracle": "adam", "oracle_loss": 0.1 if optimizee == "Train" else 2.0}
+        best |= {"rival": "theirs", "rival_loss": 0.05 if optimizee == "Train" else 4.0}
         return {
             "optimizer": optimizer,
             "optimizee": optimizee,
@@ -629,11 +630,13 @@ def test_rivals_are_added_beside_rows_that_are_there():
     known = zoo.results(found)
     assert not known["rival"].any()
     grown = zoo.added(known, found, ["ours", "alone"])
-    whole = zoo.results(found, ["ours", "alone"])
-    theirs = whole["optimizer"].isin(["ours", "alone"])
+    rivals = ["ours", "alone"]
+    beside = zoo.results(found, rivals, rivals)
+    theirs = beside["optimizer"].isin(rivals)
     assert theirs.any()
-    assert len(whole[~theirs]) == len(known)
-    whole = whole[~theirs]  # no rows of theirs beside those that ship
+    whole = zoo.results(found, rivals)  # no rows of theirs beside those that ship
+    pd.testing.assert_frame_equal(whole, beside[~theirs])
+    assert len(whole) == len(known)
     both = [
         t.set_index(["optimizer", "optimizee"]).sort_index() for t in (whole, grown)
     ]

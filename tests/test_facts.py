@@ -19,17 +19,30 @@ def starting(lines, words):
 
 
 def test_single_replicates_are_said():
-    assert not starting(said(planted()), "One replicate each")
+    several = [one for one in planted() if one["optimizer"] != "mixer"]
+    assert not starting(said(several), "One replicate each")
     single = [one for one in planted() if one["replicate"] == 0]
     assert starting(said(single), "One replicate each") == [
-        "One replicate each: ours, noisy, rnnprop; intervals are over evaluations, not "
-        "over retraining; no σ_α, so no Figure 6 and Table 6."
+        "One replicate each: ours, noisy, rnnprop, mixer; intervals are over "
+        "evaluations, not over retraining; no σ_α, so no Figure 6 and Table 6."
     ]
     mixed = [r for r in planted() if r["replicate"] == 0 or r["optimizer"] == "ours"]
     assert starting(said(mixed), "One replicate each") == [
-        "One replicate each: noisy, rnnprop; intervals are over evaluations, not over "
-        "retraining; no σ_α of them."
+        "One replicate each: noisy, rnnprop, mixer; intervals are over evaluations, "
+        "not over retraining; no σ_α of them."
     ]
+
+
+def test_failed_runs_are_named_with_their_optimizee():
+    given = evaluated.gather(found := planted())
+    failed = [
+        pathlib.Path(f"runs/{task}/ours-replicate0-seed1.failed.txt")
+        for task in ("MLP", "Train")
+    ]
+    assert facts.all_facts(given, found, [], failed)[-1] == (
+        "2 runs failed and have no record: MLP/ours-replicate0-seed1, "
+        "Train/ours-replicate0-seed1."
+    )
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -45,7 +45,8 @@ def test_dots_stand_in_the_rows_of_their_labels():
     one = by_name(planted())["figure9"]
     table = one.numbers.set_index(["task", "optimizer"])
     rows = rows_of(one.figure.axes[0])
-    assert rows == ["ours", "noisy", "rnnprop"]  # from the best to the worst
+    # From the best to the worst; a Choice rule is a learned optimizer, too.
+    assert rows == ["ours", "noisy", "mixer", "rnnprop"]
     for task, panel in zip(test_reporting.TASKS, one.figure.axes, strict=True):
         means = [table.loc[(task, label), "mean"] for label in rows]
         dots = dots_of(panel)
@@ -68,6 +69,7 @@ def test_of_accuracies_the_highest_comes_first():
     assert rows_of(by_name(planted())["figure9_accuracy"].figure.axes[0]) == [
         "ours",
         "noisy",
+        "mixer",
         "rnnprop",
     ]
 
@@ -79,9 +81,9 @@ def test_cropped_figures_mark_what_lies_beyond():
     ):
         assert cropped.get_xlim()[1] == figures.CROP < whole.get_xlim()[1]
         marks = [line for line in cropped.lines if line.get_marker() == ">"]
-        assert [mark.get_ydata()[0] for mark in marks] == [2]  # rnnprop
-        assert set(dots_of(cropped)) == {0, 1}
-        assert beside(cropped)[2].startswith("+3.")
+        assert [mark.get_ydata()[0] for mark in marks] == [3]  # rnnprop
+        assert set(dots_of(cropped)) == {0, 1, 2}
+        assert beside(cropped)[3].startswith("+3.")
         assert not [line for line in whole.lines if line.get_marker() == ">"]
 
 
@@ -95,9 +97,9 @@ def test_diverged_runs_are_words_and_no_marks():
             one |= {"diverged": True, "test": {}}
     one = by_name([r for r in found if r["optimizer"] != "sgd"])["figure9"]
     train, mlp = one.figure.axes
-    assert rows_of(train) == ["ours", "noisy", "rnnprop"]
-    assert (beside(train), beside(mlp)) == ({1: "3 div."}, {2: "all div."})
-    assert set(dots_of(mlp)) == {0, 1}
+    assert rows_of(train) == ["ours", "noisy", "mixer", "rnnprop"]
+    assert (beside(train), beside(mlp)) == ({1: "3 div."}, {3: "all div."})
+    assert set(dots_of(mlp)) == {0, 1, 2}
     # Beside the panel, not in it.
     assert all(text.xy[0] > 1.0 for panel in (train, mlp) for text in panel.texts)
     assert "how many runs diverged" in one.caption
@@ -322,7 +324,7 @@ def test_an_accuracy_that_is_not_there_is_no_divergence():
     assert frames.runs(found)["best_val_accuracy"].isna().any()
     one = by_name(found)["figure9_accuracy"]
     assert set(one.numbers["diverged"]) == {0}
-    assert beside(one.figure.axes[0]) == {2: "no value"}
+    assert beside(one.figure.axes[0]) == {3: "no value"}
 
 
 def test_figure_4_names_each_optimizer_once():

@@ -96,3 +96,45 @@ def test_a_single_replicate_is_paired_with_its_like():
     assert verdict(ADAM, one).pairs == 0
     alike = [record("Train", "adam", 3, seed) for seed in range(5)]
     assert verdict(alike, one).pairs == 5
+
+
+def test_an_oracle_has_all_seeds_of_all_its_replicates():
+    whole = [record("Train", "adam", 0, seed) for seed in range(3)]
+    ours = [record("Train", "ours", r, seed) for r in range(2) for seed in range(3)]
+    pool = ["adam", "ours"]  # as a pool of rivals is
+
+    def chosen(found):
+        frame = frames.runs(found)
+        return frames.oracle(frame, pool), frames.left_out(frame, pool)
+
+    assert chosen(whole + ours) == ({"Train": "ours"}, {})
+    # Replicate 1 lacks a seed; then it has none here, but some on another optimizee.
+    assert chosen(whole + ours[:-1]) == ({"Train": "adam"}, {"ours": ["Train"]})
+    elsewhere = [record("MLP", "ours", 1, 0)]
+    best, left = chosen(whole + ours[:3] + elsewhere)
+    assert best["Train"] == "adam"
+    assert left["ours"] == ["Train"]
+
+
+def test_who_was_run_on_few_seeds_is_no_reference():
+    """Of `noisy` there is the easiest seed alone."""
+    ours = [record("Train", "ours", 0, seed) for seed in range(3)]
+    noisy = [record("Train", "noisy", 0, 0)]
+    for one in noisy:
+        one["curves"]["val_loss"] = [1e-6] * 10
+    assert frames.reference_of(frames.runs(ours + noisy)) == "ours"
+    found = ours + [{**noisy[0], "seed": seed} for seed in range(3)]
+    assert frames.reference_of(frames.runs(found)) == "noisy"
+
+
+def test_one_teacher_is_no_amalgamation():
+    told = {"task": "Train", "scheme": "mean", "teachers": ["adam"]}
+    assert not frames.amalgamated(told)
+    assert frames.amalgamated({**told, "teachers": ["adam", "sgd"]})
+    # A Choice rule is one teacher, and has combined several.
+    assert frames.amalgamated({**told, "scheme": "choice", "teachers": ["choice"]})
+    assert not frames.amalgamated({})
+    stronger = record("Train", "noisy", 0, 0, trained=told)
+    ours = record("Train", "ours", 0, 0)
+    stronger["curves"]["val_loss"] = [1e-6] * 10
+    assert frames.reference_of(frames.runs([stronger, ours])) == "ours"

@@ -89,10 +89,15 @@ def test_pairs_that_lack_seeds_are_said():
     whole = glances.verdicts(given.best, table.assign(pairs=3, of=3))
     assert "seeds" not in whole.table.to_string()
     of_sgd = table["optimizer"].eq("sgd") & table["task"].eq("MLP")
-    table = table.assign(pairs=np.where(of_sgd, 2, 0), of=3)
-    shown = cells(glances.verdicts(given.best, table))
-    assert shown.loc["sgd", "MLP"].endswith(" worse (2 of 3 seeds)")
-    assert "seeds" not in shown.drop(index="sgd").to_string()
+    for pairs in (2, 0):
+        some = table.assign(pairs=np.where(of_sgd, pairs, 3), of=3)
+        shown = cells(glances.verdicts(given.best, some))
+        assert shown.loc["sgd", "MLP"].endswith(f" worse ({pairs} of 3 seeds)")
+        assert "seeds" not in shown.drop(index="sgd").to_string()
+    # A student of replicates and an optimizer without them have nothing to pair.
+    apart = table.assign(pairs=0, of=5, unit="")
+    shown = cells(glances.verdicts(given.best, apart))
+    assert "of 5" not in shown.to_string()
 
 
 def test_the_headline_uses_it_and_says_so():
@@ -195,8 +200,10 @@ def test_steps_and_times_at_a_glance():
         "ours": "15 (2/2)",
         "sgd": "– (0/2)",
     }
-    assert dict(cells(shown["times"])["Train"]) == {
-        "adam": "2.5",
-        "ours": "5.2",
-        "sgd": "1.0",
-    }
+    times = {"adam": "2.5", "ours": "5.2", "sgd": "1.0"}
+    assert dict(cells(shown["times"])["Train"]) == times
+    # What diverged in the warm-up took its steps.
+    for one in (found[3], *found[4:]):
+        one |= {"diverged": True, "test": {}, "test_at_best": {}}
+    times = {"adam": "2.5", "ours": "5.0", "sgd": "–"}
+    assert dict(cells(by_name(found)["times"])["Train"]) == times

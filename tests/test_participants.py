@@ -26,6 +26,9 @@ def test_kinds():
     }
     imported = {"student": "rnnprop", "teachers": [], "task": ""}
     assert row("ours", trained=imported)["kind"] == "authors' weights"
+    alone = {"task": "Train", "scheme": "mean", "teachers": ["adam"]}
+    assert row("ours", trained=alone)["kind"] == "other learned"
+    assert row("ours", trained=alone)["scheme"] == ""
     # Of an optimizer that came out of no file nothing is known.
     assert row("ours", trained={})["kind"] == "other learned"
 

@@ -45,6 +45,11 @@ def test_validations_can_be_read_off(first, monkeypatch):
         assert sum(low <= tick <= high for tick in axis.get_yticks()) >= 2
 
 
+def test_no_two_of_many_optimizers_look_alike():
+    looks = [tuple(plots._look(i).values()) for i in range(100)]
+    assert len(set(looks)) == 100
+
+
 def test_losses_by_learning_rate_draws_what_diverged_too(tmp_path):
     inf = float("inf")
     losses = {"adam": {0.1: 0.5, 1.0: inf}, "sgd": {0.1: inf, 1.0: inf}}

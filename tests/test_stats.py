@@ -388,8 +388,13 @@ def test_a_missing_seed_costs_its_pair_alone():
 
 
 def test_what_cannot_be_compared_is_unknown():
-    found = stats.difference(series([1.0]), series([2.0, 3.0]))
+    found = stats.difference(series([1.0], [7]), series([2.0, 3.0]))
     assert (found["difference"], found["verdict"]) == (-1.5, "unknown")
+    assert (found["pairs"], found["of"]) == (0, 3)
+    # The one value has a partner: more than that the others are of other seeds.
+    found = stats.difference(series([1.0], [1]), series([2.0, 3.0]))
+    assert (found["difference"], found["verdict"]) == (-2.0, "unknown")
+    assert (found["pairs"], found["of"]) == (1, 2)
     assert math.isnan(stats.difference(series([]), series([1.0]))["difference"])
     same = stats.difference(series([1.0, 1.0]), series([2.0, 2.0], [5, 6]))
     assert (same["low"], same["high"], same["verdict"]) == (-1.0, -1.0, "better")

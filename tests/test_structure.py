@@ -34,7 +34,7 @@ LAYERS = [
     {"optimizer"},
     {"optimizers"},
     {"saved", "unroll", "sample", "records"},
-    {"reached"},
+    {"adjoint", "reached"},
     {"importing", "facts", "cards"},
     {"objective", "intervals", "pages"},
     {

@@ -69,9 +69,13 @@ def compared(found):
     return list(dict.fromkeys([*reference, *found.pool, *keras]))
 
 
+# Kinds of what was trained to optimize.
+TRAINED = ("learned", "choice")
+
+
 def single(runs):
-    """Returns the labels of students of which one replicate was evaluated."""
-    learned = runs[runs["kind"] == "learned"]
+    """Returns the labels of trained ones of which one replicate was evaluated."""
+    learned = runs[runs["kind"].isin(TRAINED)]
     counts = learned.groupby("optimizer", sort=False)["replicate"].nunique()
     return list(counts.index[counts == 1])
 

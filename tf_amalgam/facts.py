@@ -44,7 +44,10 @@ def all_facts(given, found, missing, failed) -> list[str]:
         rest = " (missing.csv)" if len(missing) > NAMED else ""
         lines.append(f"Missing runs: {first_of(missing, NAMED, '; ')}{rest}.")
     if failed:
-        names = [path.name.removesuffix(sweep.FAILURE_SUFFIX) for path in failed]
+        names = [
+            f"{path.parent.name}/{path.name.removesuffix(sweep.FAILURE_SUFFIX)}"
+            for path in failed
+        ]
         lines.append(
             f"{len(failed)} runs failed and have no record: {first_of(names, NAMED)}."
         )
@@ -108,12 +111,12 @@ def _rivals(given):
 
 
 def _replicates(runs):
-    """Returns which students' intervals say nothing of training them again."""
+    """Returns whose intervals say nothing of training them again."""
     students = evaluated.labels_of(runs[runs["kind"] == "learned"])
     if not (single := evaluated.single(runs)):
         return []
     none = "no σ_α of them"
-    if len(single) == len(students):
+    if set(students) <= set(single):
         none = "no σ_α, so no Figure 6 and Table 6"
     return [
         f"One replicate each: {first_of(single, NAMED)}; intervals are over "

@@ -42,7 +42,7 @@ def schemes(found):
     """Figure 1: amalgamated optimizers by validation and training loss."""
     runs = found.runs
     labels = evaluated.labels_of(
-        runs[(runs["kind"] == "learned") & (runs["teachers"] != "")]
+        runs[(runs["kind"] == "learned") & runs["amalgamated"]]
     )
     if not labels or found.reference is None:
         return None
@@ -60,9 +60,14 @@ def schemes(found):
     )
 
 
+def _trained(found):
+    """Returns the labels of students and Choice rules."""
+    return evaluated.labels_of(found.runs[found.runs["kind"].isin(evaluated.TRAINED)])
+
+
 def learned(found, cropped=True):
     """Figures 2 and 9: all learned optimizers by validation loss."""
-    labels = evaluated.labels_of(found.runs[found.runs["kind"] == "learned"])
+    labels = _trained(found)
     if len(labels) < 2 or found.reference is None:
         return None
     crop = CROP if cropped else None
@@ -83,7 +88,7 @@ def learned(found, cropped=True):
 
 def learned_accuracy(found):
     """Figure 9, accuracy."""
-    labels = evaluated.labels_of(found.runs[found.runs["kind"] == "learned"])
+    labels = _trained(found)
     table = evaluated.fits(found, labels, "best_val_accuracy")
     if len(labels) < 2 or table["mean"].isna().all():
         return None

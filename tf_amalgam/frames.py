@@ -1,5 +1,6 @@
 """Records of evaluations as data frames, for statistics and figures; no TensorFlow."""
 
+import itertools
 import math
 
 import numpy as np
@@ -34,7 +35,8 @@ def runs(records) -> pd.DataFrame:
 
     Columns: what the run was (`task`, `optimizer`, `replicate`, `seed`, `kind`), how it
     ended (`diverged`: its loss did not stay finite; `learned`: its best validation loss
-    is below that of the initial weights), `FIGURES`, times, privacy, and, of students,
+    is below that of the initial weights, and of a net that always says the same, where
+    that is known), `FIGURES`, times, privacy, and, of students,
     how they were trained. `test_…` is of the last epoch's weights, `test_at_best_…` of
     those of the epoch that validates best, as `best_val_loss` is.
     """
@@ -93,6 +95,7 @@ def _row(record):
         "student": trained.get("student", ""),
         "scheme": trained.get("scheme", ""),
         "teachers": ", ".join(trained.get("teachers", ())),
+        "amalgamated": amalgamated(trained),
         "perturbation": (trained.get("perturbation") or {}).get("kind", ""),
         "radius": (trained.get("perturbation") or {}).get("radius", 0.0),
         "input_noise": trained.get("input_noise", 0.0),
@@ -100,6 +103,11 @@ def _row(record):
         "meta_updates": trained.get("meta_updates", math.nan),
         "training_hours": trained.get("seconds", math.nan) / 3600.0,
     }
+
+
+def amalgamated(trained) -> bool:
+    """Whether several teachers were combined: by a Choice rule, or all beside it."""
+    return trained.get("scheme") == "choice" or len(trained.get("teachers") or ()) > 1
 
 
 def _log(loss):
@@ -164,8 +172,9 @@ def oracle(frame, pool) -> dict[str, str]:
     """Returns the oracle of each optimizee: the pool's best (Huang et al. 2022, 5).
 
     Best is the lowest mean over runs of the best validation loss; an optimizer of which
-    a run diverged on an optimizee is not its oracle, nor is one that lacks a seed that
-    another has there. An optimizee of which nobody is left has no oracle.
+    a run diverged on an optimizee is not its oracle, nor is one of which a replicate
+    lacks a seed that another optimizer has there. An optimizee of which nobody is left
+    has no oracle.
     """
     found = {}
     for task, means in _means(frame, pool).items():
@@ -187,10 +196,12 @@ def left_out(frame, pool) -> dict[str, list[str]]:
 def _means(frame, pool):
     """Returns optimizee → label → mean best loss, NaN for who lacks or lost a run."""
     found: dict[str, dict[str, float]] = {}
+    replicates = frame.groupby("optimizer")["replicate"].agg(set)
     for task, here in frame[frame["optimizer"].isin(pool)].groupby("task", sort=False):
         seeds, means = set(here["seed"]), found.setdefault(task, {})
         for label, runs_ in here.groupby("optimizer", sort=False):
-            whole = set(runs_["seed"]) == seeds
+            there = set(zip(runs_["replicate"], runs_["seed"], strict=True))
+            whole = there >= set(itertools.product(replicates[label], seeds))
             # A diverged run has no loss.
             mean = runs_["best_val_loss"].mean(skipna=False)
             means[label] = mean if whole else math.nan
@@ -200,12 +211,13 @@ def _means(frame, pool):
 def reference_of(frame) -> str | None:
     """Returns the amalgamated optimizer that does best, or the best learned one.
 
-    Best has the fewest diverged runs, then the lowest log validation loss against the
-    others: the mean over optimizees of the difference from the optimizee's mean.
+    Best has runs of the most seeds of optimizees, then the fewest that diverged, then
+    the lowest log validation loss against the others: the mean over optimizees of the
+    difference from the optimizee's mean.
     """
     learned = frame[frame["kind"] == "learned"]
-    amalgamated = learned[learned["teachers"] != ""]
-    return _best(amalgamated if len(amalgamated) else learned, "optimizer")
+    combined = learned[learned["amalgamated"]]
+    return _best(combined if len(combined) else learned, "optimizer")
 
 
 def trained_on(frame) -> str:
@@ -228,14 +240,11 @@ def _best(frame, column):
     ].transform("mean")
     table = frame.assign(above=above).groupby(column, sort=False)
     means = table.apply(lambda runs_: runs_.groupby("task")["above"].mean().mean())
+    seeds = table.apply(lambda runs_: len(runs_[["task", "seed"]].drop_duplicates()))
     order = pd.DataFrame(
-        {
-            "tasks": -table["task"].nunique(),
-            "diverged": table["diverged"].sum(),
-            "mean": means,
-        }
+        {"seeds": -seeds, "diverged": table["diverged"].sum(), "mean": means}
     )
-    return order.sort_values(["tasks", "diverged", "mean"], kind="stable").index[0]
+    return order.sort_values(["seeds", "diverged", "mean"], kind="stable").index[0]
 
 
 def with_oracle(frame, best, name="oracle") -> pd.DataFrame:
@@ -305,7 +314,7 @@ def verdicts(frame, opponent, value="log_test_at_best_loss") -> pd.DataFrame:
     where there are several (their evaluations are not independent), else the runs by
     seed. Equal seeds (or replicates) are paired where both have a value: `pairs` of
     them, `of` all that either ran; 0 where the two samples are compared as such;
-    `unit` says whether these are seeds or replicates.
+    `unit` says whether these are seeds or replicates, "" of one of each.
     `effect` is Hedges' g of runs. Where more runs
     diverged than of the opponent, the verdict is "diverged", whatever the others say;
     where there are fewer than two finite values it is "unknown".
@@ -317,7 +326,8 @@ def verdicts(frame, opponent, value="log_test_at_best_loss") -> pd.DataFrame:
             if label == opponent or not len(others):
                 continue
             found = stats.difference(_sample(runs_, value), _sample(others, value))
-            found["unit"] = _unit(runs_)
+            alike = _unit(runs_) == _unit(others)
+            found["unit"] = _unit(runs_) if alike else ""
             found["effect"] = stats.effect_size(runs_[value], others[value])
             lost = int(runs_["diverged"].sum())
             if lost > others["diverged"].sum():
@@ -328,7 +338,8 @@ def verdicts(frame, opponent, value="log_test_at_best_loss") -> pd.DataFrame:
 
 def unpaired(row) -> str:
     """Returns in words how many were paired, of a row of `verdicts`; "" if all were."""
-    if not 0 < row["pairs"] < row["of"]:  # 0: not paired
+    nothing = not row["unit"] or math.isnan(row["difference"])
+    if nothing or row["pairs"] == row["of"]:
         return ""
     return f"{row['pairs']:.0f} of {row['of']:.0f} {row['unit']}s"
 

@@ -160,8 +160,8 @@ def effects(given, table) -> Section | None:
     return _section(
         "effects",
         "Effect sizes against the oracle",
-        "Hedges' g: the difference of log test losses in standard deviations of a run; "
-        "below 0 is better.",
+        "Hedges' g: the difference of log test losses in standard deviations of a run, "
+        "of runs that did not diverge; below 0 is better.",
         _pivot(table, cell),
     )
 
@@ -189,13 +189,14 @@ def milliseconds(given) -> Section | None:
     """Returns the time of a step."""
 
     def cell(here):
-        return f"{here['milliseconds'].mean():.1f}"
+        whole = here.loc[~here["diverged"], "milliseconds"]
+        return f"{whole.mean():.1f}" if len(whole) else "–"
 
     return _section(
         "times",
         "Milliseconds per step",
-        "Means over runs of each run's median step. Runs that shared the machine are "
-        "slower than alone.",
+        "Means over runs that did not diverge of each one's median step. Runs that "
+        "shared the machine are slower than alone.",
         _pivot(given.runs, cell),
     )
 

@@ -15,9 +15,9 @@ def results(records, rivals=()):
     Losses are means over runs that did not diverge: `validation_loss` the best one of
     all epochs, `test_…` of that epoch's weights. `oracle` is the best of the pool by
     validation on that optimizee, `rival` the best of some others; each with its mean
-    validation loss. `not_learned` counts runs that stayed above the loss of a net that
-    always says the same, though they did not diverge; none where older records do not
-    tell that loss.
+    validation loss. `not_learned` counts runs that did not diverge, and stayed above
+    the loss of the initial weights or of a net that always says the same; none where
+    older records do not tell the latter.
 
     Args:
         records: as `records.read_all` returns them.

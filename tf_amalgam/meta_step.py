@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_amalgam import amalgamation, lanes, perturbation, unroll
+from tf_amalgam import adjoint, amalgamation, lanes, perturbation, unroll
 from tf_amalgam.numerics import derive_seed, log_loss
 from tf_amalgam.rules.rule import Rule
 from tf_amalgam.sample import Everything, sample_of
@@ -316,7 +316,7 @@ def _truncation(
     )
     gradient = {}
     if with_gradient:
-        gradient = unroll.student_adjoint(
+        gradient = adjoint.student_adjoint(
             task,
             step_fn,
             weights,

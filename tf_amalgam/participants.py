@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from tf_amalgam import plots, words
+from tf_amalgam import frames, plots, words
 
 # Kind → its colour in all figures.
 KINDS = {
@@ -32,14 +32,14 @@ class Style(NamedTuple):
     line: str
 
 
-def kind_of(kind, pool, label, teachers, trained_on, student) -> str:
+def kind_of(kind, pool, label, amalgamated, trained_on, student) -> str:
     """Returns what an optimizer is, of `KINDS`.
 
     Args:
         kind: of its records: "analytic", "learned", "choice" or "keras".
         pool: labels of the pool.
         label: its own.
-        teachers: whether it was trained with any.
+        amalgamated: whether several teachers were combined for it.
         trained_on: the optimizee it was trained on; none where its weights were
             imported.
         student: what its file says it is; nothing where it came out of no file.
@@ -47,7 +47,7 @@ def kind_of(kind, pool, label, teachers, trained_on, student) -> str:
     if kind == "learned":
         if student and not trained_on:
             return "authors' weights"
-        return "amalgamated" if teachers else "other learned"
+        return "amalgamated" if amalgamated else "other learned"
     if kind == "analytic":
         return "pool" if label in pool else "analytic, not in the pool"
     return "Choice rule" if kind == "choice" else "Keras"
@@ -60,7 +60,7 @@ def styles(runs, pool) -> dict[str, Style]:
     """
     found: dict[str, Style] = {}
     for row in runs.drop_duplicates("optimizer").itertuples():
-        told = (row.teachers, row.trained_on, row.student)
+        told = (row.amalgamated, row.trained_on, row.student)
         kind = kind_of(row.kind, pool, row.optimizer, *told)
         i = sum(style.kind == kind for style in found.values())
         found[row.optimizer] = Style(
@@ -93,7 +93,7 @@ def _row(label, records, pool):
             first["kind"],
             pool,
             label,
-            trained.get("teachers"),
+            frames.amalgamated(trained),
             trained.get("task"),
             trained.get("student"),
         ),
@@ -101,7 +101,7 @@ def _row(label, records, pool):
         "learning_rate": _rate(config.get("learning_rate")),
         "settings": _settings(first["kind"], name, first),
         "replicates": len(once),
-        "scheme": trained.get("scheme", "") if learned and teachers else "",
+        "scheme": trained["scheme"] if learned and frames.amalgamated(trained) else "",
         "teachers": ", ".join(teachers),
         "noise": words.noise(trained),
         "begun_from": trained.get("begun_from", ""),

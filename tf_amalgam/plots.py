@@ -10,6 +10,7 @@ from tf_amalgam import files
 # Okabe & Ito's palette: told apart by colour-blind readers too.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", ":", "-.")
+MARKS = ("", "o", "s", "x")
 FEW = 8  # optimizers whose curves a panel can name by itself
 
 
@@ -57,7 +58,7 @@ def validations(curves, path):
     for i, (label, points) in enumerate(curves.items()):
         finite = [(x, y) for x, y in points if math.isfinite(y)]
         x, y = zip(*finite, strict=True) if finite else ((), ())
-        axis.plot(x, y, marker="o", ms=3, **_look(i), label=label)
+        axis.plot(x, y, **_look(i) | {"marker": "o", "ms": 3}, label=label)
     axis.set(title="Validation (log change of held-out loss)", xlabel="meta-update")
     axis.set_ylabel("nats")
     _in_nats(axis)
@@ -186,6 +187,8 @@ def _look(i):
     return {
         "color": COLORS[i % len(COLORS)],
         "ls": LINES[i // len(COLORS) % len(LINES)],
+        "marker": MARKS[i // (len(COLORS) * len(LINES)) % len(MARKS)],
+        "ms": 4,
     }
 
 

@@ -335,10 +335,12 @@ def difference(first, second) -> dict:
     Where at least two labels (seeds, say, that fix data and initial weights of both)
     have a value in both series, these are paired: difference and interval (Student's)
     are of the paired differences, and values without a partner are left out. Else they
-    are of the two means (Welch's, of samples whose spreads may differ). `pairs` is how
-    many were paired, 0 where none were, `of` how many labels there are in all. The
-    verdict, for figures of which less is better, is "better" or "worse" where the
-    interval leaves out 0, else "level"; "unknown" where a side has fewer than 2 values.
+    are of the two means (Welch's, of samples whose spreads may differ); where a side
+    has one value only, and that has a partner, the difference is that of the two.
+    `pairs` is how many were paired, 0 where none were, `of` how many labels there are
+    in all. The verdict, for figures of which less is better, is "better" or "worse"
+    where the interval leaves out 0, else "level"; "unknown" where a side has fewer than
+    2 values.
 
     Args:
         first, second: pandas series; a value that is not finite is one that is missing.
@@ -349,9 +351,11 @@ def difference(first, second) -> dict:
     found |= {"pairs": 0, "of": of, "verdict": "unknown"}
     if len(first) and len(second):
         found["difference"] = float(first.mean() - second.mean())
-    if min(len(first), len(second)) < 2:
-        return found
     apart = _paired(first, second)
+    if min(len(first), len(second)) < 2:
+        if len(apart):
+            found |= {"difference": float(apart[0]), "pairs": 1}
+        return found
     if len(apart) > 1:
         found |= {"difference": float(apart.mean()), "pairs": len(apart)}
         error = float(apart.std(ddof=1)) / math.sqrt(len(apart))

@@ -161,8 +161,8 @@ def _results(runs, stable):
                 "test_high": test.mean_high,
                 "test_accuracy": here["test_at_best_accuracy"].mean(),
                 "stability": here["stability"].mean(),
-                "ms_per_step": here["milliseconds"].mean(),
-                "load": here["load"].mean(),
+                "ms_per_step": here.loc[~here["diverged"], "milliseconds"].mean(),
+                "load": here.loc[~here["diverged"], "load"].mean(),
                 "epsilon": here["epsilon"].max(),
                 "delta": here["delta"].max(),
                 "note": fit.note,
@@ -177,7 +177,7 @@ def _results(runs, stable):
 def _training_times(runs):
     trained = runs[(runs["trained_on"] != "") | runs["training_hours"].notna()]
     once = trained.drop_duplicates(["optimizer", "replicate"])
-    combined = (once["kind"] == "learned") & (once["teachers"] != "")
+    combined = (once["kind"] == "learned") & once["amalgamated"]
     once = once.assign(scheme=once["scheme"].where(combined, ""))
     columns = ["optimizer", "scheme", "teachers", "perturbation", "begun_from"]
     if not len(once):
