@@ -20,7 +20,8 @@ from tf_amalgam import files, records
 
 # A path of somebody's machine in a configuration, and its last part.
 PLACE = re.compile(
-    r"""(['"])(?:~|[A-Za-z]:)?[/\\](?:[^'"\n]*[/\\])?([^'"/\\\n]+)[/\\]*\1"""
+    r"""(['"])(?:[\w+.-]+:|~\w*|\.{1,2})?[/\\]"""
+    r"""(?:(?:(?!\1).)*[/\\])?((?:(?!\1)[^/\\\n])+)[/\\]*\1"""
 )
 
 

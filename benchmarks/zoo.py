@@ -149,7 +149,8 @@ def added(there, found, rivals=()):
                 f"{list(expected)}."
             )
     if rivals:
-        best = others.drop_duplicates("optimizee").set_index("optimizee")
+        known = others[others["rival"] != ""]  # on others none could be the best
+        best = known.drop_duplicates("optimizee").set_index("optimizee")
         there = there.copy()
         for name in ("rival", "rival_loss"):
             new = there["optimizee"].map(best[name])
@@ -197,21 +198,33 @@ def page(table) -> str:
         others = [losses[name][row["optimizee"]] for name in rivals]
         mine, best = row["validation_loss"], row["oracle_loss"]
         against = [best, row["rival_loss"]] if others else [best]
-        ratios.append([math.log(mine / other) for other in against])
+        ratios.append([_ratio(mine, other) for other in against])
         told = [f"{_short(mine)} ± {_short(row['validation_sd'])}"]
         told += [f"{_short(best)} ({row['oracle']})", _signed(ratios[-1][0])]
         told += [*map(_short, others), *map(_signed, ratios[-1][1:])]
         lines.append([row["optimizee"], *told])
-    oracle, *rival = map(_signed, map(statistics.mean, zip(*ratios, strict=True)))
+    oracle, *rival = map(_signed, map(_mean, zip(*ratios, strict=True)))
     lines.append(["mean", "", "", oracle, *[""] * len(rivals), *rival])
     return records.markdown(lines)
 
 
+def _ratio(mine, other):
+    """Returns the log ratio of two losses; NaN where one is not known."""
+    return math.nan if "" in (mine, other) else math.log(mine / other)
+
+
+def _mean(ratios):
+    known = [ratio for ratio in ratios if not math.isnan(ratio)]
+    return statistics.mean(known) if known else math.nan
+
+
 def _short(loss):
-    return f"{loss:.4f}".removeprefix("0")
+    return "–" if loss == "" or math.isnan(loss) else f"{loss:.4f}".removeprefix("0")
 
 
 def _signed(ratio):
+    if math.isnan(ratio):
+        return "–"
     return f"{ratio:+.3f}".replace("+0.", "+.").replace("-0.", "-.").replace("-", "−")
 
 
@@ -240,6 +253,18 @@ def drawn(name):
     return f"{told}\n\n(Its validations are “{line}”.)"
 
 
+def tell_left_out(found, rivals, oracles):
+    """Prints who cannot be the oracle or the best rival, for lack of runs."""
+    runs = frames.runs(found)
+    pools = {"oracle": frames.pool_of(runs) if oracles else [], "best rival": rivals}
+    for name, pool in pools.items():
+        for label, tasks in frames.left_out(runs, pool).items():
+            print(f"{label} is not the {name} on {', '.join(tasks)}: it lacks runs.")
+        nobody = set(runs["task"]) - set(frames.oracle(runs, pool))
+        if pool and nobody:
+            print(f"No {name} on {', '.join(sorted(nobody))}: all lack runs.")
+
+
 def main():
     """Writes the files."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -266,10 +291,7 @@ def main():
             print(f"Left out, since not all are there: {', '.join(sorted(others))}.")
     else:
         table = results(found, given.rivals, given.rivals if given.held_out else ())
-    runs = frames.runs(found)
-    for pool in (frames.pool_of(runs), given.rivals):
-        for label, tasks in frames.left_out(runs, pool).items():
-            print(f"Not chosen from, for diverged or missing runs: {label}, {tasks}.")
+    tell_left_out(found, given.rivals, oracles=not given.add)
     if given.held_out:
         check_held_out(table, _read(reached.RESULTS))
     text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")

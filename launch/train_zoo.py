@@ -6,8 +6,8 @@ By default in the form that fits one machine with two cores (gin_configs/forms/c
 --gin_file=gin_configs/forms/released.gin --replicates=8 is the paper's scale, for four
 GPUs; Choice of the large pool needs --gin_bindings='amalgamate.choice_rates="direct"'
 there, as the released code's rates kill the Train net (docs/experiments.md). Entries
-whose experiment has stages of its own (tf_amalgam/zoo/plan.toml names them) keep these
-unless amalgamate.stages is bound; min-max in the form's is figure1_min_max_small, by
+that say more than the scheme themselves (tf_amalgam/zoo/plan.toml names them) are
+trained so under any form; min-max as the form has it is figure1_min_max_small, by
 amalgamate. The same command continues; --list says how far each has come.
 --export=FOLDER writes those that are finished there, each with its card.
 """

@@ -81,11 +81,17 @@ def test_who_launches_is_given_all_records(finished, tmp_path):
 
 def test_an_archive_goes_on_as_the_folder_does(finished, tmp_path):
     """`benchmarks/archive.py`: unpacked, only what is new is run."""
-    folder = finished[1]
+    folder = shutil.copytree(finished[1], tmp_path / "folder")
+    (folder / "datasets").mkdir()
+    (folder / "datasets" / "mnist.png").write_bytes(b"a picture")
     content = archive.packed(folder)
     assert content == archive.packed(folder)
+    tmp_path /= "unpacked"
     with tarfile.open(fileobj=io.BytesIO(content)) as packed:
         packed.extractall(tmp_path, filter="data")
+    assert (tmp_path / "datasets" / "mnist.png").read_bytes() == b"a picture"
+    for name in ("order.json", "terms.json"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
     expected = [archive.archived(one) for one in records.read_all(folder)]
     assert records.read_all(tmp_path) == expected
     for path in tmp_path.glob("tiny/*.json"):
@@ -112,8 +118,13 @@ def test_an_archive_does_not_say_where_files_lie():
     told = archive.archived({"task": "a", "configuration": text, "batch_losses": [1.0]})
     assert told == {"task": "a", "configuration": kept}
     assert archive.archived({"task": "a"}) == {"task": "a"}
-    for place in ("/tfds", "~/my/tfds", "/home/me/tfds/", r"\\server\data\tfds"):
+    for place in (
+        *("/tfds", "~/my/tfds", "~me/tfds", "/home/me/tfds/", "../../me/tfds"),
+        *("file:///home/me/tfds", "gs://mine/tfds", r"\\server\data\tfds"),
+    ):
         assert archive.without_places(f"x = '{place}'") == "x = '/path/to/tfds'"
+    kept = archive.without_places('x = "/home/o\'brien/tfds"')
+    assert kept == 'x = "/path/to/tfds"'
 
 
 def with_losses(folder):

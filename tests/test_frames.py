@@ -94,6 +94,8 @@ def test_a_single_replicate_is_paired_with_its_like():
     """The seeds of number 3 begin otherwise than those of number 0."""
     one = [record("Train", "ours", 3, seed) for seed in range(5)]
     assert verdict(ADAM, one).pairs == 0
+    table = frames.verdicts(frames.runs([*ADAM, *one]), "adam")
+    assert list(table["unit"]) == [""]  # and is not told to lack seeds
     alike = [record("Train", "adam", 3, seed) for seed in range(5)]
     assert verdict(alike, one).pairs == 5
 
@@ -112,19 +114,52 @@ def test_an_oracle_has_all_seeds_of_all_its_replicates():
     assert chosen(whole + ours[:-1]) == ({"Train": "adam"}, {"ours": ["Train"]})
     elsewhere = [record("MLP", "ours", 1, 0)]
     best, left = chosen(whole + ours[:3] + elsewhere)
-    assert best["Train"] == "adam"
-    assert left["ours"] == ["Train"]
+    assert best == {"Train": "adam"}
+    assert left == {"ours": ["Train"]}
+    # Who has no run at all on an optimizee is left out there, too.
+    elsewhere = [record("MLP", "ours", r, 0) for r in range(2)]
+    best, left = chosen(whole + ours + elsewhere)
+    assert best == {"Train": "ours", "MLP": "ours"}
+    assert left == {"adam": ["MLP"]}
 
 
-def test_who_was_run_on_few_seeds_is_no_reference():
-    """Of `noisy` there is the easiest seed alone."""
-    ours = [record("Train", "ours", 0, seed) for seed in range(3)]
-    noisy = [record("Train", "noisy", 0, 0)]
-    for one in noisy:
-        one["curves"]["val_loss"] = [1e-6] * 10
-    assert frames.reference_of(frames.runs(ours + noisy)) == "ours"
-    found = ours + [{**noisy[0], "seed": seed} for seed in range(3)]
-    assert frames.reference_of(frames.runs(found)) == "noisy"
+def reference(losses):
+    """Returns the reference of runs, (optimizer, task, seed) → loss; None is lost."""
+    found = []
+    for (label, task, seed), loss in losses.items():
+        one = record(task, label, 0, seed)
+        one["curves"] = {"loss": [loss or 1.0], "val_loss": [loss or 1.0]}
+        lost = {"diverged": True, "test": {}, "test_at_best": {}}
+        found.append(one | (lost if loss is None else {}))
+    return frames.reference_of(frames.runs(found))
+
+
+def test_an_easy_seed_makes_no_reference():
+    """Of `noisy` there is the easiest alone, where `ours` is better."""
+    ours = {("ours", "Train", 0): 0.01, ("ours", "Train", 1): 1.0}
+    assert reference(ours | {("noisy", "Train", 0): 0.02}) == "ours"
+    assert reference(ours | {("noisy", "Train", 0): 0.005}) == "noisy"
+
+
+def test_the_reference_is_who_has_most_optimizees_and_lost_least():
+    ours = {("ours", task, seed): 0.5 for task in ("Train", "MLP") for seed in (0, 1)}
+    noisy = {("noisy", "Train", seed): 0.1 for seed in range(9)}
+    assert reference(ours | noisy) == "ours"
+    # A run that is not there is no run that was lost.
+    del ours["ours", "MLP", 1]
+    lost = {("noisy", task, seed): None for task in ("Train", "MLP") for seed in (0, 1)}
+    assert reference(ours | lost) == "ours"
+    # One of many is a smaller share than one of few.
+    ours = {("ours", "Train", seed): None if seed == 0 else 0.5 for seed in range(9)}
+    assert (
+        reference(ours | {("noisy", "Train", s): s or None for s in (0, 1)}) == "ours"
+    )
+
+
+def test_where_there_are_no_students_the_reference_is_a_choice_rule():
+    losses = {("mixer", "Train", 0): 0.1, ("adam", "Train", 0): 0.01}
+    assert reference(losses) == "mixer"
+    assert reference({("adam", "Train", 0): 0.01}) is None
 
 
 def test_one_teacher_is_no_amalgamation():

@@ -199,7 +199,8 @@ def _means(frame, pool):
     replicates = frame.groupby("optimizer")["replicate"].agg(set)
     for task, here in frame[frame["optimizer"].isin(pool)].groupby("task", sort=False):
         seeds, means = set(here["seed"]), found.setdefault(task, {})
-        for label, runs_ in here.groupby("optimizer", sort=False):
+        for label in pool:
+            runs_ = here[here["optimizer"] == label]
             there = set(zip(runs_["replicate"], runs_["seed"], strict=True))
             whole = there >= set(itertools.product(replicates[label], seeds))
             # A diverged run has no loss.
@@ -211,13 +212,15 @@ def _means(frame, pool):
 def reference_of(frame) -> str | None:
     """Returns the amalgamated optimizer that does best, or the best learned one.
 
-    Best has runs of the most seeds of optimizees, then the fewest that diverged, then
-    the lowest log validation loss against the others: the mean over optimizees of the
-    difference from the optimizee's mean.
+    Where there is none, it is the best Choice rule. Best has runs on the most
+    optimizees, then the least share that diverged, then the lowest log validation loss
+    against the others: the mean over optimizees of the difference from the mean of the
+    optimizee's runs of that seed.
     """
     learned = frame[frame["kind"] == "learned"]
-    combined = learned[learned["amalgamated"]]
-    return _best(combined if len(combined) else learned, "optimizer")
+    combined, mixing = learned[learned["amalgamated"]], frame[frame["kind"] == "choice"]
+    several = [part for part in (combined, learned, mixing) if len(part)]
+    return _best(several[0], "optimizer") if several else None
 
 
 def trained_on(frame) -> str:
@@ -233,18 +236,20 @@ def best_replicate(frame, label) -> int:
 
 
 def _best(frame, column):
-    if not len(frame):
-        return None
-    above = frame["log_best_val_loss"] - frame.groupby("task")[
+    # Some seeds are easier than others, and not all optimizers may have all.
+    above = frame["log_best_val_loss"] - frame.groupby(["task", "seed"])[
         "log_best_val_loss"
     ].transform("mean")
     table = frame.assign(above=above).groupby(column, sort=False)
     means = table.apply(lambda runs_: runs_.groupby("task")["above"].mean().mean())
-    seeds = table.apply(lambda runs_: len(runs_[["task", "seed"]].drop_duplicates()))
     order = pd.DataFrame(
-        {"seeds": -seeds, "diverged": table["diverged"].sum(), "mean": means}
+        {
+            "tasks": -table["task"].nunique(),
+            "diverged": table["diverged"].mean(),
+            "mean": means,
+        }
     )
-    return order.sort_values(["seeds", "diverged", "mean"], kind="stable").index[0]
+    return order.sort_values(["tasks", "diverged", "mean"], kind="stable").index[0]
 
 
 def with_oracle(frame, best, name="oracle") -> pd.DataFrame:
@@ -314,7 +319,8 @@ def verdicts(frame, opponent, value="log_test_at_best_loss") -> pd.DataFrame:
     where there are several (their evaluations are not independent), else the runs by
     seed. Equal seeds (or replicates) are paired where both have a value: `pairs` of
     them, `of` all that either ran; 0 where the two samples are compared as such;
-    `unit` says whether these are seeds or replicates, "" of one of each.
+    `unit` says whether these are seeds or replicates, "" where there is nothing to
+    pair: replicates with seeds, or one replicate with another.
     `effect` is Hedges' g of runs. Where more runs
     diverged than of the opponent, the verdict is "diverged", whatever the others say;
     where there are fewer than two finite values it is "unknown".
@@ -326,8 +332,7 @@ def verdicts(frame, opponent, value="log_test_at_best_loss") -> pd.DataFrame:
             if label == opponent or not len(others):
                 continue
             found = stats.difference(_sample(runs_, value), _sample(others, value))
-            alike = _unit(runs_) == _unit(others)
-            found["unit"] = _unit(runs_) if alike else ""
+            found["unit"] = _unit(runs_) if _comparable(runs_, others) else ""
             found["effect"] = stats.effect_size(runs_[value], others[value])
             lost = int(runs_["diverged"].sum())
             if lost > others["diverged"].sum():
@@ -342,6 +347,15 @@ def unpaired(row) -> str:
     if nothing or row["pairs"] == row["of"]:
         return ""
     return f"{row['pairs']:.0f} of {row['of']:.0f} {row['unit']}s"
+
+
+def _comparable(runs_, others):
+    """Whether runs may have partners: replicates both, or both of one replicate."""
+    if _unit(runs_) != _unit(others):
+        return False
+    return _unit(runs_) == "replicate" or set(runs_["replicate"]) == set(
+        others["replicate"]
+    )
 
 
 def _unit(frame):

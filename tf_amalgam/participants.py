@@ -101,7 +101,9 @@ def _row(label, records, pool):
         "learning_rate": _rate(config.get("learning_rate")),
         "settings": _settings(first["kind"], name, first),
         "replicates": len(once),
-        "scheme": trained["scheme"] if learned and frames.amalgamated(trained) else "",
+        "scheme": trained.get("scheme", "")
+        if learned and frames.amalgamated(trained)
+        else "",
         "teachers": ", ".join(teachers),
         "noise": words.noise(trained),
         "begun_from": trained.get("begun_from", ""),
