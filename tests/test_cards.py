@@ -446,6 +446,12 @@ def test_the_page_of_held_out_seeds():
     alone = zoo.page(table[table["optimizer"] != "theirs"])
     assert "| mean" in alone
     assert "best" not in alone
+    # On MLP no rival could be the best, for lost runs.
+    table["rival_loss"] = table["rival_loss"].where(table["optimizee"] == "Train")
+    table.loc[table["optimizer"] == "theirs", "validation_sd"] = math.nan
+    lines = [line.split("|")[1:-1] for line in zoo.page(table).splitlines()]
+    assert lines[3][-1].strip() == "–"
+    assert lines[4][-1].strip() == "+.000"
 
 
 def made_up():
@@ -651,6 +657,31 @@ def test_rivals_are_added_beside_rows_that_are_there():
     # Those of other seeds are none.
     with pytest.raises(ValueError, match="The records' seed_numbers is"):
         zoo.added(known.assign(seed_numbers="7 8"), one, ["ours"])
+    # Who lost a run is nobody's best rival: what is known stays.
+    for record in one:
+        if (record["optimizer"], record["seed"]) == ("ours", 0):
+            record |= {"diverged": True, "test": {}, "test_at_best": {}}
+    kept = zoo.added(again, one, ["ours"])
+    for name in ("rival", "rival_loss"):
+        assert list(kept[name]) == list(again[name])
+
+
+def test_who_lacks_runs_is_told(capsys):
+    found = made_up()
+    zoo.tell_left_out(found, ["ours"], oracles=True)
+    assert not capsys.readouterr().out
+    found = [r for r in found if (r["optimizer"], r["task"]) != ("sgd", "MLP")]
+    for record in found:
+        if (record["optimizer"], record["task"]) == ("ours", "Train"):
+            record |= {"diverged": True, "test": {}, "test_at_best": {}}
+    zoo.tell_left_out(found, ["ours"], oracles=True)
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        "sgd is not the oracle on MLP: it lacks runs.",
+        "No best rival on Train: all lack runs.",
+    ]
+    zoo.tell_left_out(found, ["ours"], oracles=False)
+    assert capsys.readouterr().out.splitlines() == told[1:]
 
 
 def test_rows_of_shipped_optimizers_take_the_place_of_older_ones():
