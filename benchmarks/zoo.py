@@ -3,6 +3,7 @@
     python benchmarks/zoo.py runs/evaluate_cpu [--rivals authors-mean …]
         [--add | --held-out]
     python benchmarks/zoo.py --cards
+    python benchmarks/zoo.py --table
 
 Reads the records of an evaluation (`amalgam-evaluate`) and writes
 `tf_amalgam/zoo/results.csv`, a row for each shipped optimizer and teacher on each
@@ -12,7 +13,7 @@ shipped optimizers are added, or take the place of older ones, beside the oracle
 those that are there; with rivals, whose records may be alone, theirs stand beside all.
 With --held-out the records are of seeds that nothing was chosen by, and go into
 `held_out.csv`; the table of docs/results.md is printed. --cards writes the cards anew,
-out of files that are there.
+out of files that are there; --table prints what all reached, as docs/results.md has it.
 """
 
 import argparse
@@ -208,6 +209,27 @@ def page(table) -> str:
     return records.markdown(lines)
 
 
+def overview(table) -> str:
+    """Returns as Markdown how far all are from the oracle and the best rival.
+
+    Args:
+        table: rows of `results`, beside rivals; of each optimizer all optimizees.
+    """
+    tasks = list(dict.fromkeys(table["optimizee"]))
+    rows = {}
+    for name in dict.fromkeys(table["optimizer"]):
+        mine = {row["optimizee"]: row for row in measured.rows(table, name)}
+        oracle, rival = (
+            [_ratio(mine[t]["validation_loss"], mine[t][best]) for t in tasks]
+            for best in ("oracle_loss", "rival_loss")
+        )
+        rows[name] = [*oracle, statistics.mean(oracle), statistics.mean(rival)]
+    lines = [["optimizer", *tasks, "mean", "mean, to the best rival"]]
+    for name in sorted(rows, key=lambda name: rows[name][-2]):
+        lines.append([name, *map(_signed, rows[name])])
+    return records.markdown(lines)
+
+
 def _ratio(mine, other):
     """Returns the log ratio of two losses; NaN where one is not known."""
     return math.nan if "" in (mine, other) else math.log(mine / other)
@@ -274,12 +296,18 @@ def main():
     how.add_argument("--add", action="store_true", help="keep the rows there are")
     how.add_argument("--held-out", action="store_true", help="of seeds of their own")
     how.add_argument("--cards", action="store_true", help="write nothing but cards")
+    how.add_argument("--table", action="store_true", help="print what all reached")
     given = parser.parse_args()
+    if given.table:
+        print(overview(_read(reached.RESULTS)))
+        return
     if given.cards:
         print(f"{len(write_cards())} cards: {CARDS}")
         return
     if not given.folder:
-        parser.error("Give the folder of an evaluation's records, or --cards.")
+        parser.error(
+            "Give the folder of an evaluation's records, or --cards, or --table."
+        )
     path = reached.HELD_OUT if given.held_out else reached.RESULTS
     found = records.read_all(given.folder)
     if not found:

@@ -750,6 +750,29 @@ def test_the_default_validates_best_over_all_optimizees():
     assert saved.find(best)[2]["sha256"] == saved.digest(tf_amalgam.load().rule_weights)
 
 
+def test_what_all_reached_stands_in_the_docs():
+    """docs/results.md has it as `benchmarks/zoo.py --table` prints it."""
+    table = zoo._read(reached.RESULTS)
+    told = zoo.overview(table)
+    assert told in (ROOT / "docs" / "results.md").read_text()
+    lines = [
+        [cell.strip() for cell in row.split("|")[1:-1]] for row in told.split("\n")
+    ]
+    assert {line[0] for line in lines[2:]} == {*SHIPPED, *rules.TEACHERS}
+    assert lines[2][0] == saved.DEFAULT
+    by = table.set_index(["optimizer", "optimizee"])
+    row = by.loc["scale", "Deeper"]
+    expected = math.log(row["validation_loss"] / row["oracle_loss"])
+    scale = next(line for line in lines if line[0] == "scale")
+    assert scale[lines[0].index("Deeper")] == zoo._signed(expected)
+    rivals = by.loc["scale"].pipe(lambda r: r["validation_loss"] / r["rival_loss"])
+    assert scale[-1] == zoo._signed(rivals.map(math.log).mean())
+    oracle = by.loc["adam", "CIFAR"]
+    assert oracle["oracle"] == "adam"
+    adam = next(line for line in lines if line[0] == "adam")
+    assert adam[lines[0].index("CIFAR")] == "+.000"
+
+
 def test_the_held_out_results_are_of_the_default_on_fresh_seeds():
     """docs/results.md has them as `benchmarks/zoo.py --held-out` writes them."""
     rows = reached.measurements(reached.HELD_OUT)
