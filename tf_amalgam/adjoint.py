@@ -1,15 +1,15 @@
 """The adjoint of the student's unroll, d(loss)/dφ.
 
-The unroll x_{t+1} = F(φ, x_t) is differentiated by its adjoint, written
-out, instead of by taping a loop. With the optimizee's gradient g_t kept from the
-forward pass, one step backwards needs
+The unroll x_{t+1} = F(φ, x_t) is differentiated by its adjoint, written out, instead of
+by taping a loop. With the optimizee's gradient g_t kept from the forward pass, one step
+backwards needs
 
   * the vector-Jacobian product of the *rule* (small: no network inside), and
   * λ_g ↦ H_t λ_g, one Hessian-vector product of the *optimizee* (second order).
 
 So no activation of the network outlives its step, the meta loss costs no further
 pass (its gradient is g_t/M_t), and the first-order option needs no network at all
-on the way back. Where g_t is not ∇log M_t (private gradients), the loss is
+on the way back. Where g_t is not ∇M_t (private gradients), the loss is
 differentiated along.
 """
 

@@ -37,7 +37,8 @@ class Programs:
         return key in self._made
 
     def of(self, kind, *key):
-        """Returns a program: "truncation", "warm_up", "validation" or "mixing".
+        """Returns a program: "truncation", "warm_up", "validation", "mixing" or
+        "gathering".
 
         Args:
             kind: which.
