@@ -444,7 +444,7 @@ def test_a_run_that_fails_costs_no_other(tmp_path):
     assert len(records.read_all(tmp_path)) == 2
     assert "| sgd " in (tmp_path / "table.md").read_text()
     page = tf_amalgam.write_report(tmp_path).read_text()
-    assert "2 runs failed and have no record: broken-replicate0-seed0" in page
+    assert "2 runs failed and have no record: tiny/broken-replicate0-seed0" in page
 
 
 def test_nothing_to_be_done_needs_no_report(tmp_path):

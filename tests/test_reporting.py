@@ -376,7 +376,7 @@ def test_diverged_missing_and_failed_runs_are_said(tmp_path):
         "forgotten on Train: none",
     ):
         assert missing in text
-    assert "1 runs failed and have no record: Lion-replicate0-seed9" in text
+    assert "1 runs failed and have no record: Train/Lion-replicate0-seed9" in text
     assert "all runs of 1 replicates diverged" in text
     table = pd.read_csv(tmp_path / "report" / "results.csv")
     row = table[(table["optimizer"] == "ours") & (table["optimizee"] == "Train")].iloc[
