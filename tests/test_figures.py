@@ -61,6 +61,15 @@ def test_dots_stand_in_the_rows_of_their_labels():
     assert set(rows_of(one.figure.axes[1])) == {""}
 
 
+def test_figure_1_has_who_had_several_teachers():
+    found = planted()
+    for one in found:
+        if one["optimizer"] == "noisy":
+            one["trained"] = {**one["trained"], "teachers": ["adam"]}
+    one = by_name(found)["figure1"]
+    assert rows_of(one.figure.axes[0]) == ["ours"]
+
+
 def segments(panel):
     return panel.collections[0].get_segments()
 
