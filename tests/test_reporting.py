@@ -353,6 +353,7 @@ def test_diverged_missing_and_failed_runs_are_said(tmp_path):
         if (one["optimizer"], one["replicate"]) == ("ours", 1):
             one |= {"diverged": True, "test": {}}
             one["curves"]["loss"][-1] = math.nan
+            one["step_milliseconds"] = 1e6
         if one["optimizer"] == "sgd":
             one["start_loss"] = 0.001
     found = [
@@ -383,6 +384,7 @@ def test_diverged_missing_and_failed_runs_are_said(tmp_path):
         0
     ]
     assert (row["runs"], row["diverged"]) == (9, 3)
+    assert row["ms_per_step"] < 100.0  # of those that did not
     stability = pd.read_csv(tmp_path / "report" / "table5.csv", index_col="optimizer")
     assert list(stability.columns) == list(TASKS)
     assert stability.loc["ours"].isna().all()
