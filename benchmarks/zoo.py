@@ -224,9 +224,13 @@ def overview(table) -> str:
             for best in ("oracle_loss", "rival_loss")
         )
         rows[name] = [*oracle, statistics.mean(oracle), statistics.mean(rival)]
+
+    def place(name):  # who lost all runs of an optimizee has no mean, and comes last
+        mean = rows[name][-2]
+        return math.isnan(mean), mean
+
     lines = [["optimizer", *tasks, "mean", "mean, to the best rival"]]
-    for name in sorted(rows, key=lambda name: rows[name][-2]):
-        lines.append([name, *map(_signed, rows[name])])
+    lines += [[name, *map(_signed, rows[name])] for name in sorted(rows, key=place)]
     return records.markdown(lines)
 
 

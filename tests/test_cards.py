@@ -771,6 +771,12 @@ def test_what_all_reached_stands_in_the_docs():
     assert oracle["oracle"] == "adam"
     adam = next(line for line in lines if line[0] == "adam")
     assert adam[lines[0].index("CIFAR")] == "+.000"
+    # Who lost all runs of an optimizee comes last.
+    lost = (table["optimizer"] == saved.DEFAULT) & (table["optimizee"] == "CIFAR")
+    table.loc[lost, "validation_loss"] = math.nan
+    last = [cell.strip() for cell in zoo.overview(table).splitlines()[-1].split("|")]
+    assert last[1] == saved.DEFAULT
+    assert last[-3:-1] == ["–", "–"]
 
 
 def test_the_held_out_results_are_of_the_default_on_fresh_seeds():
